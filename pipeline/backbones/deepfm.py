@@ -1,0 +1,23 @@
+"""DeepFM. Guo et al. 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction"."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipeline.layers import MLP, FirstOrder, second_order
+from pipeline.schema import Schema
+
+
+class Backbone(nn.Module):
+    """y = FM + MLP, both on the same field vectors (eq. 1)."""
+
+    def __init__(
+        self, schema: Schema, dim: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.first_order = FirstOrder(schema)
+        self.mlp = MLP(len(schema) * dim, hidden, dropout)
+
+    def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
+        """ids (B, S), embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(ids) + second_order(embedded) + self.mlp(embedded.flatten(1))

@@ -1,0 +1,26 @@
+"""Wide & Deep. Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems", eq. 3."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipeline.layers import MLP, FirstOrder
+from pipeline.schema import Schema
+
+
+class Backbone(nn.Module):
+    """y = first-order weights + MLP of the concatenated field vectors.
+
+    The wide part takes the single features, as in AutoDim's experiments; no crossed features.
+    """
+
+    def __init__(
+        self, schema: Schema, dim: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.first_order = FirstOrder(schema)
+        self.mlp = MLP(len(schema) * dim, hidden, dropout)
+
+    def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
+        """ids (B, S), embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(ids) + self.mlp(embedded.flatten(1))

@@ -1,0 +1,320 @@
+"""Lookups with row-sparse gradients, the contract of every embedding, and tables of mixed dimension.
+
+A batch of ids repeats itself: 2,000 rows of 39 fields are 78,000 lookups of some 15,000 distinct rows. All
+embeddings therefore work on the distinct rows (`Occurrences`), and spread the result over the batch last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from pipeline.schema import PADDING, Schema
+
+INIT_SD = 0.01  # of every embedded coordinate before training, whatever the dimension of its field
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """Which table rows a batch touches, and where.
+
+    U distinct rows occur n times in B * F bags. A single-valued field's bag is one occurrence, a multi-valued
+    field's bag has one per value. Everything is ordered by row, so the rows of one field stand together.
+
+    Args:
+        rows: (U,) distinct row numbers, ascending.
+        ends: (F,) int32; rows of the f-th field *of the table* end here (exclusive).
+        inverse: (n,) position in ``rows`` of each occurrence, in the order of the batch.
+        order: (n,) occurrences sorted by row.
+        starts: (U,) where each row's run begins in ``order``.
+        bags: (n,) bag of each occurrence, or None if bag i is occurrence i.
+        bag_starts: (B * F,) where each bag begins among the occurrences, or None as above.
+        weights: (n,) share of each occurrence in its bag, or None if all are 1.
+        shape: (B, F).
+    """
+
+    rows: Tensor
+    ends: Tensor
+    inverse: Tensor
+    order: Tensor
+    starts: Tensor
+    bags: Tensor | None
+    bag_starts: Tensor | None
+    weights: Tensor | None
+    shape: tuple[int, int]
+
+    def mass(self) -> Tensor:
+        """(U,) float: summed weight of each row over the batch; for single-valued fields, its count."""
+        n = len(self.order)
+        if self.weights is None:
+            ends = torch.cat([self.starts[1:], self.starts.new_tensor([n])])
+            return (ends - self.starts).to(torch.get_default_dtype())
+        return torch.zeros(len(self.rows), device=self.rows.device).index_add_(0, self.inverse, self.weights)
+
+
+class _TakeRows(torch.autograd.Function):
+    """table[rows] for distinct, ascending rows; the gradient is a coalesced sparse tensor over those rows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, table: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)  # type: ignore[attr-defined]
+        ctx.table_shape = table.shape  # type: ignore[attr-defined]
+        return table.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (rows,) = ctx.saved_tensors
+        sparse = torch.sparse_coo_tensor(
+            rows.view(1, -1), grad, ctx.table_shape, is_coalesced=True, check_invariants=False
+        )
+        return sparse, None
+
+
+class _Spread(torch.autograd.Function):
+    """Each bag's weighted sum of its rows: (U, K) -> (B * F, K).
+
+    The backward pass is the same operation with the roles of rows and bags exchanged: every row sums the
+    gradients of the bags it occurs in. One run over the occurrences in row order does it, without atomics and
+    in a fixed order, hence reproducibly.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, occ: Occurrences) -> Tensor:
+        ctx.occ = occ  # type: ignore[attr-defined]
+        if occ.bag_starts is None:
+            return nn.functional.embedding(occ.inverse, values)
+        return _bag_sum(values, occ.inverse, occ.bag_starts, occ.weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        occ: Occurrences = ctx.occ
+        source = occ.order if occ.bags is None else occ.bags[occ.order]
+        weights = None if occ.weights is None else occ.weights[occ.order]
+        return _bag_sum(grad.contiguous(), source, occ.starts, weights), None
+
+
+def _bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is not None:
+        weights = weights.to(values.dtype)
+    return nn.functional.embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
+
+
+def spread(values: Tensor, occ: Occurrences) -> Tensor:
+    """(U, K) values of the distinct rows -> (B, F, K) values of the batch; a bag's values are averaged."""
+    return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
+
+
+class Lookup(nn.Module):
+    """Turns ids (B, S) into `Occurrences` of the rows of one table that holds all fields.
+
+    Args:
+        schema: F fields in S slots.
+        storage: order in which the fields stand in the table; names. The schema's own order if None.
+    """
+
+    def __init__(self, schema: Schema, storage: Sequence[str] | None = None) -> None:
+        super().__init__()
+        names = list(storage) if storage is not None else list(schema.names)
+        if sorted(names) != sorted(schema.names):
+            raise ValueError(f"{storage=} must be a permutation of {list(schema.names)}")
+        place = np.array([schema.names.index(name) for name in names])  # table position -> field
+        bounds = np.concatenate([[0], np.cumsum(schema.cardinalities[place])])
+        offsets = np.empty(len(schema), dtype=np.int64)
+        offsets[place] = bounds[:-1]
+        self.num_rows = int(bounds[-1])
+        self.num_fields = len(schema)
+        self.has_bags = schema.num_slots > len(schema)
+        # Tables past 2**31 rows would need int64 ids throughout; the encoder cannot produce them.
+        self.register_buffer("offsets", torch.tensor(offsets[schema.slot_fields], dtype=torch.int32), False)
+        self.register_buffer("bounds", torch.tensor(bounds[1:], dtype=torch.int32), False)
+        self.register_buffer("slot_fields", torch.tensor(schema.slot_fields), False)
+
+    offsets: Tensor
+    bounds: Tensor
+    slot_fields: Tensor
+
+    def forward(self, ids: Tensor) -> Occurrences:
+        """ids (B, S) integer -> the occurrences of the table's rows."""
+        batch = len(ids)
+        rows = (ids + self.offsets).flatten()
+        bags = bag_starts = weights = None
+        if self.has_bags:
+            present = (ids != PADDING).flatten()
+            bag_of_slot = torch.arange(batch, device=ids.device)[:, None] * self.num_fields + self.slot_fields
+            rows, bags = rows[present], bag_of_slot.flatten()[present]
+            sizes = torch.bincount(bags, minlength=batch * self.num_fields)
+            bag_starts = torch.cumsum(sizes, 0) - sizes
+            weights = (1.0 / sizes)[bags]
+        ordered, order = torch.sort(rows, stable=True)
+        distinct, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+        inverse = torch.empty_like(order).scatter_(0, order, run)
+        return Occurrences(
+            rows=distinct.long(),
+            ends=torch.searchsorted(distinct, self.bounds, out_int32=True),
+            inverse=inverse,
+            order=order,
+            starts=torch.cumsum(counts, 0) - counts,
+            bags=bags,
+            bag_starts=bag_starts,
+            weights=weights,
+            shape=(batch, self.num_fields),
+        )
+
+
+class Table(nn.Module):
+    """V rows of K numbers whose gradient is sparse over the rows that a batch touched.
+
+    Optimisers find such parameters by this class; see `pipeline.optim`.
+    """
+
+    def __init__(self, num_rows: int, dim: int, sd: float = INIT_SD) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, dim))
+        if sd:
+            nn.init.normal_(self.weight, std=sd)
+        else:
+            nn.init.zeros_(self.weight)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(U,) distinct, ascending row numbers -> (U, K)."""
+        return _TakeRows.apply(self.weight, rows)  # type: ignore[no-any-return]
+
+
+def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply each field's rows by that field's matrix.
+
+    Args:
+        values: (U, K), rows of one field standing together.
+        matrices: (F, K, D).
+        ends: (F,) int32, where each field's rows end.
+
+    Returns:
+        (U, D).
+    """
+    if values.dtype == torch.float64:  # grouped_mm knows no float64; only tests and gradient checks come here
+        parts = torch.tensor_split(values, ends[:-1].long().cpu())
+        return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
+    columns, width = matrices.shape[1:]
+    matrices = nn.functional.pad(matrices, (0, -width % 4, 0, -columns % 4))
+    return nn.functional.grouped_mm(_aligned(values), matrices, offs=ends)[:, :width]
+
+
+def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """Sum of outer products over each field's rows: (U, K), (U, D), (F,) -> (F, K, D)."""
+    if left.dtype == torch.float64:
+        lefts = torch.tensor_split(left, ends[:-1].long().cpu())
+        rights = torch.tensor_split(right, ends[:-1].long().cpu())
+        return torch.stack([a.T @ b for a, b in zip(lefts, rights, strict=True)])
+    outer = nn.functional.grouped_mm(_aligned(left).T, _aligned(right), offs=ends)
+    return outer[:, : left.shape[1], : right.shape[1]]
+
+
+def _aligned(values: Tensor) -> Tensor:
+    """Pad rows of float32 to 16 bytes, which grouped_mm insists on."""
+    return nn.functional.pad(values, (0, -values.shape[1] % 4))
+
+
+class FieldEmbedding(nn.Module):
+    """The contract of every method: ids (B, S) -> embedded (B, F, D), and hooks that default to a plain table.
+
+    ``dim`` is D, the width that the backbone sees.
+    """
+
+    dim: int
+
+    def forward(self, ids: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(ids)")
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Parameters that decide the architecture; none for an embedding that is not searched."""
+        return []
+
+    def before_step(self, step: int, planned: int) -> None:
+        """Told the number of finished weight steps and the number planned, before every weight step."""
+
+    def objective(self, loss: Tensor, part: str) -> Tensor:
+        """The loss to minimise, given the prediction loss on ``part`` ("train" or "arch")."""
+        return loss
+
+    def packed(self) -> dict[str, Tensor]:
+        """What has to be kept to serve this embedding. Keys are ``kind`` or ``kind.detail``."""
+        raise NotImplementedError(f"{type(self).__name__} must define packed()")
+
+    def scores(self) -> Tensor | None:
+        """(F, N) log-probabilities of the candidates, or None for an embedding that is not searched."""
+        return None
+
+
+class MixedTables(FieldEmbedding):
+    """One table per field, each of its own dimension, lifted to a common width D.
+
+    Fields of equal dimension share one packed table; a field narrower than D is lifted by a matrix of its own,
+    ``x = e P`` (Zhao et al. 2021, section on re-training; Ginart et al. 2021 use the same form). With all dims
+    equal to D this is the ordinary full table.
+
+    NOTE[DIFF]: the paper's linear transform has a bias. It adds the same vector to every value of a field,
+    which the MLP's own bias and the first-order weights already express, and it would have to be paid for.
+
+    Args:
+        schema: F fields.
+        dims: dimension of each field, 1 to ``dim``; names as in the schema.
+        dim: D.
+    """
+
+    def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int) -> None:
+        super().__init__()
+        schema.check_names(dims)
+        missing = sorted(set(schema.names) - set(dims))
+        if missing:
+            raise ValueError(f"no dimension given for fields {missing}")
+        wrong = {name: d for name, d in dims.items() if not 1 <= d <= dim}
+        if wrong:
+            raise ValueError(f"dims must lie between 1 and {dim=}, however: {wrong}")
+        self.dim = dim
+        storage = sorted(schema.names, key=lambda name: (dims[name], schema.names.index(name)))
+        self.lookup = Lookup(schema, storage)
+        cardinality = dict(zip(schema.names, schema.cardinalities.tolist(), strict=True))
+        self.distinct = sorted({dims[name] for name in storage})
+        groups = [[name for name in storage if dims[name] == d] for d in self.distinct]
+        self.sizes = [len(group) for group in groups]
+        self.bases = np.cumsum([0] + [sum(cardinality[name] for name in group) for group in groups]).tolist()
+        self.tables = nn.ModuleDict(
+            {
+                str(d): Table(sum(cardinality[name] for name in group), d)
+                for d, group in zip(self.distinct, groups, strict=True)
+            }
+        )
+        self.projections = nn.ParameterDict(
+            {
+                # Standard deviation 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
+                str(d): nn.Parameter(torch.randn(size, d, dim) / d**0.5)
+                for d, size in zip(self.distinct, self.sizes, strict=True)
+                if d < dim
+            }
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, S) -> (B, F, D)."""
+        occ = self.lookup(ids)
+        splits = torch.searchsorted(occ.rows, occ.rows.new_tensor(self.bases[1:-1])).tolist()
+        bounds = [0, *splits, len(occ.rows)]
+        field = 0
+        lifted = []
+        for g, (d, size) in enumerate(zip(self.distinct, self.sizes, strict=True)):
+            values = self.tables[str(d)](occ.rows[bounds[g] : bounds[g + 1]] - self.bases[g])
+            if d < self.dim:
+                ends = occ.ends[field : field + size] - bounds[g]
+                values = grouped_matmul(values, self.projections[str(d)], ends)
+            lifted.append(values)
+            field += size
+        return spread(torch.cat(lifted) if len(lifted) > 1 else lifted[0], occ)
+
+    def packed(self) -> dict[str, Tensor]:
+        tables = {f"table.{d}": table.weight.detach() for d, table in self.tables.items()}
+        return tables | {f"projection.{d}": p.detach() for d, p in self.projections.items()}

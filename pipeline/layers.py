@@ -1,0 +1,63 @@
+"""Pieces that backbones are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from pipeline.embeddings import Lookup, Table, spread
+from pipeline.schema import Schema
+
+
+class FirstOrder(nn.Module):
+    """Bias plus one weight per feature id: the wide part, and the linear term of FM. ids (B, S) -> (B,)."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.lookup = Lookup(schema)
+        self.table = Table(self.lookup.num_rows, 1, sd=0.0)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        occ = self.lookup(ids)
+        return self.bias + spread(self.table(occ.rows), occ).sum((1, 2))
+
+
+class _SecondOrder(torch.autograd.Function):
+    """Three passes over (B, F, D) forward and backward; composed of torch operations it would be eight."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
+        total = embedded.sum(1)  # (B, D)
+        ctx.save_for_backward(embedded, total)  # type: ignore[attr-defined]
+        flat = embedded.flatten(1)
+        squares = (flat[:, None] @ flat[:, :, None])[:, 0, 0]
+        return 0.5 * (total.square().sum(1) - squares)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        embedded, total = ctx.saved_tensors
+        return (total[:, None] - embedded).mul_(grad[:, None, None])
+
+
+def second_order(embedded: Tensor) -> Tensor:
+    """Sum of the inner products of all pairs of fields: (B, F, D) -> (B,).
+
+    Rendle 2010, eq. 5: half of (square of the sum minus sum of the squares).
+    """
+    return _SecondOrder.apply(embedded)  # type: ignore[no-any-return]
+
+
+class MLP(nn.Sequential):
+    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, I) -> (B,)."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]
+            inputs = width
+        super().__init__(*layers, nn.Linear(inputs, 1), nn.Flatten(0))

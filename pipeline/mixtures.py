@@ -1,0 +1,236 @@
+"""Soft selection among candidate dimensions: the paper's supernet, folded into one affine map per field.
+
+Written out, AutoDim's search takes the first d_n coordinates of a field's vector for every candidate n, maps
+them to D coordinates, normalises each by BatchNorm without affine, and adds the N results with weights p_n.
+BatchNorm of a linear map depends on the batch only through the mean mu (K,) and covariance C (K, K) of the
+field's vector, so all of it is one matrix per field,
+
+    T = sum_n p_n * W_n * rsqrt(diag(W_n^T C W_n) + eps),      x = (e - mu) T,
+
+with W_n zero outside the coordinates that candidate n may read. T is applied to the distinct rows of the batch
+before they are spread over it. Outputs, gradients and running statistics equal the written-out form's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.embeddings import Lookup, Occurrences, Table, grouped_matmul, grouped_outer, spread
+from pipeline.schema import Schema
+
+EPS = 1e-5  # BatchNorm's defaults
+MOMENTUM = 0.1
+
+Sharing = Literal["shared", "separate"]
+Unification = Literal["linear", "padding"]
+
+
+class Selection(nn.Module):
+    """Architecture logits per field, their Gumbel-softmax relaxation, and its temperature.
+
+    Zhao et al. 2021: p_n ~ exp((log alpha_n + g_n) / tau) with alpha = softmax(logits), g_n = -log(-log u_n),
+    one draw per field and step; tau = max(floor, start - rate * t), t counting weight steps after the warm-up.
+
+    Args:
+        candidates: for each of F fields its candidate dims, ascending; lists may differ in length.
+        start, rate, floor: of the temperature.
+        per: "step": the rate is per weight step, as in the paper. "run": per planned run, so that rate = start
+            reaches 0 (and before that the floor) at the end, however short the run is.
+        warm_up: share of the planned steps during which every candidate has weight 1/N.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Sequence[int]],
+        *,
+        start: float = 1.0,
+        rate: float = 0.00005,
+        floor: float = 0.01,
+        per: Literal["step", "run"] = "step",
+        warm_up: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for dims in candidates:
+            if not dims or sorted(set(dims)) != list(dims) or dims[0] < 0:
+                raise ValueError(f"candidate dims must be ascending, distinct and not negative, however: {dims}")
+        if not 0 < floor <= start or rate < 0:
+            raise ValueError(f"temperature needs 0 < floor <= start and rate >= 0, however: {start=}, {rate=}, {floor=}")
+        if per not in ("step", "run"):
+            raise ValueError(f"temperature rate is per 'step' or per 'run', however: {per=}")
+        if not 0 <= warm_up < 1:
+            raise ValueError(f"warm_up is a share of the planned steps, 0 <= warm_up < 1, however: {warm_up=}")
+        self.start, self.rate, self.floor, self.per, self.warm_up = start, rate, floor, per, warm_up
+        most = max(len(dims) for dims in candidates)
+        valid = torch.tensor([[n < len(dims) for n in range(most)] for dims in candidates])
+        self.logits = nn.Parameter(torch.zeros(len(candidates), most))
+        self.register_buffer("valid", valid, persistent=False)
+        self.register_buffer("dims", torch.tensor([[*d, *[0] * (most - len(d))] for d in candidates]), False)
+        self.register_buffer("tau", torch.tensor(float(start)))
+        self.register_buffer("warming", torch.tensor(warm_up > 0))
+
+    valid: Tensor
+    dims: Tensor
+    tau: Tensor
+    warming: Tensor
+
+    def before_step(self, step: int, planned: int) -> None:
+        """Set temperature and warm-up for the weight step that follows ``step`` finished ones of ``planned``."""
+        warm_up_steps = math.ceil(self.warm_up * planned)
+        passed = max(0, step - warm_up_steps)
+        span = 1 if self.per == "step" else max(1, planned - warm_up_steps)
+        self.tau.fill_(max(self.floor, self.start - self.rate * passed / span))
+        self.warming.fill_(step < warm_up_steps)
+
+    def log_alpha(self) -> Tensor:
+        """(F, N) log-probabilities of the candidates; -inf where a field has fewer than N."""
+        return torch.log_softmax(self.logits.masked_fill(~self.valid, -torch.inf), dim=1)
+
+    def forward(self) -> Tensor:
+        """(F, N) mixture weights p: one Gumbel draw per field in training, none in evaluation."""
+        if self.warming:
+            return self.valid / self.valid.sum(1, keepdim=True)
+        scaled = self.logits
+        if self.training:
+            uniform = torch.rand_like(scaled).clamp_(min=torch.finfo(scaled.dtype).tiny)
+            scaled = scaled - torch.log(-torch.log(uniform))
+        return torch.softmax((scaled / self.tau).masked_fill(~self.valid, -torch.inf), dim=1)
+
+
+class FoldedMixture(nn.Module):
+    """Weight-shared or separate candidate embeddings, unified to D coordinates and mixed (design: module doc).
+
+    Args:
+        schema: F fields.
+        candidates: for each field its candidate dims, ascending, at most ``dim``; 0 contributes nothing.
+        dim: D.
+        sharing: "shared": candidate n reads the first d_n columns of one table; "separate": its own columns.
+        unification: "linear": a learned d_n x D map, then BatchNorm; "padding": BatchNorm, then zeros to D.
+        transform: whether each field learns its own maps or all fields share one per candidate.
+        gain: "field": the mixture is scaled by one learned number per field, starting at ``gain_init``;
+            "none": as in the paper.
+
+    NOTE[DIFF]: transform. The one source at hand says fields share the maps, the public implementations give
+    each field its own, which also is what re-training builds; hence "field" by default.
+    NOTE[DIFF]: gain. BatchNorm without affine gives each coordinate of every field unit variance, however
+    useless the field, so FM's sum of F (F - 1) / 2 inner products starts at a standard deviation of about
+    F sqrt(D / 2) and cannot shrink. One factor per field, common to its candidates, keeps them comparable,
+    which is the paper's reason for the normalisation.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        candidates: Sequence[Sequence[int]],
+        dim: int,
+        *,
+        sharing: Sharing = "shared",
+        unification: Unification = "linear",
+        transform: Literal["field", "global"] = "field",
+        gain: Literal["field", "none"] = "field",
+        gain_init: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if len(candidates) != len(schema):
+            raise ValueError(f"candidates for {len(candidates)} fields, however {len(schema)=}")
+        too_wide = [dims for dims in candidates if dims[-1] > dim]
+        if too_wide:
+            raise ValueError(f"candidate dims must not exceed {dim=}, however: {too_wide[0]}")
+        _one_of("sharing", sharing, ("shared", "separate"))
+        _one_of("unification", unification, ("linear", "padding"))
+        _one_of("transform", transform, ("field", "global"))
+        _one_of("gain", gain, ("field", "none"))
+        self.dim, self.unification = dim, unification
+        reads = _columns_read(candidates, dim, sharing)  # (F, N, K): candidate n may read column k
+        places = _places(reads, dim) if unification == "padding" else None  # (F, N, K, D) one-hot
+        fields, number, columns = reads.shape
+        self.lookup = Lookup(schema)
+        self.table = Table(self.lookup.num_rows, columns)
+        self.register_buffer("reads", reads.to(torch.get_default_dtype())[..., None], persistent=False)
+        if unification == "linear":
+            fan_in = reads.sum(2).clamp(min=1)[:1] if transform == "global" else reads.sum(2).clamp(min=1)
+            shape = (1 if transform == "global" else fields, number, columns, dim)
+            self.maps = nn.Parameter(torch.randn(shape) * fan_in[..., None, None] ** -0.5)
+        else:
+            assert places is not None
+            self.register_buffer("places", places.to(torch.get_default_dtype()), persistent=False)
+        self.gain = nn.Parameter(torch.full((fields, 1, 1), gain_init)) if gain == "field" else None
+        bags = torch.tensor(schema.widths > 1).nonzero()[:, 0]
+        self.register_buffer("bag_fields", bags, persistent=False)
+        self.register_buffer("mean", torch.zeros(fields, columns))
+        self.register_buffer("covariance", torch.eye(columns).repeat(fields, 1, 1))
+
+    reads: Tensor
+    places: Tensor
+    bag_fields: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    def forward(self, ids: Tensor, p: Tensor) -> Tensor:
+        """ids (B, S), mixture weights p (F, N) -> embedded (B, F, D)."""
+        occ = self.lookup(ids)
+        rows = self.table(occ.rows)  # (U, K)
+        lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
+        if self.training:
+            mass = (occ.mass() / occ.shape[0])[:, None]
+            mean = torch.segment_reduce(rows * mass, "sum", lengths=lengths, axis=0)
+            centred = rows - mean.repeat_interleave(lengths, dim=0, output_size=len(rows))
+            covariance = self._covariance(centred, mass, occ)
+            self._track(mean, covariance, occ.shape[0])
+        else:
+            centred = rows - self.mean.repeat_interleave(lengths, dim=0, output_size=len(rows))
+            covariance = self.covariance
+        return spread(grouped_matmul(centred, self._folded(p, covariance), occ.ends), occ)
+
+    def _covariance(self, centred: Tensor, mass: Tensor, occ: Occurrences) -> Tensor:
+        """(F, K, K) covariance of the batch's field vectors, from their distinct rows (U, K)."""
+        covariance = grouped_outer(centred * mass, centred, occ.ends)
+        if len(self.bag_fields):  # a bag's vector is the average of several rows
+            bags = spread(centred, occ)[:, self.bag_fields].transpose(0, 1)
+            covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
+        return covariance
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, covariance: Tensor, batch: int) -> None:
+        """Running moments as BatchNorm keeps them: unbiased, with momentum."""
+        self.mean.lerp_(mean, MOMENTUM)
+        self.covariance.lerp_(covariance * (batch / max(1, batch - 1)), MOMENTUM)
+
+    def _folded(self, p: Tensor, covariance: Tensor) -> Tensor:
+        """T (F, K, D) for mixture weights p (F, N) and covariance (F, K, K)."""
+        if self.unification == "linear":
+            fields, number = p.shape
+            maps = self.maps * self.reads  # (F, N, K, D); what a candidate may not read is no parameter
+            flat = maps.transpose(1, 2).flatten(2)  # (F, K, N * D)
+            variance = ((covariance @ flat) * flat).sum(1).view(fields, number, 1, self.dim)
+            scale = p[:, :, None, None] * torch.rsqrt(variance + EPS)
+            matrix = (maps * scale).sum(1)
+        else:
+            scale = torch.rsqrt(covariance.diagonal(dim1=1, dim2=2) + EPS)  # (F, K)
+            matrix = torch.einsum("fn,fnkd->fkd", p, self.places) * scale[:, :, None]
+        return matrix if self.gain is None else matrix * self.gain
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {list(allowed)}, however: {value!r}")
+
+
+def _columns_read(candidates: Sequence[Sequence[int]], dim: int, sharing: Sharing) -> Tensor:
+    """(F, N, K) bool: which columns of the table each candidate reads."""
+    number = max(len(dims) for dims in candidates)
+    padded = torch.tensor([[*dims, *[0] * (number - len(dims))] for dims in candidates])
+    first = torch.zeros_like(padded) if sharing == "shared" else padded.cumsum(1) - padded
+    columns = dim if sharing == "shared" else int(padded.sum(1).max())
+    column = torch.arange(columns)
+    return (column >= first[..., None]) & (column < (first + padded)[..., None])
+
+
+def _places(reads: Tensor, dim: int) -> Tensor:
+    """(F, N, K, D) one-hot: the coordinate that each column a candidate reads is put at."""
+    position = reads.long().cumsum(2) - 1  # the j-th column read goes to coordinate j
+    return (position[..., None] == torch.arange(dim)) & reads[..., None]

@@ -1,0 +1,83 @@
+"""Adam for parameters whose gradient is sparse over table rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RowAdam(torch.optim.Optimizer):
+    """Adam on the rows that a batch touched; all other rows, and their moments, stay as they are.
+
+    Kingma & Ba 2015, algorithm 1, per row. It differs from dense Adam in that an untouched row's moments do
+    not decay and the row does not drift on with its old momentum; on rows that every batch touches the two are
+    the same (the bias correction counts all steps in both). `torch.optim.SparseAdam` does the same for
+    uncoalesced gradients and without weight decay, at several times the cost.
+
+    Args:
+        params: 2-D parameters with coalesced sparse gradients (`pipeline.embeddings.Table`).
+        lr, betas, eps: as in Adam.
+        weight_decay: L2 coefficient, added to the gradient of the *touched* rows only: a value is shrunk as
+            often as it occurs, not once per step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if lr < 0 or weight_decay < 0:
+            raise ValueError(f"lr and weight_decay must not be negative, however: {lr=}, {weight_decay=}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, group)
+        return result
+
+    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
+        assert param.grad is not None
+        rows, values = _distinct(param.grad)
+        state = self.state[param]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(param)
+            state["exp_avg_sq"] = torch.zeros_like(param)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        current = param.index_select(0, rows)
+        if group["weight_decay"]:
+            values = values.add(current, alpha=group["weight_decay"])
+        first = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
+        second = state["exp_avg_sq"].index_select(0, rows).mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        state["exp_avg"].index_copy_(0, rows, first)
+        state["exp_avg_sq"].index_copy_(0, rows, second)
+        correction1 = 1 - beta1 ** state["step"]
+        correction2 = 1 - beta2 ** state["step"]
+        denominator = second.div_(correction2).sqrt_().add_(group["eps"])
+        param.index_copy_(0, rows, current.addcdiv_(first, denominator, value=-group["lr"] / correction1))
+
+
+def _distinct(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Row numbers (U,) and values (U, K) of a sparse gradient, each row once.
+
+    Autograd forgets that a gradient was coalesced; sorting it once more would cost as much as the update.
+    """
+    rows = grad._indices()[0]
+    if not bool((rows[1:] > rows[:-1]).all()):  # e.g. a table that was looked up twice
+        grad = grad.coalesce()
+        rows = grad.indices()[0]
+    return rows, grad._values()
