@@ -1,0 +1,110 @@
+"""The gradient of architecture parameters in bilevel optimisation: DARTS, first and second order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 0.01  # Liu et al. 2019, footnote 2: finite differences step by EPSILON / |gradient|
+
+
+def architecture_gradient(
+    arch_loss: Callable[[], Tensor],
+    train_loss: Callable[[], Tensor],
+    arch: Sequence[nn.Parameter],
+    weights: Sequence[nn.Parameter],
+    xi: float = 0.0,
+) -> None:
+    """Set ``grad`` of the architecture parameters; leave weights and their gradients as they were.
+
+    Liu et al. 2019 (DARTS), eq. 7 and 8:
+
+        grad_a L_arch(w', a) - xi * [grad_a L_train(w+, a) - grad_a L_train(w-, a)] / (2 eps)
+
+    with w' = w - xi grad_w L_train(w, a), w+- = w +- eps grad_w' L_arch(w', a). AutoDim uses xi = 0, the first
+    order, which needs no gradient of any weight.
+
+    Args:
+        arch_loss, train_loss: compute the loss on a fixed batch; called once and (if xi > 0) three times. Random
+            draws are the same in all calls of ``train_loss``, without which the difference would be noise.
+        xi: learning rate of the virtual weight step; 0 for the first order.
+    """
+    if xi == 0:
+        with _untrained(weights):
+            gradients = torch.autograd.grad(arch_loss(), list(arch))
+        _assign(arch, gradients)
+        return
+
+    used = [w for w in weights if w.requires_grad]
+    generator = torch.get_rng_state()
+    train_gradient = torch.autograd.grad(train_loss(), used, allow_unused=True)
+    with _moved(used, train_gradient, -xi):
+        both = torch.autograd.grad(arch_loss(), [*arch, *used], allow_unused=True)
+    gradients, direction = both[: len(arch)], both[len(arch) :]
+    after = torch.get_rng_state()
+    norm = torch.stack([_values(g).square().sum() for g in direction if g is not None]).sum().sqrt()
+    eps = EPSILON / float(norm) if norm > 0 else 0.0
+    if eps:
+        sides = []
+        for sign in (1, -1):
+            torch.set_rng_state(generator)
+            with _moved(used, direction, sign * eps), _untrained(weights):
+                sides.append(torch.autograd.grad(train_loss(), list(arch)))
+        torch.set_rng_state(after)
+        gradients = tuple(
+            g - xi * (plus - minus) / (2 * eps) for g, plus, minus in zip(gradients, *sides, strict=True)
+        )
+    _assign(arch, gradients)
+
+
+def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient; of a row-sparse one, each row once."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+@contextmanager
+def _untrained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradients of the weights: the architecture step would throw them away."""
+    trained = [w for w in weights if w.requires_grad]
+    for w in trained:
+        w.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for w in trained:
+            w.requires_grad_(True)
+
+
+@contextmanager
+def _moved(weights: Sequence[nn.Parameter], direction: Sequence[Tensor | None], by: float) -> Iterator[None]:
+    """Within the block the weights stand at w + by * direction; after it at w again, to the bit."""
+    kept: list[tuple[nn.Parameter, Tensor | None, Tensor]] = []
+    with torch.no_grad():
+        for w, d in zip(weights, direction, strict=True):
+            if d is None:
+                continue
+            if d.is_sparse:
+                d = d.coalesce()
+                rows = d.indices()[0]
+                kept.append((w, rows, w.index_select(0, rows)))
+                w.index_copy_(0, rows, kept[-1][2].add(d.values(), alpha=by))
+            else:
+                kept.append((w, None, w.clone()))
+                w.add_(d, alpha=by)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for w, touched, values in kept:
+                if touched is None:
+                    w.copy_(values)
+                else:
+                    w.index_copy_(0, touched, values)
