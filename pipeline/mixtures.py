@@ -59,7 +59,9 @@ class Selection(nn.Module):
             if not dims or sorted(set(dims)) != list(dims) or dims[0] < 0:
                 raise ValueError(f"candidate dims must be ascending, distinct and not negative, however: {dims}")
         if not 0 < floor <= start or rate < 0:
-            raise ValueError(f"temperature needs 0 < floor <= start and rate >= 0, however: {start=}, {rate=}, {floor=}")
+            raise ValueError(
+                f"temperature needs 0 < floor <= start and rate >= 0, however: {start=}, {rate=}, {floor=}"
+            )
         if per not in ("step", "run"):
             raise ValueError(f"temperature rate is per 'step' or per 'run', however: {per=}")
         if not 0 <= warm_up < 1:
@@ -145,6 +147,7 @@ class FoldedMixture(nn.Module):
         _one_of("transform", transform, ("field", "global"))
         _one_of("gain", gain, ("field", "none"))
         self.dim, self.unification = dim, unification
+        self.momentum = MOMENTUM  # 0 while statistics must stay as they are, as for BatchNorm
         reads = _columns_read(candidates, dim, sharing)  # (F, N, K): candidate n may read column k
         places = _places(reads, dim) if unification == "padding" else None  # (F, N, K, D) one-hot
         fields, number, columns = reads.shape
@@ -197,8 +200,8 @@ class FoldedMixture(nn.Module):
     @torch.no_grad()
     def _track(self, mean: Tensor, covariance: Tensor, batch: int) -> None:
         """Running moments as BatchNorm keeps them: unbiased, with momentum."""
-        self.mean.lerp_(mean, MOMENTUM)
-        self.covariance.lerp_(covariance * (batch / max(1, batch - 1)), MOMENTUM)
+        self.mean.lerp_(mean, self.momentum)
+        self.covariance.lerp_(covariance * (batch / max(1, batch - 1)), self.momentum)
 
     def _folded(self, p: Tensor, covariance: Tensor) -> Tensor:
         """T (F, K, D) for mixture weights p (F, N) and covariance (F, K, K)."""

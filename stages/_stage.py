@@ -1,4 +1,4 @@
-"""What all stages have in common: parameters, a fingerprint, outputs that appear whole or not at all, an orderly end."""
+"""What all stages share: parameters, a fingerprint, outputs that appear whole or not at all, an orderly end."""
 
 from __future__ import annotations
 

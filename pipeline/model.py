@@ -1,0 +1,67 @@
+"""A click model: an embedding of the fields that an allocation keeps, and a backbone on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.allocation import Allocation
+from pipeline.embeddings import FieldEmbedding
+from pipeline.schema import Schema
+
+Build = Callable[[Schema, int, Allocation], FieldEmbedding]
+MakeBackbone = Callable[..., nn.Module]
+
+
+class CTRModel(nn.Module):
+    """ids (B, S) -> logits (B,) of a click.
+
+    Args:
+        schema: of the ids, all fields.
+        embedding: of the kept fields; its ``dim`` is the width the backbone is made for.
+        backbone: class with ``(schema, dim, **options)``, called as ``(ids, embedded) -> logits``.
+        kept: names of the fields that are used; all if None.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding: FieldEmbedding,
+        backbone: MakeBackbone,
+        options: Mapping[str, Any] | None = None,
+        kept: Schema | None = None,
+    ) -> None:
+        super().__init__()
+        kept = kept or schema
+        self.embedding = embedding
+        self.backbone = backbone(kept, embedding.dim, **(options or {}))
+        slots = None if len(kept) == len(schema) else torch.from_numpy(schema.slots_of(kept.names))
+        self.register_buffer("slots", slots, persistent=False)
+
+    slots: Tensor | None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.slots is not None:
+            ids = ids[:, self.slots]
+        logits: Tensor = self.backbone(ids, self.embedding(ids))
+        return logits
+
+
+def assemble(
+    schema: Schema,
+    dim: int,
+    allocation: Allocation,
+    build: Build,
+    backbone: MakeBackbone,
+    options: Mapping[str, Any] | None = None,
+) -> CTRModel:
+    """The model that an allocation describes; a field of dimension 0 is no part of it, nor of its backbone."""
+    allocation.check(schema)
+    kept = schema.subset([name for name, d in allocation.dims.items() if d])
+    remaining = Allocation(
+        allocation.method, {name: allocation.dims[name] for name in kept.names}, allocation.settings
+    )
+    return CTRModel(schema, build(kept, dim, remaining), backbone, options, kept)

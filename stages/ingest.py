@@ -1,0 +1,52 @@
+"""Stage 1: a data set, as its publisher lays it out -> one typed table.
+
+Reads ``dataset`` of params.yaml; writes ``artifacts/raw/table.parquet`` and ``artifacts/raw/raw.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from pipeline.download import download
+from pipeline.plug import check_options, plug
+from pipeline.source import NotFound, Source, write_raw
+from stages import _stage
+
+RAW = Path("artifacts/raw")
+
+
+def run() -> None:
+    started = time.monotonic()
+    dataset = _stage.params("ingest")["dataset"]
+    source = opened(dataset["name"], dataset["path"], dataset["options"] or {})
+    with _stage.whole(RAW) as folder:
+        folder.mkdir()
+        record = {"dataset": dataset["name"], **write_raw(source, folder / "table.parquet")}
+        (folder / "raw.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(
+        f"ingest: {record['rows']:,} rows of {dataset['name']}, {len(record['fields'])} fields, "
+        f"label rate {record['label_rate']:.4f}, {time.monotonic() - started:.1f} s"
+    )
+
+
+def opened(name: str, path: str, options: dict[str, object]) -> Source:
+    """The data set at ``path`` (relative to the repository), or what its publisher has for download."""
+    module = plug("datasets", name)
+    check_options(module.read, options, "dataset.options in params.yaml")
+    place = _stage.root() / path
+    if place.is_relative_to(Path.cwd()):
+        place = place.relative_to(Path.cwd())  # messages then show it as the user gave it
+    try:
+        source: Source = module.read(place, **options)
+    except NotFound:
+        if not hasattr(module, "DOWNLOAD") or not place.exists():
+            raise
+        fetched = download(**module.DOWNLOAD, folder=_stage.root() / ".pipeline/downloads")
+        source = module.read(fetched, **options)
+    return source
+
+
+if __name__ == "__main__":
+    _stage.main(run)
