@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.allocation import Allocation
+from pipeline.data import Batches, Split
 from pipeline.embeddings import FieldEmbedding
 from pipeline.schema import Schema
 
@@ -65,3 +67,13 @@ def assemble(
         allocation.method, {name: allocation.dims[name] for name in kept.names}, allocation.settings
     )
     return CTRModel(schema, build(kept, dim, remaining), backbone, options, kept)
+
+
+@torch.no_grad()
+def predict(model: CTRModel, split: Split, batch_size: int = 10_000) -> np.ndarray:
+    """Logits (n,) float32 of all rows, in order; the model is left in the mode it was in."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    logits = [model(ids.to(device)).float().cpu().numpy() for ids, _ in Batches(split, batch_size)]
+    model.train(training)
+    return np.concatenate(logits)

@@ -1,0 +1,54 @@
+"""MovieLens 1M: 1,000,209 ratings of 3,706 movies by 6,040 users.
+
+F. M. Harper, J. A. Konstan 2015, The MovieLens Datasets: History and Context, ACM TiiS 5(4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.files import DataFile
+from pipeline.ratings import find_files, movie_table, rated, user_table, year_of
+from pipeline.source import BadData, Source
+
+DOWNLOAD = {
+    "url": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+    "md5": "c4d9eecfca2ab87c1945afe126590906",
+}
+
+
+def read(path: Path, *, threshold: float = 4, genres: str = "bag") -> Source:
+    """The release as its publisher lays it out: ratings.dat, movies.dat and users.dat, each also as .gz.
+
+    Args:
+        path: the folder, one that holds it as ``ml-1m``, or ml-1m.zip.
+        threshold: least rating that makes label 1.
+        genres: "bag" for a multi-valued field; "joined" for one value per combination of genres.
+    """
+    ratings, movies, users = find_files(path, ["ratings.dat", "movies.dat", "users.dat"], "ml-1m")
+    return rated(
+        ratings,
+        "::",
+        movie_table(_movies(movies)),
+        user_table(users, ["user", "gender", "age", "occupation", "zip"], "::"),
+        threshold=threshold,
+        genres=genres,
+    )
+
+
+def _movies(file: DataFile) -> Iterator[tuple[int, int | None, list[str]]]:
+    file.first_line()
+    for number, line in file.lines():
+        text = line.decode("latin-1")
+        movie, _, rest = text.partition("::")
+        title, separator, genres = rest.rpartition("::")
+        if not separator or not movie.isdecimal():
+            raise BadData(
+                "is not movie::title::genres",
+                file=file,
+                line=number,
+                value=text,
+                remedy="the file is damaged, or it is another: download it again",
+            )
+        yield int(movie), year_of(title), genres.split("|")

@@ -1,0 +1,446 @@
+"""Turns the raw table into feature ids, in two passes: count the training rows' values, then look all values up.
+
+Whatever is learned from data - which values are known, their order, the edges of buckets - is learned from the
+rows of part ``train``. The result is the same, byte for byte, whatever the size of the batches read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from pipeline.schema import PADDING, UNKNOWN, Field, Schema
+from pipeline.source import BAG, CATEGORICAL, GROUP_ROWS, LABEL, NUMERIC, ORACLE, TIME, BadData
+
+PARTS = ("train", "arch", "val", "test")
+TRAIN = 0
+
+MIN_COUNT = 2  # where neither the settings nor the data set say otherwise
+MAX_BAG = 8
+SAMPLE_ROWS = 1 << 17  # training rows that quantiles are taken of
+MERGE_ROWS = 1 << 18  # counts wait until there are so many, then they are added up
+BINS = 1 << 16
+
+Batches = Callable[..., Iterator[tuple[int, pa.RecordBatch]]]  # (columns) -> (number of the first row, batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The ``encode`` section of params.yaml.
+
+    Args:
+        split: ``by``: "random", a hash of the row's number and the seed; or "time", parts that follow each other
+            in time. ``train``, ``arch``, ``val``, ``test``: shares of rows, which sum to 1. With "time", rows of
+            the same time stay together in the earlier part, so the shares are met as closely as that allows.
+        min_count: training rows that must show a value for it to get an id; None for the data set's own.
+        numeric: how a number becomes a category: "log-square" (see `log_square`) or "quantiles".
+        buckets: at most so many, by quantiles.
+        max_bag: slots of a bag; None for the data set's own.
+        seed: of the random split and of the sample for quantiles.
+    """
+
+    split: Mapping[str, Any]
+    min_count: int | None = None
+    numeric: str = "log-square"
+    buckets: int = 20
+    max_bag: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if set(self.split) != {"by", *PARTS}:
+            raise ValueError(f"encode.split must have by, {', '.join(PARTS)}; however it has {', '.join(self.split)}")
+        if self.split["by"] not in ("random", "time"):
+            raise ValueError(f"encode.split.by must be 'random' or 'time', however {self.split['by']!r}")
+        if not all(isinstance(share, int | float) and 0 < share < 1 for share in self.shares):
+            raise ValueError(f"encode.split: every share must lie between 0 and 1, however {dict(self.split)}")
+        if abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError(f"encode.split: shares must sum to 1, however {self.shares} sum to {sum(self.shares):g}")
+        if self.numeric not in ("log-square", "quantiles"):
+            raise ValueError(f"encode.numeric must be 'log-square' or 'quantiles', however {self.numeric!r}")
+        for name, least in (("min_count", 1), ("buckets", 2), ("max_bag", 1), ("seed", 0)):
+            value = getattr(self, name)
+            own = value is None and name in ("min_count", "max_bag")
+            if not own and (not isinstance(value, int) or value < least):
+                raise ValueError(f"encode.{name} must be a whole number of at least {least}, however {value!r}")
+
+    @property
+    def shares(self) -> list[float]:
+        return [self.split[part] for part in PARTS]
+
+
+def log_square(values: np.ndarray) -> np.ndarray:
+    """floor(ln(v)^2) for v > 2, else floor(v): the categories of the Criteo challenge's winners; (n,) -> (n,) int64.
+
+    Source: Y. Juan et al. 2014, 3 Idiots' Approach for Display Advertising Challenge; Zhao et al. 2021 (AutoDim).
+
+    NOTE[DIFF]: the winners' code keeps v <= 2 apart ("SP2"); as in later libraries the two ranges share the
+    categories 1 and 2 here: v = 1 with v = 3 and 4, and v = 2 with v = 5 (ln(4)^2 = 1.9, ln(5)^2 = 2.6).
+    """
+    values = values.astype(np.float64)
+    large = values > 2
+    logs = np.log(values, where=large, out=np.zeros_like(values))
+    floors: np.ndarray = np.floor(np.where(large, logs**2, values)).astype(np.int64)
+    return floors
+
+
+def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) uint64: for each row number a random-looking one, the same on every machine.
+
+    Steele, Lea, Flood 2014, Fast Splittable Pseudorandom Number Generators: output ``row`` of the generator
+    whose state starts at the hash of the seed.
+    """
+
+    def mixed(z: np.ndarray) -> np.ndarray:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+        return z
+
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    start = mixed((np.array([seed], dtype=np.uint64) + np.uint64(1)) * golden)
+    return mixed(start + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+
+
+def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
+    """Write the encoded parts, their vocabulary and their schema.
+
+    Args:
+        raw: folder with table.parquet and raw.json, as ``ingest`` writes them.
+        folder: is made, and gets, for every part with N rows in S slots,
+
+            * ``<part>/ids.npy`` (N, S) int32, ``<part>/labels.npy`` (N,) uint8, and ``<part>/oracle.npy`` (N,)
+              float64 if the raw table has one; rows in their raw order;
+            * ``vocabulary.parquet``: feature (name of the field), value (as text, null for missing), count (in
+              training rows), id;
+            * ``schema.json``: fields and widths as `Schema` reads them, and how the rest was made.
+
+        batch_rows: rows held in memory at a time; changes nothing in the result.
+
+    Returns:
+        What schema.json holds.
+
+    Raises:
+        ValueError: if the settings do not suit the data; `BadData` names the part and the remedy.
+    """
+    facts = json.loads((raw / "raw.json").read_text())
+    kinds: dict[str, str] = facts["fields"]
+    min_count = settings.min_count or facts["defaults"].get("min_count", MIN_COUNT)
+    max_bag = settings.max_bag or facts["defaults"].get("max_bag", MAX_BAG)
+    if settings.split["by"] == "time" and not facts[TIME]:
+        raise BadData("has no time to split by", file=raw, remedy="set encode.split.by to 'random' in params.yaml")
+
+    coded = [name for name, kind in kinds.items() if kind == CATEGORICAL]
+    with pq.ParquetFile(raw / "table.parquet", read_dictionary=coded) as table:
+
+        def batches(columns: Sequence[str], title: str = "") -> Iterator[tuple[int, pa.RecordBatch]]:
+            first = 0
+            with tqdm(desc=f"encode {title}", total=facts["rows"], unit=" rows", unit_scale=True, delay=1) as progress:
+                for number in range(table.num_row_groups):  # iter_batches would keep all it has read
+                    group = table.read_row_group(number, columns=columns)
+                    for batch in group.combine_chunks().to_batches(max_chunksize=batch_rows):
+                        yield first, batch
+                        first += len(batch)
+                        progress.update(len(batch))
+
+        split = _Split(settings, batches)
+        edges = _quantile_edges(batches, split, kinds, settings) if settings.numeric == "quantiles" else {}
+        columns = {name: _Feature(name, kind, edges.get(name), max_bag) for name, kind in kinds.items()}
+
+        tally = np.zeros((len(PARTS), 2), dtype=np.int64)  # rows by part and label
+        for first, batch in batches([*kinds, LABEL, *split.columns], "(counting)"):
+            part = split(first, batch)
+            np.add.at(tally, (part, batch[LABEL].to_numpy()), 1)
+            for name, column in columns.items():
+                column.count(batch[name], part == TRAIN)
+        _check_parts(tally, raw)
+
+        folder.mkdir(parents=True)
+        schema = _write_vocabulary(columns.values(), min_count, folder / "vocabulary.parquet")
+        rows = {part: int(n) for part, n in zip(PARTS, tally.sum(axis=1), strict=True)}
+        with contextlib.ExitStack() as stack:
+            arrays = {
+                f"{part}/{name}.npy": stack.enter_context(_Array(folder / part / f"{name}.npy", dtype, shape))
+                for part, n in rows.items()
+                for name, dtype, shape in (
+                    ("ids", "<i4", (n, schema.num_slots)),
+                    ("labels", "|u1", (n,)),
+                    *([("oracle", "<f8", (n,))] if facts[ORACLE] else []),
+                )
+            }
+            written = [*kinds, LABEL, *([ORACLE] if facts[ORACLE] else []), *split.columns]
+            for first, batch in batches(written, "(writing)"):
+                values = {"ids": np.empty((len(batch), schema.num_slots), dtype=np.int32)}
+                start = 0
+                for field in schema.fields:
+                    columns[field.name].look_up(batch[field.name], values["ids"][:, start : start + field.width])
+                    start += field.width
+                values["labels"] = batch[LABEL].to_numpy()
+                if facts[ORACLE]:
+                    values["oracle"] = batch[ORACLE].to_numpy()
+                part = split(first, batch)
+                for number, place in enumerate(PARTS):
+                    for name, array in values.items():
+                        arrays[f"{place}/{name}.npy"].append(array[part == number])
+
+    record = {
+        **schema.to_dict(),
+        "rows": rows,
+        "label_rate": {part: float(ones / (zeros + ones)) for part, (zeros, ones) in zip(PARTS, tally, strict=True)},
+        "sha256": {name: array.sha256 for name, array in arrays.items()},
+        "raw_sha256": facts["sha256"],
+        "kinds": kinds,
+        "split": {**settings.split, **split.record()},
+        "seed": settings.seed,
+        "min_count": min_count,
+        "max_bag": max_bag,
+        "numeric": settings.numeric,
+        "edges": {name: list(map(float, found)) for name, found in edges.items()},
+        "facts": facts["facts"],
+    }
+    (folder / "schema.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+class _Split:
+    """Says which part a row belongs to, from its number or its time."""
+
+    def __init__(self, settings: Settings, batches: Batches) -> None:
+        self.bounds = np.cumsum(settings.shares)[:-1]
+        self.seed = settings.seed
+        self.columns = [TIME] if settings.split["by"] == "time" else []
+        self.last_times = self._last_times(batches) if self.columns else []
+
+    def __call__(self, first_row: int, batch: pa.RecordBatch) -> np.ndarray:
+        """(n,) int64: positions in `PARTS`."""
+        if self.columns:
+            return np.searchsorted(self.last_times, batch[TIME].to_numpy(), side="left")
+        numbers = splitmix64(np.arange(first_row, first_row + len(batch)), self.seed)
+        return np.searchsorted(self.bounds, (numbers >> np.uint64(11)) * 2.0**-53, side="right")
+
+    def record(self) -> dict[str, Any]:
+        return {"last_times": [int(time) for time in self.last_times]} if self.columns else {}
+
+    def _last_times(self, batches: Batches) -> list[int]:
+        """The last time of each part but the last: the least by which its share of rows has passed."""
+
+        def times() -> Iterator[np.ndarray]:
+            for _, batch in batches([TIME], "(times)"):
+                yield batch[TIME].to_numpy()
+
+        rows, low, high = 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        for values in times():
+            rows, low, high = rows + len(values), min(low, values.min()), max(high, values.max())
+        return [_ranked(times, int(np.ceil(share * rows - 1e-6)), int(low), int(high)) for share in self.bounds]
+
+
+def _ranked(chunks: Callable[[], Iterator[np.ndarray]], rank: int, low: int, high: int) -> int:
+    """The rank-th smallest of integers within low..high, in a few passes and without holding them."""
+    while low < high:
+        width = -(-(high - low + 1) // BINS)
+        counts = np.zeros(BINS, dtype=np.int64)
+        below = 0
+        for values in chunks():
+            below += int(np.count_nonzero(values < low))
+            inside = values[(values >= low) & (values <= high)].astype(np.uint64) - np.uint64(low % 2**64)
+            counts += np.bincount((inside // np.uint64(width)).astype(np.int64), minlength=BINS)
+        chosen = int(np.searchsorted(np.cumsum(counts), rank - below))
+        low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
+    return low
+
+
+def _quantile_edges(
+    batches: Batches, split: _Split, kinds: Mapping[str, str], settings: Settings
+) -> dict[str, np.ndarray]:
+    """Inner edges of the buckets of every numeric field; equal ones count once.
+
+    They are exact up to `SAMPLE_ROWS` training rows, and taken of so many random ones beyond.
+    """
+    names = [name for name, kind in kinds.items() if kind == NUMERIC]
+    if not names:
+        return {}
+    keys, sample = np.empty(0, dtype=np.uint64), np.empty((0, len(names)))
+    for first, batch in batches([*names, *split.columns], "(quantiles)"):
+        rows = np.flatnonzero(split(first, batch) == TRAIN)
+        values = np.column_stack([_floats(batch[name])[rows] for name in names])
+        keys = np.concatenate([keys, splitmix64(first + rows, settings.seed + 1)])
+        sample = np.concatenate([sample, values])
+        if len(keys) > SAMPLE_ROWS:
+            kept = np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS]
+            keys, sample = keys[kept], sample[kept]
+    inner = np.linspace(0, 1, settings.buckets + 1)[1:-1]
+    found = {}
+    for name, values in zip(names, sample.T, strict=True):
+        known = values[~np.isnan(values)]
+        found[name] = np.unique(np.quantile(known, inner)) if len(known) else np.empty(0)
+    return found
+
+
+def _floats(column: pa.Array) -> np.ndarray:
+    """(n,) float64, NaN for missing."""
+    numbers: np.ndarray = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+class _Feature:
+    """The vocabulary of one field: counted in the first pass, used in the second."""
+
+    def __init__(self, name: str, kind: str, edges: np.ndarray | None, max_bag: int) -> None:
+        self.name, self.kind, self.edges = name, kind, edges
+        self.width = max_bag if kind == BAG else 1
+        self.counted: list[pa.Table] = []
+        self.values: pa.Array  # the known ones; the i-th has id i + 1
+
+    def count(self, column: pa.Array, train: np.ndarray) -> None:
+        """Count each distinct value of each training row."""
+        rows, codes, values = self._coded(column)
+        seen = codes[train] if rows is None else codes[train[rows]]
+        counts = np.bincount(seen, minlength=len(values))
+        there = np.flatnonzero(counts)
+        self.counted.append(pa.table({"value": values.take(pa.array(there)), "count": counts[there]}))
+        waiting = sum(map(len, self.counted[1:]))
+        if waiting > max(MERGE_ROWS, len(self.counted[0])):
+            self.counted = [self._merged()]
+
+    def settle(self, min_count: int) -> pa.Table:
+        """Give the frequent values their ids; return value, count, id of each."""
+        merged = self._merged()
+        frequent = merged.filter(pc.greater_equal(merged["count"], min_count))
+        order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
+        frequent = frequent.take(order)
+        self.counted = []
+        self.values = frequent["value"].combine_chunks()
+        ids = np.arange(1, len(frequent) + 1, dtype=np.int32)
+        return frequent.append_column("id", pa.array(ids))
+
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
+        """Fill (n, width) int32 with the ids of n rows."""
+        rows, codes, values = self._coded(column)
+        ids = self._ids_of(values)[codes]
+        if rows is None:
+            slots[:, 0] = ids
+            return
+        rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the known values of its row
+        rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
+        slots[:] = PADDING
+        slots[:, 0] = UNKNOWN
+        slots[rows, rank] = ids
+
+    def _ids_of(self, values: pa.Array) -> np.ndarray:
+        """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
+        if len(self.values) <= len(values):
+            places = pc.fill_null(pc.index_in(values, self.values), -1).to_numpy(zero_copy_only=False)
+            return np.add(places, 1, dtype=np.int32)
+        places = pc.index_in(self.values, values)
+        known = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+        ids = np.full(len(values), UNKNOWN, dtype=np.int32)
+        ids[places.drop_null().to_numpy()] = known + 1
+        return ids
+
+    def _merged(self) -> pa.Table:
+        summed = pa.concat_tables(self.counted).group_by("value").aggregate([("count", "sum")])
+        return summed.rename_columns({"value": "value", "count_sum": "count"})
+
+    def _coded(self, column: pa.Array) -> tuple[np.ndarray | None, np.ndarray, pa.Array]:
+        """(rows, codes, values): value ``values[codes[i]]`` occurs in row ``rows[i]``, rows ascending.
+
+        ``rows`` is None if every row has exactly one value. Within a bag, missing values and repetitions are left out.
+        """
+        if self.kind == BAG:
+            return self._coded_bags(column)
+        if self.kind == NUMERIC:
+            column = self._bucketed(column)
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        values = pa.concat_arrays([column.dictionary, pa.nulls(1, column.dictionary.type)])
+        return None, pc.fill_null(column.indices, len(values) - 1).to_numpy(zero_copy_only=False), values
+
+    def _bucketed(self, column: pa.Array) -> pa.Array:
+        numbers = _floats(column)
+        missing = np.isnan(numbers)
+        numbers = np.where(missing, 0, numbers)
+        found = log_square(numbers) if self.edges is None else np.searchsorted(self.edges, numbers, side="right")
+        return pa.array(found, mask=missing)
+
+    @staticmethod
+    def _coded_bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(column)), lengths)
+        flat = pc.list_flatten(column)
+        if not pa.types.is_dictionary(flat.type):
+            flat = flat.dictionary_encode()
+        codes = pc.fill_null(pc.cast(flat.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
+        rows, codes = rows[codes >= 0], codes[codes >= 0]
+        _, firsts = np.unique(rows * len(flat.dictionary) + codes, return_index=True)
+        firsts.sort()
+        return rows[firsts], codes[firsts], flat.dictionary
+
+
+def _check_parts(tally: np.ndarray, raw: Path) -> None:
+    for part, (zeros, ones) in zip(PARTS, tally, strict=True):
+        if not zeros or not ones:
+            raise BadData(
+                f"part {part!r} would get {zeros:,} rows of label 0 and {ones:,} of label 1, where it needs both",
+                file=raw / "table.parquet",
+                remedy=f"raise encode.split.{part} in params.yaml, or give more rows",
+            )
+
+
+def _write_vocabulary(features: Iterable[_Feature], min_count: int, path: Path) -> Schema:
+    fields = []
+    kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
+    with pq.ParquetWriter(path, pa.schema(kinds.items())) as writer:
+        for feature in features:
+            known = feature.settle(min_count)
+            fields.append(Field(feature.name, len(known) + 1, feature.width))
+            if len(known):
+                names = pa.array([feature.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))
+                known = known.append_column("feature", names).select(list(kinds))
+                writer.write_table(known.cast(writer.schema))
+    total = sum(field.cardinality for field in fields)
+    if total >= 2**31:
+        raise ValueError(f"{total:,} values are more than 2**31 - 1; raise encode.min_count in params.yaml")
+    return Schema(tuple(fields))
+
+
+class _Array:
+    """A .npy file of known shape, written in pieces."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+        self.dtype = np.dtype(dtype)
+        path.parent.mkdir(exist_ok=True)
+        self.file = path.open("wb")
+        self.digest = hashlib.sha256()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+        self._write(header.getbuffer())
+
+    def __enter__(self) -> _Array:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    @property
+    def sha256(self) -> str:
+        return self.digest.hexdigest()
+
+    def append(self, array: np.ndarray) -> None:
+        if array.size:
+            self._write(np.ascontiguousarray(array, dtype=self.dtype).data.cast("B"))
+
+    def _write(self, data: memoryview) -> None:
+        self.file.write(data)
+        self.digest.update(data)
