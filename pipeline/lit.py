@@ -140,7 +140,7 @@ class LitCTR(pl.LightningModule):
         return {"val AUC": f"{self.history[-1]['auc']:.4f}"} if self.history else {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Steps:
     """How the architecture is trained.
 

@@ -1,0 +1,80 @@
+"""Stage 5: a fresh model for the allocation and for each control, alike in all but the dimensions, for all seeds.
+
+Trains on ``train`` and ``arch``, stops early on ``val``; writes ``artifacts/models/<allocation>/seed-<seed>/``
+with ``model.safetensors``, ``allocation.json`` and ``history.json``. A cell that is finished is not trained again when the
+stage is started again after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+from pipeline.plug import plug
+from pipeline.schema import Schema
+from stages import _model, _stage
+
+ENCODED = Path("artifacts/encoded")
+OUT = Path("artifacts/models")
+
+
+def run() -> None:
+    started = time.monotonic()
+    _model.tune()
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.allocation import Allocation
+    from pipeline.data import Batches, Split
+    from pipeline.lit import LitCTR, fit
+    from pipeline.model import assemble
+
+    params = _stage.params("retrain")
+    settings = params["retrain"]
+    schema = Schema.load(ENCODED / "schema.json")
+    backbone = plug("backbones", params["backbone"]["name"]).Backbone
+    searched = Allocation.load("artifacts/allocation.json")
+    controls = json.loads(Path("artifacts/controls.json").read_text())
+    cells = [("searched", seed, searched) for seed in settings["seeds"]]
+    for name, by_seed in controls.items():
+        cells += [(name, seed, Allocation(**by_seed[str(seed)])) for seed in settings["seeds"]]
+
+    inputs = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
+    work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)
+    training, validation = Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
+    for name, seed, allocation in cells:
+        done = work / name / f"seed-{seed}"
+        if done.exists():
+            continue
+        torch.manual_seed(seed)
+        build = plug("methods", allocation.method).build
+        model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
+        batches = Batches(training, settings["batch_size"], seed=seed)
+        module = LitCTR(
+            model,
+            validation,
+            settings["epochs"] * len(batches),
+            lr=settings["lr"],
+            weight_decay=settings["weight_decay"],
+            patience=settings["patience"],
+        )
+        checkpoint = work / name / f"seed-{seed}.ckpt"
+        fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
+        with _stage.whole(done) as folder:
+            folder.mkdir()
+            save_file({key: value.contiguous() for key, value in module.best.items()}, folder / "model.safetensors")
+            allocation.save(folder / "allocation.json")
+            (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
+        checkpoint.unlink(missing_ok=True)
+        best = max(entry["auc"] for entry in module.history)
+        print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)
+    with _stage.whole(OUT) as folder:
+        shutil.copytree(work, folder)
+    shutil.rmtree(work)
+    print(f"retrain: {len(cells)} models, {time.monotonic() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    _stage.main(run)
