@@ -105,12 +105,12 @@ def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
     def mixed(z: np.ndarray) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-        return z
+        return z ^ (z >> np.uint64(31))
 
     golden = np.uint64(0x9E3779B97F4A7C15)
     start = mixed((np.array([seed], dtype=np.uint64) + np.uint64(1)) * golden)
-    return mixed(start + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+    numbers: np.ndarray = mixed(start + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+    return numbers
 
 
 def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
@@ -224,10 +224,13 @@ class _Split:
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> np.ndarray:
         """(n,) int64: positions in `PARTS`."""
+        part: np.ndarray
         if self.columns:
-            return np.searchsorted(self.last_times, batch[TIME].to_numpy(), side="left")
-        numbers = splitmix64(np.arange(first_row, first_row + len(batch)), self.seed)
-        return np.searchsorted(self.bounds, (numbers >> np.uint64(11)) * 2.0**-53, side="right")
+            part = np.searchsorted(self.last_times, batch[TIME].to_numpy(), side="left")
+        else:
+            numbers = splitmix64(np.arange(first_row, first_row + len(batch)), self.seed)
+            part = np.searchsorted(self.bounds, (numbers >> np.uint64(11)) * 2.0**-53, side="right")
+        return part
 
     def record(self) -> dict[str, Any]:
         return {"last_times": [int(time) for time in self.last_times]} if self.columns else {}
@@ -340,13 +343,13 @@ class _Feature:
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
-        if len(self.values) <= len(values):
-            places = pc.fill_null(pc.index_in(values, self.values), -1).to_numpy(zero_copy_only=False)
-            return np.add(places, 1, dtype=np.int32)
-        places = pc.index_in(self.values, values)
-        known = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
         ids = np.full(len(values), UNKNOWN, dtype=np.int32)
-        ids[places.drop_null().to_numpy()] = known + 1
+        if len(self.values) <= len(values):
+            places = pc.index_in(values, self.values)
+            ids[places.is_valid().to_numpy(zero_copy_only=False)] = places.drop_null().to_numpy() + 1
+        else:
+            places = pc.index_in(self.values, values)
+            ids[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False)) + 1
         return ids
 
     def _merged(self) -> pa.Table:

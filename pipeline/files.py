@@ -103,7 +103,7 @@ def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile
                 raise BadData(
                     f"{wanted[0]} is in several zips",
                     file=path,
-                    value=[str(inside) for inside in found],
+                    value=[inside.path.name for inside in found],
                     remedy="set dataset.path in params.yaml to the right one",
                 )
     else:

@@ -39,7 +39,13 @@ BATCH_ROWS = 50_000
 
 
 def read(
-    path: Path, *, rows: int = 300_000, seed: int = 0, exponent: float = 0.7, scale: float = 2.0, click_rate: float = 0.3
+    path: Path,
+    *,
+    rows: int = 300_000,
+    seed: int = 0,
+    exponent: float = 0.7,
+    scale: float = 2.0,
+    click_rate: float = 0.3,
 ) -> Source:
     """Generate; ``path`` is not looked at.
 
@@ -51,7 +57,9 @@ def read(
         click_rate: about the share of clicks.
     """
     if rows < 1 or scale < 0 or not 0 < click_rate < 1:
-        raise ValueError(f"needs rows >= 1, scale >= 0 and 0 < click_rate < 1, however: {rows=}, {scale=}, {click_rate=}")
+        raise ValueError(
+            f"needs rows >= 1, scale >= 0 and 0 < click_rate < 1, however: {rows=}, {scale=}, {click_rate=}"
+        )
     world = _World(seed, exponent, scale, click_rate)
     facts: dict[str, Any] = {
         "ranks": {name: rank for name, (_, _, rank) in FIELDS.items()},
@@ -59,7 +67,9 @@ def read(
         "noise": ["noise"],
     }
     kinds = {name: kind for name, (kind, _, _) in FIELDS.items()} | {c: FIELDS[o][0] for c, o in COPY_OF.items()}
-    return Source(kinds, world.batches(rows, seed), f"synthetic, {seed=}", {"min_count": 1, "max_bag": MOST_TAGS}, facts)
+    return Source(
+        kinds, world.batches(rows, seed), f"synthetic, {seed=}", {"min_count": 1, "max_bag": MOST_TAGS}, facts
+    )
 
 
 class _World:

@@ -85,7 +85,7 @@ def read(
 
 
 def _texts(option: str, given: Sequence[str]) -> list[str]:
-    if isinstance(given, str) or not all(isinstance(item, str) for item in given):
+    if not isinstance(given, list | tuple) or not all(isinstance(item, str) for item in given):
         raise ValueError(f"dataset.options: {option!r} must be a list of texts, however {given!r}")
     return list(given)
 
@@ -118,9 +118,12 @@ def _only_file(path: Path) -> DataFile:
 
 
 def _is_parquet(file: DataFile) -> bool:
-    with file.open() as stream:
-        if stream.read(4) != b"PAR1":
-            return False
+    try:
+        with file.open() as stream:
+            if stream.read(4) != b"PAR1":
+                return False
+    except OSError:  # a damaged .gz; reading it as text says where
+        return False
     if file.member is not None:
         raise BadData("is Parquet in a zip", file=file, remedy="unzip it; Parquet is compressed already")
     return True
@@ -151,8 +154,7 @@ def _parquet(
             if absent:
                 raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
             row = 0
-            groups = range(parquet.num_row_groups)  # one at a time: the reader keeps what it has read of those it is given
-            for batch in (batch for group in groups for batch in parquet.iter_batches(row_groups=[group], columns=wanted)):
+            for batch in _batches(parquet, wanted):
                 plain = {name: _plain(file, name, batch[name], fields.get(name)) for name in wanted}
                 _check_label(file, row, label, plain[label], positive)
                 checked = pa.RecordBatch.from_pydict(plain)
@@ -160,6 +162,12 @@ def _parquet(
                 yield _row_batch(checked, fields, label, time, positive, separator)
     except (pa.ArrowException, OSError) as error:
         raise BadData(f"cannot be read ({error})", file=file, remedy="write or copy the file again") from error
+
+
+def _batches(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """One row group at a time: the reader keeps all it has read of the groups it is given."""
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(row_groups=[group], columns=columns)
 
 
 def _check_label(file: DataFile, first_row: int, name: str, column: pa.Array, positive: object) -> None:

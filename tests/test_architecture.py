@@ -1,0 +1,97 @@
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.closure import ROOT, closure, imports
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+FLOORS = [
+    {"schema", "metrics", "plug", "tracking", "files", "source"},
+    {"allocation", "data", "embeddings", "layers", "mixtures", "ratings", "download", "optim", "bilevel", "report", "figures"},
+    {"budget", "encode", "evidence"},
+    {"choice"},
+    {"backbones", "methods", "datasets"},
+    {"model"},
+    {"lit"},
+]
+
+
+def floor(path: str) -> int:
+    room = Path(path).parts[1].removesuffix(".py")
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def project_files() -> list[str]:
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "pipeline").rglob("*.py")) if p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", project_files())
+def test_a_file_imports_from_no_higher_floor_and_no_sibling(path: str) -> None:
+    for other in imports(path):
+        if other.endswith("__init__.py"):
+            continue
+        assert floor(other) <= floor(path), f"{path} imports {other}"
+        in_folder = len(Path(path).parts) > 2
+        assert not (in_folder and Path(other).parent == Path(path).parent), f"{path} imports its sibling {other}"
+
+
+@pytest.mark.parametrize("path", project_files())
+def test_third_parties_stay_in_their_rooms(path: str) -> None:
+    used = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            used |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            used.add(node.module.split(".")[0])
+    room = Path(path).parts[1].removesuffix(".py")
+    assert "mlflow" not in used or room == "tracking"
+    assert "pytorch_lightning" not in used or room == "lit"
+    assert not used & {"optuna", "dvc"}
+    assert not used & {"pandas", "pyarrow"} or room in {"datasets", "encode", "source", "files", "ratings"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_deps_are_the_import_closure(stage: str) -> None:
+    declared = {path for path in STAGES[stage]["deps"] if path.startswith(("pipeline", "stages"))}
+    needed = closure(f"stages/{stage}.py")
+    plugged: set[str] = set()
+    for folder, key in (("methods", "method"), ("backbones", "backbone")):
+        pattern = f"pipeline/{folder}/${{{key}.name}}.py"
+        if pattern in declared:
+            plugged.add(pattern)
+            for file in (ROOT / f"pipeline/{folder}").glob("*.py"):
+                needed |= closure(f"pipeline/{folder}/{file.name}") - {f"pipeline/{folder}/{file.name}"}
+    if "pipeline/datasets" in declared:
+        plugged.add("pipeline/datasets")
+        for file in (ROOT / "pipeline/datasets").glob("*.py"):
+            needed |= {path for path in closure(f"pipeline/datasets/{file.name}") if "/datasets/" not in path}
+    needed -= {"pipeline/tracking.py"}  # a renamed metric must not cost a search
+    extra = {path for path in declared - needed - plugged if not re.match(r"pipeline/methods/(full|uniform|random)", path)}
+    assert not needed - declared and not extra
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_plugs_that_a_stage_asks_for_are_deps(stage: str) -> None:
+    source = (ROOT / f"stages/{stage}.py").read_text()
+    deps = STAGES[stage]["deps"]
+    if 'plug("datasets"' in source:
+        assert "pipeline/datasets" in deps
+    if 'plug("backbones"' in source:
+        assert "pipeline/backbones/${backbone.name}.py" in deps
+    if 'plug("methods"' in source:
+        assert "pipeline/methods/${method.name}.py" in deps
+
+
+def test_params_hold_no_number_that_yaml_reads_as_a_string() -> None:
+    assert not re.findall(r"(?m)[\s\[:]\d+e-?\d+", (ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("stage", ["ingest", "encode"])
+def test_stages_without_torch_do_not_import_it(stage: str) -> None:
+    code = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
