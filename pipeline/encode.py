@@ -102,7 +102,7 @@ def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
     whose state starts at the hash of the seed.
     """
 
-    def mixed(z: np.ndarray) -> np.ndarray:
+    def mixed(z: Any) -> Any:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))

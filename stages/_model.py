@@ -6,8 +6,15 @@ import ctypes
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pipeline.plug import plug
 from pipeline.schema import Schema
+
+if TYPE_CHECKING:
+    from pipeline.allocation import Allocation
+    from pipeline.model import CTRModel
 
 
 def tune(workers: int = 1) -> None:
@@ -35,3 +42,18 @@ def candidates(choice: str | Mapping[str, str], sets: Mapping[str, Sequence[int]
             raise ValueError(f"no candidate set {key!r} for field {name!r} in params.yaml; there are {sorted(sets)}")
         chosen.append(sorted(sets[key]))
     return chosen
+
+
+def load(folder: Path, schema: Schema, params: Mapping[str, Any]) -> tuple[CTRModel, Allocation]:
+    """A retrained model, with the allocation it was built from."""
+    from safetensors.torch import load_file
+
+    from pipeline.allocation import Allocation
+    from pipeline.model import assemble
+
+    allocation = Allocation.load(folder / "allocation.json")
+    backbone = plug("backbones", params["backbone"]["name"]).Backbone
+    build = plug("methods", allocation.method).build
+    model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model, allocation

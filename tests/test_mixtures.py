@@ -52,9 +52,11 @@ def written_out(mixture: FoldedMixture, table: Tensor, ids: Tensor, p: Tensor, n
                 continue
             if mixture.unification == "linear":
                 g = 0 if len(mixture.maps) == 1 else f
-                unified = norms.setdefault((f, n), nn.BatchNorm1d(DIM, affine=False))(
-                    vector[:, columns] @ mixture.maps[g, n, columns]
-                )
+                matrix = mixture.maps[g, n, columns]
+                if (f, n) not in norms:  # statistics start at the covariance I of the field, hence at W'W here
+                    norms[f, n] = nn.BatchNorm1d(DIM, affine=False)
+                    norms[f, n].running_var.copy_(matrix.detach().square().sum(0))
+                unified = norms[f, n](vector[:, columns] @ matrix)
             else:
                 normed = norms.setdefault((f, n), nn.BatchNorm1d(d, affine=False))(vector[:, columns])
                 unified = nn.functional.pad(normed, (0, DIM - d))

@@ -82,7 +82,7 @@ def test_foreign_names_and_options_are_told(project):
     ):
         ingest.run()
     give(project, name="criteo", options={})
-    with pytest.raises(FileNotFoundError, match="no train.txt .* in data; get the Criteo"):
+    with pytest.raises(FileNotFoundError, match=r"no train.txt .* in data; get the Criteo"):
         ingest.run()
     assert not (project / "artifacts").exists() or not list((project / "artifacts").iterdir())
 
@@ -106,7 +106,7 @@ def test_what_is_not_here_is_downloaded_into_the_repository(project, monkeypatch
     assert json.loads((copy / "artifacts/raw/raw.json").read_text())["rows"] == 2
     assert [path.name for path in (project / ".pipeline/downloads").iterdir()] == ["ml-1m.zip"]
     give(copy, name="movielens-1m", options={}, path="typing-error")
-    with pytest.raises(FileNotFoundError, match="there is no .*typing-error"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*typing-error"):
         ingest.run()
 
 

@@ -92,7 +92,7 @@ def test_the_publishers_zip_and_gzipped_files_read_alike(tmp_path):
         ("ratings.dat", b"1::10::5::1\n9::10::5::1\n", r"ratings.dat, line 2: column 'user' is no user.*'9'"),
         ("ratings.dat", b"1::10::5::1\n1::99::5::1\n", r"ratings.dat, line 2: column 'movie' is no movie.*'99'"),
         ("ratings.dat", b"1::10::5::1\n1::10::5\n", r"ratings.dat, line 2: 3 values where 4 are expected"),
-        ("ratings.dat", b"1::10::5::1\n1::10:3:5::1\n", r"ratings.dat, line 2: column 'movie'"),
+        ("ratings.dat", b"1::10::5::1\n1::1:0::5::1\n", r"ratings.dat, line 2: column 'movie' is no movie.*'1:0'"),
         ("ratings.dat", b"", r"ratings.dat: is empty"),
         ("users.dat", b"1::F::young::10::48067\n", r"users.dat, line 1: column 'age' must be a whole number.*'young'"),
         ("movies.dat", b"10::X (1999)\n", r"movies.dat, line 1: is not movie::title::genres, found '10::X \(1999\)'"),

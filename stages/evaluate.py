@@ -1,0 +1,164 @@
+"""Stage 6: open ``test``, once; say what every allocation costs and what it is worth.
+
+Writes ``artifacts/report.json``, ``artifacts/report.md`` and ``artifacts/metrics.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.plug import plug
+from pipeline.schema import Schema
+from stages import _model, _stage
+
+ENCODED = Path("artifacts/encoded")
+MODELS = Path("artifacts/models")
+
+
+def run() -> None:
+    started = time.monotonic()
+    _model.tune()
+    import numpy as np
+
+    from pipeline.budget import bytes_per_field, cost
+    from pipeline.data import Split
+    from pipeline.metrics import auc, calibration_error, interval, logloss, paired_bootstrap
+    from pipeline.model import predict
+
+    params = _stage.params("evaluate")
+    encoded = json.loads((ENCODED / "schema.json").read_text())
+    schema = Schema.from_dict(encoded)
+    facts = encoded.get("facts", {})
+    test = Split.load(ENCODED, "test")
+    labels = test.all_labels()
+    allocations: dict[str, dict[str, Any]] = {}
+    logits: dict[str, list[np.ndarray]] = {}
+    for name in ("searched", "full", "uniform", "random"):
+        cells: list[dict[str, Any]] = []
+        for seed in params["retrain"]["seeds"]:
+            model, allocation = _model.load(MODELS / name / f"seed-{seed}", schema, params)
+            logits.setdefault(name, []).append(predict(model, test))
+            measured = cost(model.embedding.packed())
+            build = plug("methods", allocation.method).build
+            cells.append(
+                {
+                    "auc": auc(labels, logits[name][-1]),
+                    "logloss": logloss(labels, logits[name][-1]),
+                    "calibration_error": calibration_error(labels, logits[name][-1]),
+                    "table_params": measured.table_params,
+                    "params": sum(p.numel() for p in model.parameters()),
+                    "bytes": measured.bytes,
+                    "bytes_per_field": bytes_per_field(build, schema, allocation.dims, model.embedding.dim),
+                    "dims": allocation.dims,
+                }
+            )
+        one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
+        entry: dict[str, Any] = {
+            key: interval([cell[key] for cell in cells]) for key in ("auc", "logloss", "calibration_error")
+        }
+        for key in ("table_params", "params", "bytes"):
+            entry[key] = cells[0][key] if one else round(float(np.mean([cell[key] for cell in cells])))
+            if not one:
+                entry[f"{key}_values"] = [cell[key] for cell in cells]
+        for key in ("dims", "bytes_per_field"):
+            entry[key] = cells[0][key] if one else [cell[key] for cell in cells]
+        folder = MODELS / name / f"seed-{params['retrain']['seeds'][0]}"
+        served = subprocess.run(
+            [sys.executable, "-m", "stages._serving", str(folder)], capture_output=True, text=True, check=True
+        )
+        allocations[name] = entry | json.loads(served.stdout.splitlines()[-1])
+    for entry in allocations.values():
+        entry["ratio"] = entry["bytes"] / allocations["full"]["bytes"]
+
+    settings = params["evaluate"]
+    comparisons = []
+    for name in ("full", "uniform", "random"):
+        rng = np.random.default_rng(settings["seed"])
+        compared = paired_bootstrap(
+            labels, np.stack(logits["searched"]), np.stack(logits[name]), rng, settings["resamples"]
+        )
+        ratio = allocations["searched"]["bytes"] / allocations[name]["bytes"]
+        comparisons.append({"against": name, **compared, "bytes_ratio": ratio})
+    scores = json.loads(Path("artifacts/search/scores.json").read_text())
+    report: dict[str, Any] = {
+        "dataset": encoded.get("dataset", params["dataset"]["name"]),
+        "backbone": params["backbone"]["name"],
+        "method": scores["method"],
+        "seeds": params["retrain"]["seeds"],
+        "test_rows": len(labels),
+        "allocations": allocations,
+        "comparisons": comparisons,
+        "undecided": scores["undecided"],
+    }
+    if "ranks" in facts:
+        report |= _planted(allocations["searched"]["dims"], facts["ranks"], labels, ENCODED / "test/oracle.npy")
+    with _stage.whole("artifacts/report.json") as file:
+        file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    table = _table(report)
+    with _stage.whole("artifacts/report.md") as file:
+        file.write_text(table + "\n")
+    metrics = {
+        name: {"auc": e["auc"]["mean"], "logloss": e["logloss"]["mean"], "bytes": e["bytes"]}
+        for name, e in allocations.items()
+    }
+    with _stage.whole("artifacts/metrics.json") as file:
+        file.write_text(json.dumps(metrics, indent=1) + "\n")
+    print(table)
+    print(f"evaluate: {len(labels):,} test rows, {time.monotonic() - started:.1f} s")
+
+
+def _planted(dims: dict[str, int], ranks: dict[str, int], labels: Any, oracle: Path) -> dict[str, Any]:
+    """What is known of planted data: dimension against rank, and the AUC of the true probabilities."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    from pipeline.metrics import auc
+
+    names = [name for name in ranks if name in dims]
+    correlation = float(spearmanr([ranks[n] for n in names], [dims[n] for n in names]).statistic)
+    return {
+        "rank_correlation": None if np.isnan(correlation) else correlation,  # all dims alike
+        "best_possible_auc": auc(labels, np.load(oracle)),
+        "planted": [{"feature": name, "rank": ranks[name], "dim": dims[name]} for name in names],
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['dataset']}, {report['backbone']}, {report['method']}, seeds {report['seeds']}",
+        "",
+        "| allocation | AUC | logloss | bytes | of full | params in tables | ms, 1 row | ms, 2,000 rows |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, e in report["allocations"].items():
+        lines.append(
+            f"| {name} | {_spread(e['auc'])} | {_spread(e['logloss'])} | {e['bytes']:,} | {e['ratio']:.1%} "
+            f"| {e['table_params']:,} | {e['latency_ms']['1']:.2f} | {e['latency_ms']['2000']:.2f} |"
+        )
+    lines.append("")
+    for c in report["comparisons"]:
+        low, high = c["interval"]
+        lines.append(
+            f"- searched minus {c['against']}: AUC {c['auc_difference']:+.4f} (95 %: {low:+.4f} to {high:+.4f}) "
+            f"at {c['bytes_ratio']:.2f} x its bytes"
+        )
+    if report["undecided"]:
+        lines.append(f"- warning: the search did not decide on {', '.join(report['undecided'])}")
+    if "best_possible_auc" in report:
+        correlation = report["rank_correlation"]
+        shown = "undefined" if correlation is None else f"{correlation:.2f}"
+        lines.append(f"- best possible AUC {report['best_possible_auc']:.4f}; dimension against planted rank: {shown}")
+    return "\n".join(lines)
+
+
+def _spread(figure: dict[str, Any]) -> str:
+    return f"{figure['mean']:.4f}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.4f}")
+
+
+if __name__ == "__main__":
+    _stage.main(run)
