@@ -1,7 +1,7 @@
 """Stage 5: a fresh model for the allocation and for each control, alike in all but the dimensions, for all seeds.
 
 Trains on ``train`` and ``arch``, stops early on ``val``; writes ``artifacts/models/<allocation>/seed-<seed>/``
-with ``model.safetensors``, ``allocation.json`` and ``history.json``. A cell that is finished is not trained again when the
+with ``model.safetensors``, ``allocation.json`` and ``history.json``. A finished cell is not trained again when the
 stage is started again after an interruption.
 """
 

@@ -55,6 +55,7 @@ GOOD_LINE = b"0,1.5,3,x\n"
         (HEAD + GOOD_LINE + b"yes,1,1,x\n", r"line 3: column 'label' must be 0 or 1, found 'yes'; use another"),
         (HEAD + GOOD_LINE + b",1,1,x\n", r"line 3: column 'label' is missing, found ''; fill it in or remove"),
         (HEAD + GOOD_LINE + b"1,cheap,1,x\n", r"line 3: column 'price' must be a number, found 'cheap'; correct it"),
+        (HEAD + GOOD_LINE + b"\n\r\n1,cheap,1,x\n", r"line 5: column 'price' must be a number, found 'cheap'"),
         (HEAD + GOOD_LINE + b"1,inf,1,x\n", r"line 3: column 'price' must be finite, found 'inf'"),
         (HEAD + GOOD_LINE + b"1,1,1.5,x\n", r"line 3: column 'count' must be a whole number, found '1.5'"),
         (HEAD + GOOD_LINE + b"1,1,9" + b"9" * 20 + b",x\n", r"line 3: column 'count' does not fit int64, found '9999"),
