@@ -307,7 +307,8 @@ class MixedTables(FieldEmbedding):
         field = 0
         lifted = []
         for g, (d, size) in enumerate(zip(self.distinct, self.sizes, strict=True)):
-            values = self.tables[str(d)](occ.rows[bounds[g] : bounds[g + 1]] - self.bases[g])
+            table = self.tables[str(d)]
+            values: Tensor = table(occ.rows[bounds[g] : bounds[g + 1]] - self.bases[g])
             if d < self.dim:
                 ends = occ.ends[field : field + size] - bounds[g]
                 values = grouped_matmul(values, self.projections[str(d)], ends)

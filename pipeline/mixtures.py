@@ -96,7 +96,7 @@ class Selection(nn.Module):
         """(F, N) mixture weights p: one Gumbel draw per field in training, none in evaluation."""
         if self.warming:
             return self.valid / self.valid.sum(1, keepdim=True)
-        scaled = self.logits
+        scaled: Tensor = self.logits
         if self.training:
             uniform = torch.rand_like(scaled).clamp_(min=torch.finfo(scaled.dtype).tiny)
             scaled = scaled - torch.log(-torch.log(uniform))

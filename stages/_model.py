@@ -37,7 +37,7 @@ def candidates(choice: str | Mapping[str, str], sets: Mapping[str, Sequence[int]
     schema.check_names(set(named) - {"default"})
     chosen = []
     for name in schema.names:
-        key = named.get(name, named.get("default"))
+        key = named.get(name, named.get("default", ""))
         if key not in sets:
             raise ValueError(f"no candidate set {key!r} for field {name!r} in params.yaml; there are {sorted(sets)}")
         chosen.append(sorted(sets[key]))

@@ -41,7 +41,7 @@ def run() -> None:
     for name, by_seed in controls.items():
         cells += [(name, seed, Allocation(**by_seed[str(seed)])) for seed in settings["seeds"]]
 
-    inputs = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
+    inputs: list[str | Path] = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
     work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)
     training, validation = Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
     for name, seed, allocation in cells:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.plug import check_options, plug
 from pipeline.schema import Schema
@@ -109,7 +111,9 @@ def run() -> None:
     )
 
 
-def _trajectory(points, schema, chosen):  # type: ignore[no-untyped-def]
+def _trajectory(
+    points: Sequence[tuple[int, float, Any]], schema: Schema, chosen: Sequence[Sequence[int]]
+) -> dict[str, Any]:
     """Long form: one row for every step, feature and candidate."""
     import numpy as np
 

@@ -12,7 +12,19 @@ from tests.closure import ROOT, closure, imports
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 FLOORS = [
     {"schema", "metrics", "plug", "tracking", "files", "source"},
-    {"allocation", "data", "embeddings", "layers", "mixtures", "ratings", "download", "optim", "bilevel", "report", "figures"},
+    {
+        "allocation",
+        "data",
+        "embeddings",
+        "layers",
+        "mixtures",
+        "ratings",
+        "download",
+        "optim",
+        "bilevel",
+        "report",
+        "figures",
+    },
     {"budget", "encode", "evidence"},
     {"choice"},
     {"backbones", "methods", "datasets"},
@@ -71,7 +83,9 @@ def test_code_deps_are_the_import_closure(stage: str) -> None:
         for file in (ROOT / "pipeline/datasets").glob("*.py"):
             needed |= {path for path in closure(f"pipeline/datasets/{file.name}") if "/datasets/" not in path}
     needed -= {"pipeline/tracking.py"}  # a renamed metric must not cost a search
-    extra = {path for path in declared - needed - plugged if not re.match(r"pipeline/methods/(full|uniform|random)", path)}
+    extra = {
+        path for path in declared - needed - plugged if not re.match(r"pipeline/methods/(full|uniform|random)", path)
+    }
     assert not needed - declared and not extra
 
 

@@ -14,7 +14,8 @@ def derive(given: Evidence) -> Allocation:
     target = given.match if given.match is not None else given.budget
     if target is None:
         raise ValueError("the uniform control needs the bytes of the allocation that it is compared with, or a budget")
-    return Allocation("uniform", dict.fromkeys(given.schema.names, nearest_uniform(given.schema, given.dim, target).dim))
+    nearest = nearest_uniform(given.schema, given.dim, target)
+    return Allocation("uniform", dict.fromkeys(given.schema.names, nearest.dim))
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:
