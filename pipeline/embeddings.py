@@ -317,5 +317,5 @@ class MixedTables(FieldEmbedding):
         return spread(torch.cat(lifted) if len(lifted) > 1 else lifted[0], occ)
 
     def packed(self) -> dict[str, Tensor]:
-        tables = {f"table.{d}": table.weight.detach() for d, table in self.tables.items()}
+        tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}
         return tables | {f"projection.{d}": p.detach() for d, p in self.projections.items()}

@@ -1,0 +1,51 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import BLOCK_ROWS, Batches, Split
+
+
+def split(*sizes: int) -> Split:
+    starts = np.cumsum([0, *sizes])
+    ids = tuple(np.arange(a, b, dtype=np.int32)[:, None].repeat(2, 1) for a, b in itertools.pairwise(starts))
+    return Split(ids, tuple((i[:, 0] % 2).astype(np.uint8) for i in ids))
+
+
+@pytest.mark.parametrize("windows", [1, 1024])
+def test_an_epoch_is_a_permutation_and_the_next_another(windows: int, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.data.WINDOW_BLOCKS", windows)
+    data = split(5 * BLOCK_ROWS + 7, 300)
+    batches = Batches(data, 100, seed=3)
+    epochs = [torch.cat([ids[:, 0] for ids, _ in batches]) for _ in range(2)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(len(data), dtype=torch.int32))
+    assert not torch.equal(*epochs)
+    for ids, labels in batches:
+        assert torch.equal(labels, (ids[:, 0] % 2).float())
+
+
+def test_without_a_seed_rows_come_in_order() -> None:
+    assert torch.cat([ids[:, 0] for ids, _ in Batches(split(70, 33), 10)]).tolist() == list(range(103))
+
+
+def test_batch_sizes_differ_by_at_most_one() -> None:
+    sizes = {len(labels) for _, labels in Batches(split(1001), 100, seed=0)}
+    assert sizes == {91}
+
+
+@pytest.mark.parametrize("taken", [1, 5, 10, 11, 19])
+def test_batches_go_on_where_they_stopped(taken: int) -> None:
+    whole, broken = Batches(split(1000), 100, seed=1), Batches(split(1000), 100, seed=1)
+    for _ in range(taken):
+        whole.take(), broken.take()
+    again = Batches(split(1000), 100, seed=1)
+    again.load_state_dict(broken.state_dict())
+    for _ in range(12):
+        assert torch.equal(whole.take()[0], again.take()[0])
+
+
+def test_nothing_to_read_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        Batches(split(0), 10)
