@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -348,6 +349,7 @@ class _Checkpoint(pl.Callback):
 
 def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: Path, seconds: float = 60) -> None:
     """Train to the end, from ``checkpoint`` if there is one; it is written every so many seconds and removed."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its hints at other products
     trainer = pl.Trainer(
         max_epochs=epochs,
         devices=1,
