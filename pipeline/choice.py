@@ -96,7 +96,7 @@ def _losses(scores: np.ndarray) -> np.ndarray:
     finite = np.isfinite(loss)
     largest = float(np.where(finite, loss, 0).max()) * len(scores)
     unit = 2.0 ** min(40, 60 - int(np.ceil(np.log2(max(largest, 1)))))
-    return np.where(finite, np.rint(np.where(finite, loss, 0) * unit), NO_CANDIDATE).astype(np.int64)
+    return np.where(finite, np.rint(np.where(finite, loss, 0) * unit).astype(np.int64), NO_CANDIDATE)
 
 
 def _check_least(prices: np.ndarray, budget: int) -> None:

@@ -32,15 +32,14 @@ def logloss(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 20) -> float:
-    """Expected calibration error: mean |share of positives - mean probability| over bins of equal mass."""
-    order = np.argsort(logits, kind="stable")
-    chance = 1 / (1 + np.exp(-np.asarray(logits, dtype=np.float64)[order]))
-    gaps = [
-        abs(y.mean() - p.mean()) * len(y)
-        for y, p in zip(np.array_split(labels[order], bins), np.array_split(chance, bins), strict=True)
-        if len(y)
-    ]
-    return float(np.sum(gaps) / len(labels))
+    """Expected calibration error: mean |share of positives - mean probability| over bins of equal mass.
+
+    Equal logits share a bin, so that the order of the rows does not matter.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    excess = np.asarray(labels, dtype=np.float64) - np.exp(-np.logaddexp(0, -logits))
+    below = stats.rankdata(logits, method="min").astype(np.int64) - 1  # rows with a smaller logit
+    return float(np.abs(np.bincount(below * bins // len(logits), weights=excess)).sum() / len(logits))
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -74,12 +73,23 @@ def paired_bootstrap(
     difference = float(signs @ [model.auc(np.ones(len(labels))) for model in models])
     drawn = np.empty(resamples)
     for r in range(resamples):
-        weights = rng.poisson(1.0, len(labels)).astype(np.float64)
+        weights = _weights(labels, rng)
         drawn[r] = signs @ [model.auc(weights) for model in models]
     low, high = np.quantile(drawn, [0.025, 0.975])
     tail = min((drawn <= 0).mean(), (drawn >= 0).mean())
     p_value = min(1.0, 2 * max(float(tail), 1 / (resamples + 1)))
     return {"auc_difference": difference, "interval": [float(low), float(high)], "p_value": p_value}
+
+
+def _weights(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Poisson(1) weights that leave rows of both labels."""
+    positive = np.asarray(labels).astype(bool)
+    if positive.all() or not positive.any():
+        raise ValueError(f"AUC needs rows of both labels, however all {len(labels)} rows have label {int(positive[0])}")
+    while True:
+        weights = rng.poisson(1.0, len(labels)).astype(np.float64)
+        if weights[positive].any() and weights[~positive].any():
+            return weights
 
 
 class _Sorted:

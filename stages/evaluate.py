@@ -1,6 +1,6 @@
 """Stage 6: open ``test``, once; say what every allocation costs and what it is worth.
 
-Writes ``artifacts/report.json``, ``artifacts/report.md`` and ``artifacts/metrics.json``.
+Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/metrics.json`` and ``artifacts/figures/``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def run() -> None:
     started = time.monotonic()
     _model.tune()
     import numpy as np
+    import pandas as pd
 
+    from pipeline import figures
     from pipeline.budget import bytes_per_field, cost
     from pipeline.data import Split
     from pipeline.metrics import auc, calibration_error, interval, logloss, paired_bootstrap
@@ -108,6 +110,14 @@ def run() -> None:
     }
     with _stage.whole("artifacts/metrics.json") as file:
         file.write_text(json.dumps(metrics, indent=1) + "\n")
+    with _stage.whole("artifacts/figures") as folder:
+        folder.mkdir()
+        trajectory = pd.read_parquet("artifacts/trajectory.parquet")
+        figures.save(figures.trajectories(trajectory), folder / "trajectories.png")
+        figures.save(figures.auc_against_bytes(report), folder / "auc_against_bytes.png")
+        ranks = {row["feature"]: row["rank"] for row in report.get("planted", [])} or None
+        drawn = figures.dim_against_cardinality(schema, allocations["searched"]["dims"], ranks)
+        figures.save(drawn, folder / "dim_against_cardinality.png")
     print(table)
     print(f"evaluate: {len(labels):,} test rows, {time.monotonic() - started:.1f} s")
 

@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pipeline.choice import argmax, sample, within_budget
 
@@ -52,3 +53,67 @@ def test_every_allocation_in_the_window_is_equally_probable() -> None:
         counts[tuple(int(n) for n in sample(prices, low, high, rng))] += 1
     chi_square = sum((n - 300) ** 2 / 300 for n in counts.values())
     assert chi_square < 3 * len(inside)
+
+
+def test_a_score_of_minus_infinity_is_not_a_candidate() -> None:
+    scores = np.array([[-1.0, -np.inf], [-2.0, -1.0]])
+    assert within_budget(scores, np.array([[4, 4], [4, 8]]), 100).tolist() == [0, 1]
+    short = np.array([[4, np.iinfo(np.int64).max], [4, 8]])  # the first field has one candidate only
+    assert within_budget(scores, short, 8).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="12"):
+        within_budget(np.array([[-np.inf, 0.0], [0.0, 0.0]]), np.array([[1, 8], [4, 4]]), 11)
+
+
+@pytest.mark.parametrize("number", [5, 16])
+def test_the_choice_on_39_fields_is_an_integer_programme_s_optimum(number: int) -> None:
+    rng = np.random.default_rng(number)
+    dims = np.arange(1, number + 1) * 2
+    cardinalities = np.geomspace(3, 1e6, 39).astype(np.int64)
+    prices = 4 * (cardinalities[:, None] * dims + np.where(dims < dims[-1], dims * dims[-1], 0))
+    scores = np.log(rng.dirichlet(np.ones(number), 39))
+    budget = int(0.4 * prices.max(1).sum())
+    chosen = within_budget(scores, prices, budget)
+    rows = np.arange(39)
+    assert prices[rows, chosen].sum() <= budget
+    one_each = np.kron(np.eye(39), np.ones(number))
+    solved = milp(
+        -scores.ravel(),
+        constraints=[LinearConstraint(prices.ravel() / budget, ub=1), LinearConstraint(one_each, 1, 1)],
+        integrality=np.ones(scores.size),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0},
+    )
+    assert solved.success
+    assert scores[rows, chosen].sum() == pytest.approx(-solved.fun, abs=1e-6)
+
+
+def test_equal_scores_go_to_the_fewest_bytes() -> None:
+    rng = np.random.default_rng(0)
+    prices = rng.integers(1, 10**6, (39, 5))
+    chosen = within_budget(np.full((39, 5), np.log(0.2)), prices, int(prices.max(1).sum()))
+    assert prices[np.arange(39), chosen].tolist() == prices.min(1).tolist()
+
+
+def test_a_diverged_search_is_refused() -> None:
+    with pytest.raises(ValueError, match="field 1, candidate 0"):
+        within_budget(np.array([[0.0, 0.0], [np.nan, 0.0]]), np.ones((2, 2), np.int64), 10)
+
+
+def test_draws_on_39_fields_of_very_unequal_size_keep_to_the_window() -> None:
+    dims = np.array([2, 8, 16, 24, 32])
+    cardinalities = np.geomspace(3, 1e6, 39).astype(np.int64)
+    prices = 4 * (cardinalities[:, None] * dims + np.where(dims < 32, dims * 32, 0))
+    target = 0.3 * prices.max(1).sum()
+    rng = np.random.default_rng(0)
+    drawn = [sample(prices, int(0.98 * target), int(1.02 * target), rng) for _ in range(5)]
+    for chosen in drawn:
+        assert 0.98 * target - 1 <= prices[np.arange(39), chosen].sum() <= 1.02 * target
+    assert len({tuple(chosen) for chosen in drawn}) == 5
+
+
+def test_a_window_that_nothing_meets_is_refused_with_what_is_possible() -> None:
+    prices = np.array([[10, 20], [100, 200]])
+    with pytest.raises(ValueError, match="110 to 220"):
+        sample(prices, 300, 400, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="130 to 190"):
+        sample(prices, 130, 190, np.random.default_rng(0))

@@ -1,0 +1,301 @@
+"""Pictures of a search and of its report. Nothing here computes a result."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from pipeline.schema import Schema
+
+POINTS = 300  # of a trajectory that are drawn; more cannot be told apart in a small panel
+LONGEST_NAME = 18
+COLOURS = {"searched": "#c0392b", "full": "#2c3e50", "uniform": "#2e86c1", "random": "#7f8c8d"}
+OTHERS = ("#8e44ad", "#16a085", "#d68910", "#6e2c00")
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "svg.hashsalt": "pipeline",
+}
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write ``path`` as .png and as .svg, whatever its suffix; the same figure gives the same bytes."""
+    with matplotlib.rc_context(STYLE):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
+            final = Path(path).with_suffix(f".{kind}")
+            final.parent.mkdir(parents=True, exist_ok=True)
+            draft = final.with_name(f".{final.name}.{os.getpid()}")
+            try:
+                draft.write_bytes(drawn.getvalue())
+                draft.replace(final)
+            finally:
+                draft.unlink(missing_ok=True)
+
+
+def trajectories(columns: Mapping[str, Any]) -> Figure:
+    """Probability of every candidate dimension during the search, one panel per field.
+
+    Args:
+        columns: ``step``, ``feature``, ``candidate_dim``, ``probability`` of equal length, one row for every
+            step, field and candidate; the data frame of ``trajectory.parquet`` will do.
+
+    Each panel also names the dimension that is most probable at the end, before any budget.
+    """
+    step, feature, dim, probability = (
+        np.asarray(columns[key]) for key in ("step", "feature", "candidate_dim", "probability")
+    )
+    if not len(step):
+        raise ValueError("the trajectory is empty; search with at least one recorded step")
+    names = list(dict.fromkeys(feature.tolist()))
+    dims = sorted(set(dim.tolist()))
+    colours = _by_dim(dims)
+    across = min(len(names), max(3, math.ceil(math.sqrt(1.6 * len(names)))))
+    down = math.ceil(len(names) / across)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(max(4.5, 1.65 * across), 1.35 * down + 0.9)
+        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for spare in panels.flat[len(names) :]:
+            spare.remove()
+        for i, name in enumerate(names):
+            axes: Axes = panels.flat[i]
+            last = {}
+            for d in dims:
+                rows = np.flatnonzero((feature == name) & (dim == d))
+                if not len(rows):
+                    continue
+                rows = rows[np.argsort(step[rows], kind="stable")]
+                last[d] = probability[rows[-1]]
+                shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), POINTS)).astype(int))]
+                axes.plot(step[shown], probability[shown], color=colours[d], linewidth=1.3)
+            winner = max(last, key=lambda d: (last[d], -d))
+            axes.set_title(_clipped(name), loc="left", fontsize=8, pad=3)
+            axes.set_title(str(winner), loc="right", fontsize=8, pad=3, color=colours[winner], fontweight="bold")
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_formatter(FuncFormatter(_short))
+            axes.tick_params(labelsize=7, length=2)
+            if i + across >= len(names):  # the lowest panel of its column
+                axes.tick_params(labelbottom=True)
+        handles = [Line2D([], [], color=colours[d], linewidth=2.5, label=str(d)) for d in dims]
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            title="dimension (bold: most probable at the end)",
+            ncols=min(len(dims), across * 2),
+            frameon=False,
+            alignment="left",
+        )
+        figure.supxlabel("weight step", fontsize=9)
+        figure.supylabel("probability", fontsize=9)
+    return figure
+
+
+def auc_against_bytes(report: Mapping[str, Any]) -> Figure:
+    """Test AUC of every allocation against its embedding's bytes: mean, s.d. over seeds, and every seed.
+
+    Args:
+        report: the contents of ``report.json``.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 4.2)
+        axes = figure.subplots()
+        spare = iter(OTHERS * len(report["allocations"]))
+        points = []
+        for name, entry in report["allocations"].items():
+            colour = COLOURS.get(name) or next(spare)
+            values = entry["auc"]["values"]
+            sizes = entry.get("bytes_values", [entry["bytes"]] * len(values))
+            axes.scatter(sizes, values, s=14, color=colour, alpha=0.3, linewidths=0)
+            axes.errorbar(
+                entry["bytes"],
+                entry["auc"]["mean"],
+                yerr=entry["auc"]["sd"],
+                fmt="o",
+                color=colour,
+                markersize=6,
+                capsize=3,
+                linewidth=1.2,
+            )
+            points.append((f"{name}  {entry['auc']['mean']:.4f}", entry["bytes"], entry["auc"]["mean"], colour))
+        axes.set_xscale("log")
+        _bytes_axis(axes)
+        axes.set_ylabel("test AUC")
+        seeds = f"mean and s.d. of {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else "one seed"
+        axes.set_title(f"{report['dataset']}, {report['backbone']}: {seeds}", loc="left", fontsize=9)
+        low, high = axes.get_xlim()
+        axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.35)  # room for the labels
+        _label_apart(figure, axes, points)
+    return figure
+
+
+def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapping[str, int] | None = None) -> Figure:
+    """Chosen dimension of every field against its number of feature ids.
+
+    Dimensions are spaced evenly, fields of nearly the same size are moved apart, and a field is named where its
+    name finds room.
+
+    Args:
+        schema: F fields.
+        dims: dimension of each field, by name.
+        ranks: rank that the field was planted with, where known; drawn hollow.
+    """
+    ranks = ranks or {}
+    shown = sorted((field for field in schema.fields if field.name in dims), key=lambda field: field.cardinality)
+    if not shown:
+        raise ValueError(f"dims are given for no field of the schema; it has {list(schema.names)}")
+    names = [field.name for field in shown]
+    levels = sorted({dims[name] for name in names} | {ranks[name] for name in names if name in ranks})
+    x = _apart(np.array([field.cardinality for field in shown], dtype=float))
+    y = [levels.index(dims[name]) for name in names]
+    planted = [
+        (at, levels.index(ranks[name]), chosen) for name, at, chosen in zip(names, x, y, strict=True) if name in ranks
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(7.2, 4.4)
+        axes = figure.subplots()
+        axes.scatter(x, y, s=26, color=COLOURS["searched"], linewidths=0, zorder=3)
+        for at, rank, chosen in planted:
+            axes.plot([at, at], [rank, chosen], color="#c4c4c4", linewidth=1, zorder=1)
+            axes.plot(at, rank, "o", markersize=8, fillstyle="none", color=COLOURS["full"], markeredgewidth=1.1)
+        axes.set_xscale("log")
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        axes.set_yticks(range(len(levels)), ["0 (dropped)" if level == 0 else str(level) for level in levels])
+        axes.set_ylim(-0.6, len(levels) - 0.4)
+        axes.set_xlabel("feature ids of the field")
+        axes.set_ylabel("dimension")
+        handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS["searched"], label="chosen dimension")]
+        if planted:
+            handles.append(
+                Line2D([], [], marker="o", linestyle="", color=COLOURS["full"], fillstyle="none", label="planted rank")
+            )
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
+        rings = [(float(at), float(rank)) for at, rank, _ in planted]
+        _name_where_free(figure, axes, list(zip(names, x.tolist(), y, strict=True)), rings)
+    return figure
+
+
+def _apart(x: np.ndarray) -> np.ndarray:
+    """Ascending values, moved to the right where they stand closer than a marker on a logarithmic axis."""
+    at = np.log(x)
+    least = 0.016 * max(at[-1] - at[0], 1.0)
+    for i in range(1, len(at)):
+        at[i] = max(at[i], at[i - 1] + least)
+    return np.exp(at)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _by_dim(dims: list[int]) -> dict[int, Any]:
+    """Light to dark with the dimension."""
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1.0, len(dims)))
+    return dict(zip(dims, shades, strict=True))
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _short(value: float, _: Any = None) -> str:
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g}{sign}"
+    return f"{value:.3g}"
+
+
+def _bytes_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v) + "B"))
+    low, high = axes.get_xlim()
+    if high / low < 30:  # powers of ten alone would leave the axis bare
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("bytes of the embedding")
+
+
+def _label_apart(figure: Figure, axes: Axes, points: list[tuple[str, float, float, str]]) -> None:
+    """A label to the right of every point (text, x, y, colour), moved up where it would cover the one below."""
+    figure.draw_without_rendering()
+    gap = 13 * figure.dpi / 72
+    height = -math.inf
+    for text, x, y, colour in sorted(points, key=lambda point: point[2]):
+        right, level = axes.transData.transform((x, y))
+        height = max(level, height + gap)
+        beside = axes.transData.inverted().transform((right + 0.22 * figure.dpi, height))
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(float(beside[0]), float(beside[1])),
+            textcoords="data",
+            color=colour,
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.8},
+            zorder=5,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5, "shrinkB": 4},
+        )
+
+
+def _name_where_free(
+    figure: Figure, axes: Axes, points: list[tuple[str, float, float]], rings: list[tuple[float, float]]
+) -> None:
+    """Names (text, x, y) beside their points, clear of the rings; one that finds no room is left out."""
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent()
+    taken = []
+    for x, y, reach in [*((x, y, 3) for _, x, y in points), *((x, y, 5) for x, y in rings)]:
+        across, up = axes.transData.transform((x, y))
+        half = reach * figure.dpi / 72
+        taken.append(Bbox.from_extents(across - half, up - half, across + half, up + half))
+    sides: list[tuple[int, int, Literal["left", "center", "right"]]] = [
+        (6, 0, "left"),
+        (0, 8, "center"),
+        (0, -9, "center"),
+        (-6, 0, "right"),
+        (5, 8, "left"),
+        (5, -9, "left"),
+        (-5, 8, "right"),
+        (-5, -9, "right"),
+        (0, 16, "center"),
+        (0, -17, "center"),
+    ]
+    for name, x, y in points:
+        text = axes.annotate(_clipped(name), (x, y), (0, 0), textcoords="offset points", fontsize=7, va="center")
+        for right, above, side in sides:
+            text.set_position((right, above))
+            text.set_horizontalalignment(side)
+            box = text.get_window_extent()
+            free = not any(box.overlaps(other) for other in taken)
+            if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
+                taken.append(box)
+                break
+        else:
+            text.remove()
