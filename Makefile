@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint ui clean
+.PHONY: help repro test lint ui sync clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ lint: $(READY) ## style and types
 
 ui: $(READY) ## open the MLflow UI on the results
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+
+sync: $(READY) ## bring results that are not in MLflow yet, e.g. from DVC's cache, into it
+	python -m stages.sync
 
 clean: ## remove results, caches and the virtual environment; data and source stay
 	rm -rf $(VENV) artifacts .pipeline .dvc/cache .dvc/tmp mlflow.db mlartifacts

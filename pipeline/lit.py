@@ -26,11 +26,11 @@ from pipeline.metrics import auc, logloss
 from pipeline.model import CTRModel, predict
 from pipeline.optim import RowAdam
 
-Record = Callable[[int, Sequence[str], Sequence[float]], None]
+Record = Callable[[int, tuple[str, ...], Sequence[float]], None]
 LOSS_STEPS = 20  # steps that one recorded training loss is the mean of
 
 
-def _nowhere(step: int, names: Sequence[str], values: Sequence[float]) -> None:
+def _nowhere(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
     """Record nothing."""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,9 +16,12 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Tracker
 
 POLL_SECONDS = 1.0
 
@@ -61,10 +65,27 @@ def fingerprint(stage: str, contents: Iterable[str | Path] = ()) -> str:
     """
     digest = hashlib.sha256(json.dumps(params(stage), sort_keys=True).encode())
     deps = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]["deps"]
-    code = sorted(path for path in deps if path.endswith(".py") and "$" not in path)
+    code = sorted(re.sub(r"\$\{([\w.]+)\}", _value, path) for path in deps if path.endswith(".py"))
     for path in [*code, *map(str, contents)]:
         digest.update(path.encode() + b"\0" + Path(path).read_bytes())
     return digest.hexdigest()[:20]
+
+
+def _value(reference: re.Match[str]) -> str:
+    """What ``${section.key}`` in dvc.yaml stands for."""
+    value: Any = all_params()
+    for key in reference[1].split("."):
+        value = value[key]
+    return str(value).replace("-", "_")
+
+
+def tracker(stage: str, key: str) -> Tracker:
+    """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``."""
+    from pipeline.tracking import Tracker
+
+    given = all_params()
+    tags = {name: given[name]["name"] for name in ("dataset", "backbone", "method")}
+    return Tracker(root(), stage, key, given, tags=tags, publish=f"artifacts/runs/{stage}.jsonl")
 
 
 @contextlib.contextmanager

@@ -118,6 +118,19 @@ def run() -> None:
         ranks = {row["feature"]: row["rank"] for row in report.get("planted", [])} or None
         drawn = figures.dim_against_cardinality(schema, allocations["searched"]["dims"], ranks)
         figures.save(drawn, folder / "dim_against_cardinality.png")
+    records = sorted([*MODELS.rglob("history.json"), *MODELS.rglob("allocation.json")])
+    with _stage.tracker("evaluate", _stage.fingerprint("evaluate", [ENCODED / "schema.json", *records])) as tracker:
+        for name, entry in allocations.items():
+            for i, seed in enumerate(params["retrain"]["seeds"]):
+                tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
+                size = entry.get("bytes_values", [entry["bytes"]] * (i + 1))[i]
+                figure = {f"test/{key}": entry[key]["values"][i] for key in ("auc", "logloss", "calibration_error")}
+                tracked.metrics(0, figure | {"bytes": size})
+                tracked.end()
+        final = {f"{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
+        drawn_files = [str(path) for path in sorted(Path("artifacts/figures").glob("*.png"))]
+        kept = ["artifacts/report.json", "artifacts/report.md", "artifacts/allocation.json", *drawn_files]
+        tracker.parent(metrics=final, artifacts=kept)
     print(table)
     print(f"evaluate: {len(labels):,} test rows, {time.monotonic() - started:.1f} s")
 

@@ -44,36 +44,41 @@ def run() -> None:
     inputs: list[str | Path] = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
     work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)
     training, validation = Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
-    for name, seed, allocation in cells:
-        done = work / name / f"seed-{seed}"
-        if done.exists():
-            continue
-        torch.manual_seed(seed)
-        build = plug("methods", allocation.method).build
-        model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
-        batches = Batches(training, settings["batch_size"], seed=seed)
-        module = LitCTR(
-            model,
-            validation,
-            settings["epochs"] * len(batches),
-            lr=settings["lr"],
-            weight_decay=settings["weight_decay"],
-            patience=settings["patience"],
-        )
-        checkpoint = work / name / f"seed-{seed}.ckpt"
-        fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
-        with _stage.whole(done) as folder:
-            folder.mkdir()
-            save_file({key: value.contiguous() for key, value in module.best.items()}, folder / "model.safetensors")
-            allocation.save(folder / "allocation.json")
-            (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
-        checkpoint.unlink(missing_ok=True)
-        best = max(entry["auc"] for entry in module.history)
-        print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)
-    with _stage.whole(OUT) as folder:
-        shutil.copytree(work, folder)
-    shutil.rmtree(work)
-    print(f"retrain: {len(cells)} models, {time.monotonic() - started:.1f} s")
+    with _stage.tracker("retrain", work.name) as tracker:
+        for name, seed, allocation in cells:
+            done = work / name / f"seed-{seed}"
+            if done.exists():
+                continue
+            torch.manual_seed(seed)
+            build = plug("methods", allocation.method).build
+            model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
+            batches = Batches(training, settings["batch_size"], seed=seed)
+            module = LitCTR(
+                model,
+                validation,
+                settings["epochs"] * len(batches),
+                lr=settings["lr"],
+                weight_decay=settings["weight_decay"],
+                patience=settings["patience"],
+            )
+            run = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
+            module.record = run.metrics
+            checkpoint = work / name / f"seed-{seed}.ckpt"
+            fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
+            with _stage.whole(done) as folder:
+                folder.mkdir()
+                save_file({key: value.contiguous() for key, value in module.best.items()}, folder / "model.safetensors")
+                allocation.save(folder / "allocation.json")
+                (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
+            checkpoint.unlink(missing_ok=True)
+            run.artifact(done / "allocation.json")
+            run.end()
+            best = max(entry["auc"] for entry in module.history)
+            print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)
+        with _stage.whole(OUT) as folder:
+            shutil.copytree(work, folder)
+        shutil.rmtree(work)
+        print(f"retrain: {len(cells)} models, {time.monotonic() - started:.1f} s")
 
 
 if __name__ == "__main__":

@@ -65,50 +65,55 @@ def run() -> None:
     )
     key = _stage.fingerprint("search", [ENCODED / "schema.json"])
     checkpoint = _stage.root() / ".pipeline/ckpt/search" / key / "last.ckpt"
-    fit(module, batches, settings["epochs"], "search", checkpoint, settings["checkpoint_seconds"])
+    with _stage.tracker("search", key) as tracker:
+        tracked = tracker.run(seed=settings["seed"], params=params)
+        module.record = tracked.metrics
+        fit(module, batches, settings["epochs"], "search", checkpoint, settings["checkpoint_seconds"])
 
-    scores = embedding.scores().detach().cpu()
-    p = scores.exp()
-    undecided = [name for name, lead in zip(schema.names, margins(p), strict=True) if lead < architecture.margin]
-    record = {
-        "method": params["method"]["name"],
-        "seed": settings["seed"],
-        "dim": dim,
-        "features": {
-            name: {
-                "candidates": chosen[f],
-                "log_probability": scores[f, : len(chosen[f])].tolist(),
-            }
-            for f, name in enumerate(schema.names)
-        },
-        "undecided": undecided,
-        "steps": module.steps,
-        "planned_steps": module.planned,
-        "validation": module.history,
-    }
-    with _stage.whole(OUT) as folder:
-        folder.mkdir()
-        (folder / "scores.json").write_text(json.dumps(record, indent=1) + "\n")
-    table = _trajectory(module.trajectory, schema, chosen)
-    with _stage.whole("artifacts/trajectory.parquet") as file:
-        pd.DataFrame(table).to_parquet(file, index=False)
-    shown = {step for step, _, _ in module.trajectory[:: max(1, len(module.trajectory) // PLOTTED_STEPS)]}
-    thin = pd.DataFrame(table)
-    thin = thin[thin.step.isin(shown)]
-    thin = thin.assign(series=thin.feature + "/" + thin.candidate_dim.astype(str))
-    with _stage.whole("artifacts/trajectory.csv") as file:
-        thin[["step", "series", "probability"]].round(4).to_csv(file, index=False)
-    checkpoint.unlink(missing_ok=True)
-    if undecided:
+        scores = embedding.scores().detach().cpu()
+        p = scores.exp()
+        undecided = [name for name, lead in zip(schema.names, margins(p), strict=True) if lead < architecture.margin]
+        record = {
+            "method": params["method"]["name"],
+            "seed": settings["seed"],
+            "dim": dim,
+            "features": {
+                name: {
+                    "candidates": chosen[f],
+                    "log_probability": scores[f, : len(chosen[f])].tolist(),
+                }
+                for f, name in enumerate(schema.names)
+            },
+            "undecided": undecided,
+            "steps": module.steps,
+            "planned_steps": module.planned,
+            "validation": module.history,
+        }
+        with _stage.whole(OUT) as folder:
+            folder.mkdir()
+            (folder / "scores.json").write_text(json.dumps(record, indent=1) + "\n")
+        table = _trajectory(module.trajectory, schema, chosen)
+        with _stage.whole("artifacts/trajectory.parquet") as file:
+            pd.DataFrame(table).to_parquet(file, index=False)
+        shown = {step for step, _, _ in module.trajectory[:: max(1, len(module.trajectory) // PLOTTED_STEPS)]}
+        thin = pd.DataFrame(table)
+        thin = thin[thin.step.isin(shown)]
+        thin = thin.assign(series=thin.feature + "/" + thin.candidate_dim.astype(str))
+        with _stage.whole("artifacts/trajectory.csv") as file:
+            thin[["step", "series", "probability"]].round(4).to_csv(file, index=False)
+        checkpoint.unlink(missing_ok=True)
+        tracked.artifact("artifacts/trajectory.parquet")
+        tracked.tag("undecided", ", ".join(undecided) or "none")
+        if undecided:
+            print(
+                f"search: warning: undecided, the first candidate leads the second by less than {architecture.margin}: "
+                f"{', '.join(undecided)}; train longer, or raise search.architecture.lr"
+            )
+        last = module.history[-1]
         print(
-            f"search: warning: undecided, the first candidate leads the second by less than {architecture.margin}: "
-            f"{', '.join(undecided)}; train longer, or raise search.architecture.lr"
+            f"search: {module.steps:,} of {module.planned:,} steps, supernet's val AUC {last['auc']:.4f}, "
+            f"{time.monotonic() - started:.1f} s"
         )
-    last = module.history[-1]
-    print(
-        f"search: {module.steps:,} of {module.planned:,} steps, supernet's val AUC {last['auc']:.4f}, "
-        f"{time.monotonic() - started:.1f} s"
-    )
 
 
 def _trajectory(
