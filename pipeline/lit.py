@@ -181,8 +181,8 @@ class LitSearch(LitCTR):
         arch: endless batches of the part ``arch``.
         architecture: how it is trained.
         names: F field names, for records.
-        dims: (F, N) candidate dims, 0 where a field has fewer.
-        prices: (F, N) bytes, 0 where a field has fewer.
+        candidates: for each field its candidate dims.
+        prices: (F, N) bytes; anything where a field has fewer than N.
     """
 
     def __init__(
@@ -193,19 +193,22 @@ class LitSearch(LitCTR):
         arch: Batches,
         architecture: Steps,
         names: Sequence[str],
-        dims: np.ndarray,
+        candidates: Sequence[Sequence[int]],
         prices: np.ndarray,
         **options: Any,
     ) -> None:
         super().__init__(model, validation, planned, **options)
         self.arch, self.architecture = arch, architecture
-        self.dims, self.prices = dims, prices
+        most = max(map(len, candidates))
+        self.there = np.array([[n < len(row) for n in range(most)] for row in candidates])
+        self.dims = np.array([[*row, *[0] * (most - len(row))] for row in candidates])
+        self.prices = np.where(self.there, prices, 0)
         self.trajectory: list[tuple[int, float, Tensor]] = []  # step, tau, probabilities (F, N)
         self.arch_steps = self.stable = 0
         self.choice: list[int] = []
         self.expected_bytes = math.nan
         self._names = (
-            *(f"p/{name}/{d}" for name, row in zip(names, dims, strict=True) for d in row),
+            *(f"p/{name}/{d}" for name, row in zip(names, candidates, strict=True) for d in row),
             *(f"expected_dim/{name}" for name in names),
             *("tau", "entropy", "expected_bytes"),
         )
@@ -252,7 +255,7 @@ class LitSearch(LitCTR):
         if (self.arch_steps - 1) % self.architecture.trajectory_every == 0:
             self.trajectory.append((self.steps, tau, p))
             entropy = float(torch.special.entr(p).sum(1).mean())
-            values = [*p.flatten().tolist(), *expected.tolist(), tau, entropy, self.expected_bytes]
+            values = [*p.numpy()[self.there].tolist(), *expected.tolist(), tau, entropy, self.expected_bytes]
             self.record(self.steps, self._names, values)
         choice = p.argmax(1).tolist()
         decided = bool((margins(p) >= self.architecture.margin).all())

@@ -11,8 +11,8 @@ from statistics import median
 
 from pipeline.schema import Schema
 from stages import _model, _stage
+from stages._stage import ENCODED
 
-ENCODED = Path("artifacts/encoded")
 REPEATS = 30
 
 

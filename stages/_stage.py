@@ -23,6 +23,10 @@ import yaml
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
+RAW = Path("artifacts/raw")
+ENCODED = Path("artifacts/encoded")
+SCORES = Path("artifacts/search/scores.json")
+MODELS = Path("artifacts/models")
 POLL_SECONDS = 1.0
 
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
 from stages import _stage
-
-ENCODED = Path("artifacts/encoded")
-SCORES = Path("artifacts/search/scores.json")
+from stages._stage import ENCODED, SCORES
 
 
 def run() -> None:

@@ -6,14 +6,11 @@ Reads ``encode`` of params.yaml; writes the folder ``artifacts/encoded``.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from pipeline.encode import Settings, encode
 from pipeline.plug import check_options
 from stages import _stage
-
-RAW = Path("artifacts/raw")
-ENCODED = Path("artifacts/encoded")
+from stages._stage import ENCODED, RAW
 
 
 def run() -> None:

@@ -14,10 +14,8 @@ from typing import Any
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
-from stages import _model, _stage
-
-ENCODED = Path("artifacts/encoded")
-MODELS = Path("artifacts/models")
+from stages import _model, _serving, _stage
+from stages._stage import ENCODED, MODELS, SCORES
 
 
 def run() -> None:
@@ -71,7 +69,7 @@ def run() -> None:
             entry[key] = cells[0][key] if one else [cell[key] for cell in cells]
         folder = MODELS / name / f"seed-{params['retrain']['seeds'][0]}"
         served = subprocess.run(
-            [sys.executable, "-m", "stages._serving", str(folder)], capture_output=True, text=True, check=True
+            [sys.executable, "-m", _serving.__name__, str(folder)], capture_output=True, text=True, check=True
         )
         allocations[name] = entry | json.loads(served.stdout.splitlines()[-1])
     for entry in allocations.values():
@@ -86,7 +84,7 @@ def run() -> None:
         )
         ratio = allocations["searched"]["bytes"] / allocations[name]["bytes"]
         comparisons.append({"against": name, **compared, "bytes_ratio": ratio})
-    scores = json.loads(Path("artifacts/search/scores.json").read_text())
+    scores = json.loads(SCORES.read_text())
     report: dict[str, Any] = {
         "dataset": encoded.get("dataset", params["dataset"]["name"]),
         "backbone": params["backbone"]["name"],

@@ -13,8 +13,7 @@ from pipeline.download import download
 from pipeline.plug import check_options, plug
 from pipeline.source import NotFound, Source, write_raw
 from stages import _stage
-
-RAW = Path("artifacts/raw")
+from stages._stage import RAW
 
 
 def run() -> None:

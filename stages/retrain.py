@@ -15,9 +15,7 @@ from pathlib import Path
 from pipeline.plug import plug
 from pipeline.schema import Schema
 from stages import _model, _stage
-
-ENCODED = Path("artifacts/encoded")
-OUT = Path("artifacts/models")
+from stages._stage import ENCODED, MODELS
 
 
 def run() -> None:
@@ -61,8 +59,8 @@ def run() -> None:
                 weight_decay=settings["weight_decay"],
                 patience=settings["patience"],
             )
-            run = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
-            module.record = run.metrics
+            tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
+            module.record = tracked.metrics
             checkpoint = work / name / f"seed-{seed}.ckpt"
             fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
             with _stage.whole(done) as folder:
@@ -71,12 +69,13 @@ def run() -> None:
                 allocation.save(folder / "allocation.json")
                 (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
             checkpoint.unlink(missing_ok=True)
-            run.artifact(done / "allocation.json")
-            run.end()
+            tracked.artifact(done / "allocation.json")
+            tracked.end()
             best = max(entry["auc"] for entry in module.history)
             print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)
-        with _stage.whole(OUT) as folder:
-            shutil.copytree(work, folder)
+        with _stage.whole(MODELS) as folder:
+            for name, seed, _ in cells:  # and no draft that a killed process left behind
+                shutil.copytree(work / name / f"seed-{seed}", folder / name / f"seed-{seed}")
         shutil.rmtree(work)
         print(f"retrain: {len(cells)} models, {time.monotonic() - started:.1f} s")
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.plug import check_options, plug
 from pipeline.schema import Schema
 from stages import _model, _stage
+from stages._stage import ENCODED, SCORES
 
-ENCODED = Path("artifacts/encoded")
-OUT = Path("artifacts/search")
 PLOTTED_STEPS = 200
 
 
 def run() -> None:
     started = time.monotonic()
     _model.tune()
-    import numpy as np
     import pandas as pd
     import torch
 
@@ -44,8 +41,6 @@ def run() -> None:
     architecture = Steps(**settings["architecture"])
     chosen = _model.candidates(settings["candidates"], params["candidates"], schema)
     priced = prices(method.build, schema, chosen, dim)
-    dims = np.array([row + [0] * (priced.shape[1] - len(row)) for row in chosen])
-    there = np.array([[n < len(row) for n in range(priced.shape[1])] for row in chosen])
 
     torch.manual_seed(settings["seed"])
     embedding = method.search(schema, dim, chosen, priced, **params["method"]["options"])
@@ -58,8 +53,8 @@ def run() -> None:
         Batches(Split.load(ENCODED, "arch"), settings["batch_size"], seed=settings["seed"] + 1),
         architecture,
         schema.names,
-        dims,
-        np.where(there, priced, 0),
+        chosen,
+        priced,
         lr=settings["lr"],
         weight_decay=settings["weight_decay"],
     )
@@ -89,9 +84,9 @@ def run() -> None:
             "planned_steps": module.planned,
             "validation": module.history,
         }
-        with _stage.whole(OUT) as folder:
+        with _stage.whole(SCORES.parent) as folder:
             folder.mkdir()
-            (folder / "scores.json").write_text(json.dumps(record, indent=1) + "\n")
+            (folder / SCORES.name).write_text(json.dumps(record, indent=1) + "\n")
         table = _trajectory(module.trajectory, schema, chosen)
         with _stage.whole("artifacts/trajectory.parquet") as file:
             pd.DataFrame(table).to_parquet(file, index=False)

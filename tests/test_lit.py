@@ -37,18 +37,20 @@ class Killed(Exception):
     pass
 
 
-def search(folder: Path, die_at: int | None = None, **steps) -> LitSearch:
+def search(folder: Path, die_at: int | None = None, candidates=CANDIDATES, recorded=None, **steps) -> LitSearch:
     """Search to the end, or until ``die_at`` weight steps, with a checkpoint after every step."""
     torch.manual_seed(0)
-    priced = prices(autodim.build, SCHEMA, CANDIDATES, 4)
+    priced = prices(autodim.build, SCHEMA, candidates, 4)
     embedding = autodim.search(
-        SCHEMA, 4, CANDIDATES, priced, warm_up=0.2, temperature={"rate": 1.0, "floor": 0.1, "per": "run"}
+        SCHEMA, 4, candidates, priced, warm_up=0.2, temperature={"rate": 1.0, "floor": 0.1, "per": "run"}
     )
     batches = Batches(rows(500, 1), 50, seed=0)
     seen: list[int] = []
 
     def record(step, names, values) -> None:
         seen.append(step)
+        if recorded is not None and len(names) > 2:
+            recorded.append(dict(zip(names, values, strict=True)))
         if die_at is not None and step >= die_at:
             raise Killed
 
@@ -59,7 +61,7 @@ def search(folder: Path, die_at: int | None = None, **steps) -> LitSearch:
         Batches(rows(120, 3), 50, seed=1),
         Steps(lr=0.05, every=1, stable_steps=None, **steps),
         SCHEMA.names,
-        np.array(CANDIDATES),
+        candidates,
         priced,
         record=record,
     )
@@ -88,6 +90,23 @@ def test_a_search_that_was_killed_ends_as_an_uninterrupted_one(tmp_path, die_at,
 def test_second_order_search_runs_and_differs_from_the_first(tmp_path) -> None:
     first, second = search(tmp_path / "1"), search(tmp_path / "2", order=2)
     assert not torch.equal(first.trajectory[-1][2], second.trajectory[-1][2])
+
+
+def test_fields_may_differ_in_their_candidates(tmp_path) -> None:
+    recorded: list[dict[str, float]] = []
+    module = search(tmp_path, candidates=[[1, 2, 4], [0, 2], [4]], recorded=recorded)
+    last = recorded[-1]
+    assert [name for name in last if name.startswith("p/")] == [
+        *("p/user/1", "p/user/2", "p/user/4"),
+        *("p/item/0", "p/item/2", "p/tags/4"),
+    ]
+    assert last["p/tags/4"] == 1
+    assert last["p/item/0"] + last["p/item/2"] == pytest.approx(1)
+    assert last["expected_dim/item"] == pytest.approx(2 * last["p/item/2"])
+    p = module.trajectory[-1][2].numpy()
+    priced = prices(autodim.build, SCHEMA, [[1, 2, 4], [0, 2], [4]], 4)
+    expected = (p[0] * priced[0]).sum() + p[1, 1] * priced[1, 1] + priced[2, 0]
+    assert last["expected_bytes"] == pytest.approx(expected)
 
 
 def test_the_architecture_waits_for_the_warm_up(tmp_path) -> None:

@@ -440,21 +440,8 @@ def test_wrong_use_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_recording_needs_no_mlflow_import_in_the_stage(root: Path) -> None:
     code = SEARCH + "\nassert 'mlflow' not in sys.modules and 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PIPELINE_TRACKING": "journal"}
-    subprocess.run([sys.executable, "-c", code, "k1", "2"], cwd=root, env=environment, check=True)
-
-
-def test_240_series_are_recorded_within_a_millisecond(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
-    names = tuple(f"arch/{number}" for number in range(240))
-    values = [number / 7 for number in range(240)]
-    with Tracker(root, "search", "k1", CONFIGURATION) as tracker:
-        run = tracker.run()
-        taken = []
-        for step in range(200):
-            started = time.perf_counter()
-            run.metrics(step, names, values)
-            taken.append(time.perf_counter() - started)
-    assert sorted(taken)[100] < 0.001
+    done = subprocess.run([sys.executable, "-c", code, "k1", "2"], cwd=root, env=environment, check=False)
+    assert done.returncode == 0
 
 
 def test_sync_stops_before_the_first_stage_that_params_have_left_behind(
