@@ -52,12 +52,28 @@ def second_order(embedded: Tensor) -> Tensor:
     return _SecondOrder.apply(embedded)  # type: ignore[no-any-return]
 
 
+class _Dropout(nn.Dropout):
+    """Dropout whose mask takes 16 random bits a number on a CPU, where drawing it cost a fifth of a training step.
+
+    A number is kept with probability 1 - round(2**16 p) / 2**16, and scaled by its inverse.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        dropped = round(self.p * 2**16)
+        if not self.training or values.is_cuda or dropped in (0, 2**16):
+            return super().forward(values)
+        words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        drawn = words.view(torch.int16)[: values.numel()].view(values.shape)
+        mask = (drawn >= dropped - 2**15).to(values.dtype).mul_(2**16 / (2**16 - dropped))
+        return values * mask
+
+
 class MLP(nn.Sequential):
     """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, I) -> (B,)."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), _Dropout(dropout)]
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, 1), nn.Flatten(0))

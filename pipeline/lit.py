@@ -90,8 +90,11 @@ class LitCTR(pl.LightningModule):
         return self.model.embedding.objective(binary_cross_entropy_with_logits(self.model(ids), labels), part)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.weight_step(batch, self.trainer.optimizers)
+
+    def weight_step(self, batch: tuple[Tensor, Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """One step of all optimizers on one batch."""
         self.model.embedding.before_step(self.steps, self.planned)
-        optimizers = self.trainer.optimizers
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch, "train")
@@ -227,10 +230,11 @@ class LitSearch(LitCTR):
         if self.architecture.level == "single":
             self._observe()
         elif self.steps % self.architecture.every == 0:
-            self._arch_step(batch)
+            self.arch_step(batch)
             self._observe()
 
-    def _arch_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def arch_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """One step of the architecture on the next batch of ``arch``; ``batch`` serves the second order."""
         arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
         with frozen_statistics(self.model):
             architecture_gradient(

@@ -24,22 +24,34 @@ class Supernet(FieldEmbedding):
         prices: (F, N) bytes of each candidate; used by the bytes term alone.
         bytes_weight: weight of the expected bytes, as a share of the most expensive choice's, in the
             architecture's loss.
-            NOTE[DIFF]: the paper has no such term (0). Without it a decisive search gives the biggest tables
-            the biggest dimensions, for they have the most to learn, and saves little.
+        dims_weight: weight of the expected dimension, as a share of D and averaged over the fields.
+
+    NOTE[DIFF]: the paper has neither term (0). Without bytes in the loss a decisive search gives the biggest
+    tables the biggest dimensions, for they have the most to learn, and saves little. Bytes in turn are no reason
+    to prefer one dimension to another where a table is small: every dimension that suffices is as good there,
+    and chance decides. A price per dimension, alike for all fields, settles it for the smallest that suffices.
     """
 
     def __init__(
-        self, mixture: FoldedMixture, selection: Selection, prices: np.ndarray, bytes_weight: float
+        self,
+        mixture: FoldedMixture,
+        selection: Selection,
+        prices: np.ndarray,
+        bytes_weight: float,
+        dims_weight: float,
     ) -> None:
         super().__init__()
+        for name, weight in (("bytes_weight", bytes_weight), ("dims_weight", dims_weight)):
+            if weight < 0:
+                raise ValueError(f"method.options.{name} must not be negative, however: {weight}")
         self.dim = mixture.dim
-        self.mixture, self.selection, self.bytes_weight = mixture, selection, bytes_weight
-        valid = selection.valid.numpy()
-        priced = np.where(valid, prices, 0)
-        self.register_buffer("prices", torch.tensor(priced / priced.max(1).sum(), dtype=torch.float32), False)
-        self.largest_bytes = int(priced.max(1).sum())
+        self.mixture, self.selection = mixture, selection
+        priced = np.where(selection.valid.numpy(), prices, 0)
+        bytes_share = torch.tensor(priced / priced.max(1).sum(), dtype=torch.float32)
+        dims_share = selection.dims / (self.dim * len(priced))
+        self.register_buffer("penalties", bytes_weight * bytes_share + dims_weight * dims_share, False)  # (F, N)
 
-    prices: Tensor
+    penalties: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, S) -> (B, F, D)."""
@@ -53,9 +65,9 @@ class Supernet(FieldEmbedding):
         self.selection.before_step(step, planned)
 
     def objective(self, loss: Tensor, part: str) -> Tensor:
-        if part != "arch" or not self.bytes_weight:
+        if part != "arch":
             return loss
-        return loss + self.bytes_weight * (self.selection.log_alpha().exp() * self.prices).sum()
+        return loss + (self.selection.log_alpha().exp() * self.penalties).sum()
 
     def packed(self) -> dict[str, Tensor]:
         kept = {"table": self.mixture.table.weight.detach()}
@@ -76,6 +88,7 @@ def search(
     temperature: Mapping[str, Any] | None = None,
     warm_up: float = 0.0,
     bytes_weight: float = 0.0,
+    dims_weight: float = 0.0,
     **mixture: Any,
 ) -> Supernet:
     """The supernet; its defaults are the paper's, except `FoldedMixture`'s marked departures.
@@ -83,10 +96,13 @@ def search(
     Args:
         temperature: ``start``, ``rate``, ``floor``, ``per`` of `Selection`.
         warm_up: share of the planned steps with equal weights.
+        bytes_weight, dims_weight: of the two penalties; see `Supernet`.
         mixture: ``sharing``, ``unification``, ``transform``, ``gain``, ``gain_init`` of `FoldedMixture`.
     """
     selection = Selection(candidates, warm_up=warm_up, **(temperature or {}))
-    return Supernet(FoldedMixture(schema, candidates, dim, **mixture), selection, prices, bytes_weight)
+    return Supernet(
+        FoldedMixture(schema, candidates, dim, **mixture), selection, prices, bytes_weight, dims_weight
+    )
 
 
 def derive(given: Evidence) -> Allocation:
