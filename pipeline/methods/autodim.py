@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from pipeline.allocation import Allocation
 from pipeline.choice import argmax, within_budget
 from pipeline.embeddings import FieldEmbedding, MixedTables
 from pipeline.evidence import Evidence
-from pipeline.mixtures import FoldedMixture, Selection
+from pipeline.mixtures import FoldedMixture, Gain, Selection, Sharing, Transform, Unification
+from pipeline.plug import Least, check_options
 from pipeline.schema import Schema
 
 
@@ -75,18 +76,34 @@ def search(
     *,
     temperature: Mapping[str, Any] | None = None,
     warm_up: float = 0.0,
-    bytes_weight: float = 0.0,
-    **mixture: Any,
+    bytes_weight: Annotated[float, Least(0)] = 0.0,
+    sharing: Sharing = "shared",
+    unification: Unification = "linear",
+    transform: Transform = "field",
+    gain: Gain = "field",
+    gain_init: float = 0.1,
 ) -> Supernet:
     """The supernet; its defaults are the paper's, except `FoldedMixture`'s marked departures.
 
     Args:
         temperature: ``start``, ``rate``, ``floor``, ``per`` of `Selection`.
         warm_up: share of the planned steps with equal weights.
-        mixture: ``sharing``, ``unification``, ``transform``, ``gain``, ``gain_init`` of `FoldedMixture`.
+        sharing, unification, transform, gain, gain_init: of `FoldedMixture`.
     """
-    selection = Selection(candidates, warm_up=warm_up, **(temperature or {}))
-    return Supernet(FoldedMixture(schema, candidates, dim, **mixture), selection, prices, bytes_weight)
+    temperature = temperature or {}
+    check_options(Selection, temperature, "method.options.temperature in params.yaml")
+    selection = Selection(candidates, warm_up=warm_up, **temperature)
+    mixture = FoldedMixture(
+        schema,
+        candidates,
+        dim,
+        sharing=sharing,
+        unification=unification,
+        transform=transform,
+        gain=gain,
+        gain_init=gain_init,
+    )
+    return Supernet(mixture, selection, prices, bytes_weight)
 
 
 def derive(given: Evidence) -> Allocation:
