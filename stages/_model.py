@@ -75,6 +75,7 @@ def load(folder: Path, schema: Schema, params: Mapping[str, Any]) -> tuple[CTRMo
     build = plug("methods", allocation.method).build
     model = assemble(schema, params["dim"], allocation, build, backbone(params), params["backbone"]["options"])
     weights = folder / "model.safetensors"
+    weights.stat()  # safetensors' own error does not say which file is missing
     try:
         model.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:
