@@ -80,7 +80,8 @@ def check_value(value: Any, hint: Any, place: str) -> None:
     """
     if is_typeddict(hint) and isinstance(value, Mapping):
         hints = get_type_hints(hint, include_extras=True)
-        for problem, found in (("no", [k for k in value if k not in hints]), ("missing", set(hints) - set(value))):
+        foreign, missing = [k for k in value if k not in hints], [k for k in hints if k not in value]
+        for problem, found in (("no", foreign), ("missing", missing)):
             if found:
                 raise ValueError(f"{place}: {problem} key {', '.join(map(repr, found))}; it has {', '.join(hints)}")
         for key, item in value.items():

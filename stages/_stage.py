@@ -105,7 +105,7 @@ def params(stage: str) -> dict[str, Any]:
         ValueError: if one is missing, or anything in params.yaml is not as `Params` says.
     """
     declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage].get("params", [])
-    values = all_params()
+    values = _checked(all_params())
     given: dict[str, Any] = {}
     for key in declared:
         source, target = values, given
@@ -119,15 +119,17 @@ def params(stage: str) -> dict[str, Any]:
 
 
 def all_params() -> dict[str, Any]:
-    """The whole of params.yaml, for the name of the configuration in MLflow; no stage computes with it.
-
-    All of it is checked at once: a slip in ``evaluate`` shows before the search, not after it.
-    """
+    """The whole of params.yaml, for the name of the configuration in MLflow; no stage computes with it."""
     try:
         values: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"params.yaml is no YAML: {' '.join(str(error).split())}; correct it") from error
     check_value(values, Mapping[str, Any], "params.yaml")
+    return values
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Of all of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it."""
     for section, hint in get_type_hints(Params, include_extras=True).items():
         if section in values:
             check_value(values[section], hint, f"params.yaml: {section}")
