@@ -306,8 +306,8 @@ def test_runs_are_journaled_by_default_and_brought_to_the_store(planted: Project
 
 
 def test_the_journal_alone_touches_no_store(finished: Project) -> None:
-    runs = sorted(path.name for path in (finished.folder / "artifacts/runs").iterdir())
-    assert runs == ["evaluate.jsonl", "retrain.jsonl", "search.jsonl"]
+    runs = {path.stem for path in (finished.folder / "artifacts/runs").iterdir()}
+    assert {"search", "retrain", "evaluate"} <= runs
     assert not (finished.folder / "mlflow.db").exists()
 
 
