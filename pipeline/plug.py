@@ -71,7 +71,7 @@ def check_value(value: Any, hint: Any, place: str) -> None:
     """Refuse a value, as read from YAML, that does not suit a type.
 
     Args:
-        hint: a type. A ``TypedDict`` stands for a mapping with exactly its keys, ``float`` for any finite number,
+        hint: a type. A ``TypedDict`` stands for a mapping with its keys and no others, ``float`` for any finite number,
             and `Least` bounds a number. Types that YAML cannot express are not checked.
         place: where the value stands, e.g. ``"retrain in params.yaml"``.
 
@@ -80,7 +80,8 @@ def check_value(value: Any, hint: Any, place: str) -> None:
     """
     if is_typeddict(hint) and isinstance(value, Mapping):
         hints = get_type_hints(hint, include_extras=True)
-        foreign, missing = [k for k in value if k not in hints], [k for k in hints if k not in value]
+        foreign = [key for key in value if key not in hints]
+        missing = [key for key in hints if key in hint.__required_keys__ and key not in value]
         for problem, found in (("no", foreign), ("missing", missing)):
             if found:
                 raise ValueError(f"{place}: {problem} key {', '.join(map(repr, found))}; it has {', '.join(hints)}")

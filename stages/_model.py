@@ -59,7 +59,7 @@ def candidates(
 def backbone(params: Mapping[str, Any]) -> MakeBackbone:
     """The class that ``backbone`` in params.yaml names; its options are checked."""
     found: MakeBackbone = plug("backbones", params["backbone"]["name"]).Backbone
-    check_options(found, params["backbone"]["options"] or {}, "params.yaml: backbone.options")
+    check_options(found, params["backbone"]["options"], "params.yaml: backbone.options")
     return found
 
 

@@ -37,8 +37,11 @@ Rate = Annotated[float, Least(0)]
 BatchSize = Annotated[int, Least(3)]  # two would leave some batch of one row, which BatchNorm refuses
 
 
-class Plug(TypedDict):
+class Named(TypedDict):
     name: str
+
+
+class Plug(Named, total=False):
     options: Mapping[str, Any] | None
 
 
@@ -133,6 +136,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     for section, hint in get_type_hints(Params, include_extras=True).items():
         if section in values:
             check_value(values[section], hint, f"params.yaml: {section}")
+    for section in {"dataset", "method", "backbone"} & set(values):
+        values[section]["options"] = values[section].get("options") or {}
     seeds = values.get("retrain", {}).get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"params.yaml: retrain: seeds must be distinct, and at least one, however {seeds}")

@@ -40,7 +40,7 @@ def run() -> None:
             f"method.name in params.yaml: {params['method']['name']!r} has nothing to search; there are {searched}"
         )
     backbone = _model.backbone(params)
-    options = params["method"]["options"] or {}
+    options = params["method"]["options"]
     check_options(method.search, options, "method.options in params.yaml")
     check_options(Steps, settings["architecture"], "search.architecture in params.yaml")
     architecture = Steps(**settings["architecture"])
