@@ -131,7 +131,7 @@ def test_planted_data_end_to_end_with_the_defaults(finished: Project) -> None:
 def test_a_table_end_to_end_with_every_method_and_backbone(
     table: Project, tmp_path: Path, method: str, backbone: str
 ) -> None:
-    project = table.copy(tmp_path).give(backbone={"name": backbone, "options": None})
+    project = table.copy(tmp_path).give(backbone={"name": backbone})
     if method != "autodim":  # whose options the repository's params.yaml holds
         project.give(method={"name": method, "options": None})
     project.run(*STAGES[2:])
@@ -301,7 +301,7 @@ def test_runs_are_journaled_by_default_and_brought_to_the_store(planted: Project
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         statuses = [status for (status,) in store.execute("select status from runs")]
         logged = {key for (key,) in store.execute("select distinct key from metrics")}
-    assert statuses == ["FINISHED"] * 2  # the configuration and its search
+    assert set(statuses) == {"FINISHED"} and len(statuses) >= 2  # the configuration and its search
     assert {"val/auc", "p/user/8", "expected_bytes"} <= logged
 
 
