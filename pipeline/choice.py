@@ -259,8 +259,8 @@ class _Counts:
             left = first + _draw(np.broadcast_to(weights, (self.DRAWS, len(weights))), rng)
             chosen = np.empty((self.DRAWS, len(self.prices)), np.int64)
             for f, row in enumerate(self.cells):
-                rest = left[:, None] - row
-                odds = np.where((row >= 0) & (rest >= 0), self.tables[f + 1][np.maximum(rest, 0)], 0.0)
+                rest = np.where(row >= 0, left[:, None] - row, -1)
+                odds = np.where(rest >= 0, self.tables[f + 1][np.maximum(rest, 0)], 0.0)
                 chosen[:, f] = _draw(odds, rng)
                 left = left - row[chosen[:, f]]
             total = np.take_along_axis(self.prices, chosen.T, axis=1).sum(0)

@@ -16,6 +16,16 @@ BLOCK_ROWS = 256  # rows that stay neighbours on their way from disk, and
 WINDOW_BLOCKS = 1024  # blocks that are in memory, and shuffled row by row, at a time
 
 
+def _mapped(path: Path, dimensions: int) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: is no whole .npy file ({error}); encode the data again") from error
+    if array.ndim != dimensions:
+        raise ValueError(f"{path}: must have {dimensions} dimensions, however {array.shape=}; encode the data again")
+    return array
+
+
 @dataclass(frozen=True)
 class Split:
     """Rows of one or more parts of an encoded data set.
@@ -33,12 +43,20 @@ class Split:
 
     @classmethod
     def load(cls, folder: str | Path, *parts: Part) -> Split:
-        """Memory-map the named parts of an encoded data set."""
+        """Memory-map the named parts of an encoded data set.
+
+        Raises:
+            ValueError: naming the file, if one is broken.
+        """
         folder = Path(folder)
-        return cls(
-            tuple(np.load(folder / part / "ids.npy", mmap_mode="r") for part in parts),
-            tuple(np.load(folder / part / "labels.npy", mmap_mode="r") for part in parts),
-        )
+        ids = tuple(_mapped(folder / part / "ids.npy", 2) for part in parts)
+        labels = tuple(_mapped(folder / part / "labels.npy", 1) for part in parts)
+        for part, rows, answers in zip(parts, ids, labels, strict=True):
+            if len(rows) != len(answers):
+                raise ValueError(
+                    f"{folder / part}: {len(rows)} rows in ids.npy, {len(answers)} in labels.npy; encode the data again"
+                )
+        return cls(ids, labels)
 
     def __len__(self) -> int:
         return sum(map(len, self.labels))

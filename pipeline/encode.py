@@ -134,7 +134,10 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
     Raises:
         ValueError: if the settings do not suit the data; `BadData` names the part and the remedy.
     """
-    facts = json.loads((raw / "raw.json").read_text())
+    try:
+        facts = json.loads((raw / "raw.json").read_text())
+    except ValueError as error:
+        raise BadData(f"is no JSON ({error})", file=raw / "raw.json", remedy="ingest the data again") from error
     kinds: dict[str, str] = facts["fields"]
     min_count = settings.min_count or facts["defaults"].get("min_count", MIN_COUNT)
     max_bag = settings.max_bag or facts["defaults"].get("max_bag", MAX_BAG)
@@ -142,7 +145,7 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
         raise BadData("has no time to split by", file=raw, remedy="set encode.split.by to 'random' in params.yaml")
 
     coded = [name for name, kind in kinds.items() if kind == CATEGORICAL]
-    with pq.ParquetFile(raw / "table.parquet", read_dictionary=coded) as table:
+    with _opened(raw / "table.parquet", coded) as table:
 
         def batches(columns: Sequence[str], title: str = "") -> Iterator[tuple[int, pa.RecordBatch]]:
             first = 0
@@ -211,6 +214,14 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
     }
     (folder / "schema.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _opened(path: Path, coded: Sequence[str]) -> pq.ParquetFile:
+    path.stat()  # pyarrow's own error does not name the file
+    try:
+        return pq.ParquetFile(path, read_dictionary=coded)
+    except pa.ArrowInvalid as error:
+        raise BadData(f"is no Parquet file ({error})", file=path, remedy="ingest the data again") from error
 
 
 class _Split:

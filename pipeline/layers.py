@@ -72,6 +72,8 @@ class MLP(nn.Sequential):
     """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, I) -> (B,)."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
+        if any(width < 1 for width in hidden) or not 0 <= dropout < 1:
+            raise ValueError(f"an MLP needs hidden widths >= 1 and 0 <= dropout < 1, however: {hidden=}, {dropout=}")
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), _Dropout(dropout)]

@@ -50,6 +50,8 @@ class LitCTR(pl.LightningModule):
         record: receives (step, names, values).
     """
 
+    keeps_best = True
+
     def __init__(
         self,
         model: CTRModel,
@@ -113,11 +115,9 @@ class LitCTR(pl.LightningModule):
         self.history.append(entry)
         self.record(self.steps, ("val/auc", "val/logloss"), (entry["auc"], entry["logloss"]))
         best = max(range(len(self.history)), key=lambda e: self.history[e]["auc"])
-        if self.patience is None:
-            return
-        if best == len(self.history) - 1:
+        if self.keeps_best and best == len(self.history) - 1:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        if len(self.history) - 1 - best >= self.patience:
+        if self.patience is not None and len(self.history) - 1 - best >= self.patience:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -175,6 +175,8 @@ class Steps:
             raise ValueError(f"order must be 1 or 2, level 'bilevel' or 'single', however: {self}")
         if not 0 <= self.margin < 1:
             raise ValueError(f"margin must lie in [0, 1), however: {self.margin}")
+        if self.stable_steps is not None and not 0 < self.stable_steps <= 1:
+            raise ValueError(f"stable_steps is a share, above 0 and up to 1, or null, however: {self.stable_steps}")
 
 
 class LitSearch(LitCTR):
@@ -187,6 +189,8 @@ class LitSearch(LitCTR):
         candidates: for each field its candidate dims.
         prices: (F, N) bytes; anything where a field has fewer than N.
     """
+
+    keeps_best = False  # a supernet is not served
 
     def __init__(
         self,

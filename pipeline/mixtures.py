@@ -28,6 +28,8 @@ MOMENTUM = 0.1
 
 Sharing = Literal["shared", "separate"]
 Unification = Literal["linear", "padding"]
+Transform = Literal["field", "global"]
+Gain = Literal["field", "none"]
 
 
 class Selection(nn.Module):
@@ -132,8 +134,8 @@ class FoldedMixture(nn.Module):
         *,
         sharing: Sharing = "shared",
         unification: Unification = "linear",
-        transform: Literal["field", "global"] = "field",
-        gain: Literal["field", "none"] = "field",
+        transform: Transform = "field",
+        gain: Gain = "field",
         gain_init: float = 0.1,
     ) -> None:
         super().__init__()

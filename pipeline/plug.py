@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from math import isfinite
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 
 def names(folder: str) -> list[str]:
@@ -21,7 +23,7 @@ def plug(folder: str, name: str) -> ModuleType:
     Raises:
         ValueError: if the folder has no such file; the message lists what there is.
     """
-    stem = name.replace("-", "_")
+    stem = str(name).replace("-", "_")
     if stem not in names(folder):
         raise ValueError(f"no {name!r} in pipeline/{folder}; there are {', '.join(names(folder))}")
     return importlib.import_module(f"pipeline.{folder}.{stem}")
@@ -31,13 +33,15 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], plac
     """Refuse options that ``function`` does not take by keyword, and demand those that have no default.
 
     Args:
-        function: its keyword-only parameters are the valid options.
+        function: its keyword-only parameters are the valid options, their annotations the valid values.
         options: as given by the user.
         place: where the user gave them, e.g. ``"dataset.options of params.yaml"``.
 
     Raises:
-        ValueError: naming the foreign or missing options, and the valid ones.
+        ValueError: naming the foreign, missing or wrong options, and the valid ones.
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{place} must be a mapping of names to values, however {options!r}")
     parameters = inspect.signature(function).parameters.values()
     taken = {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     valid = f"valid are {', '.join(taken)}" if taken else "there are none to give"
@@ -48,3 +52,89 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], plac
     missing = [name for name in needed if name not in options]
     if missing:
         raise ValueError(f"{place}: option {', '.join(map(repr, missing))} must be given; {valid}")
+    if isinstance(function, type) and not is_dataclass(function):
+        hints = get_type_hints(function.__init__, include_extras=True)  # type: ignore[misc]
+    else:
+        hints = get_type_hints(function, include_extras=True)
+    for name, value in options.items():
+        check_value(value, hints.get(name, Any), f"{place}: option {name!r}")
+
+
+@dataclass(frozen=True)
+class Least:
+    """``Annotated[int, Least(1)]`` is a whole number of at least 1."""
+
+    value: float
+
+
+def check_value(value: Any, hint: Any, place: str) -> None:
+    """Refuse a value, as read from YAML, that does not suit a type.
+
+    Args:
+        hint: a type. A ``TypedDict`` stands for a mapping with its keys and no others, ``float`` for any finite number,
+            and `Least` bounds a number. Types that YAML cannot express are not checked.
+        place: where the value stands, e.g. ``"retrain in params.yaml"``.
+
+    Raises:
+        ValueError: naming the place, what it should hold, and what it holds.
+    """
+    if is_typeddict(hint) and isinstance(value, Mapping):
+        hints = get_type_hints(hint, include_extras=True)
+        foreign = [key for key in value if key not in hints]
+        missing = [key for key in hints if key in hint.__required_keys__ and key not in value]
+        for problem, found in (("no", foreign), ("missing", missing)):
+            if found:
+                raise ValueError(f"{place}: {problem} key {', '.join(map(repr, found))}; it has {', '.join(hints)}")
+        for key, item in value.items():
+            check_value(item, hints[key], f"{place}: {key}")
+        return
+    expected = _expected(value, hint)
+    if expected:
+        form = isinstance(value, str) and "number" in expected and _is_number(value)
+        remedy = "; without quotes and, if with an exponent, with a point as in 1.0e-3" if form else ""
+        raise ValueError(f"{place} must be {expected}, however {value!r}{remedy}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _expected(value: Any, hint: Any) -> str:
+    """What ``value`` ought to be, in words; empty if that is what it is."""
+    origin, inner = get_origin(hint), get_args(hint)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is Annotated:
+        least = next((extra.value for extra in inner[1:] if isinstance(extra, Least)), None)
+        wrong = _expected(value, inner[0])
+        bound = "" if least is None else f" of at least {least}"
+        if not wrong and least is not None and value < least:
+            wrong = "a whole number" if inner[0] is int else "a number"
+        return wrong and wrong + bound
+    if origin in (Union, UnionType):
+        wrongs = [_expected(value, one) for one in inner]
+        return " or ".join(wrongs) if all(wrongs) else ""
+    if origin is Literal:
+        return "" if value in inner and type(value) in map(type, inner) else f"one of {list(inner)}"
+    if origin is Sequence:
+        if not isinstance(value, list | tuple):
+            return "a list"
+        wrong = next(filter(None, (_expected(v, inner[0]) for v in value)), "")
+        return wrong and f"a list, of which each is {wrong}"
+    if origin is Mapping or is_typeddict(hint):
+        if not isinstance(value, Mapping):
+            return "a mapping of names to values"
+        wrong = next(filter(None, (_expected(v, inner[1]) for v in value.values())), "")
+        return wrong and f"a mapping, of which each value is {wrong}"
+    plain = {
+        NoneType: (value is None, "null"),
+        bool: (isinstance(value, bool), "true or false"),
+        int: (number and isinstance(value, int), "a whole number"),
+        float: (number and isfinite(value), "a finite number"),
+        str: (isinstance(value, str), "a text"),
+    }
+    suits, words = plain.get(hint, (True, ""))
+    return "" if suits else words

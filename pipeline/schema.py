@@ -113,5 +113,14 @@ class Schema:
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
-        """Read a ``schema.json``; keys other than ``fields`` are left to others."""
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        """Read a ``schema.json``; keys other than ``fields`` are left to others.
+
+        Raises:
+            ValueError: naming the file, if it is no schema.
+        """
+        text = Path(path).read_text()
+        try:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"is no schema ({type(error).__name__}: {error})"
+            raise ValueError(f"{path}: {why}; encode the data again") from error

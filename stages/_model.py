@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import plug
+from pipeline.plug import check_options, plug
 from pipeline.schema import Schema
+from stages import _stage
 
 if TYPE_CHECKING:
     from pipeline.allocation import Allocation
-    from pipeline.model import CTRModel
+    from pipeline.model import CTRModel, MakeBackbone
 
 
 def tune(workers: int = 1) -> None:
@@ -31,29 +32,53 @@ def tune(workers: int = 1) -> None:
             libc.mallopt(option, value)
 
 
-def candidates(choice: str | Mapping[str, str], sets: Mapping[str, Sequence[int]], schema: Schema) -> list[list[int]]:
+def candidates(
+    choice: str | Mapping[str, str], sets: Mapping[str, Sequence[int]], schema: Schema, dim: int
+) -> list[list[int]]:
     """Candidate dims of each field, from a set's name or from {"default": name, field: name}."""
     named = {"default": choice} if isinstance(choice, str) else dict(choice)
     schema.check_names(set(named) - {"default"})
     chosen = []
     for name in schema.names:
-        key = named.get(name, named.get("default", ""))
+        key = named.get(name, named.get("default"))
+        if key is None:
+            raise ValueError(f"params.yaml: search.candidates has no set for field {name!r} and no default; add one")
         if key not in sets:
             raise ValueError(f"no candidate set {key!r} for field {name!r} in params.yaml; there are {sorted(sets)}")
+        if not sets[key] or len(set(sets[key])) < len(sets[key]):
+            raise ValueError(f"params.yaml: candidates: {key} must be distinct, and at least one, however {sets[key]}")
+        if max(sets[key]) > dim:
+            raise ValueError(
+                f"params.yaml: candidates: {key} goes up to {max(sets[key])}, which is more than dim, {dim}; "
+                "raise dim, or choose another set in search.candidates"
+            )
         chosen.append(sorted(sets[key]))
     return chosen
 
 
+def backbone(params: Mapping[str, Any]) -> MakeBackbone:
+    """The class that ``backbone`` in params.yaml names; its options are checked."""
+    found: MakeBackbone = plug("backbones", params["backbone"]["name"]).Backbone
+    check_options(found, params["backbone"]["options"], "params.yaml: backbone.options")
+    return found
+
+
 def load(folder: Path, schema: Schema, params: Mapping[str, Any]) -> tuple[CTRModel, Allocation]:
     """A retrained model, with the allocation it was built from."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from pipeline.allocation import Allocation
     from pipeline.model import assemble
 
-    allocation = Allocation.load(folder / "allocation.json")
-    backbone = plug("backbones", params["backbone"]["name"]).Backbone
+    allocation = Allocation.load(folder / "allocation.json", schema)
     build = plug("methods", allocation.method).build
-    model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model = assemble(schema, params["dim"], allocation, build, backbone(params), params["backbone"]["options"])
+    weights = folder / "model.safetensors"
+    weights.stat()  # safetensors' own error does not say which file is missing
+    try:
+        model.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        why = "does not hold the model that params.yaml, schema.json and allocation.json describe"
+        raise _stage.broken(weights, why) from error
     return model, allocation

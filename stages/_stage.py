@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import yaml
+
+from pipeline.plug import Least, check_value
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -28,6 +30,68 @@ ENCODED = Path("artifacts/encoded")
 SCORES = Path("artifacts/search/scores.json")
 MODELS = Path("artifacts/models")
 POLL_SECONDS = 1.0
+
+Whole = Annotated[int, Least(0)]
+Count = Annotated[int, Least(1)]
+Rate = Annotated[float, Least(0)]
+BatchSize = Annotated[int, Least(3)]  # two would leave some batch of one row, which BatchNorm refuses
+
+
+class Named(TypedDict):
+    name: str
+
+
+class Plug(Named, total=False):
+    options: Mapping[str, Any] | None
+
+
+class Dataset(Plug):
+    path: str
+
+
+class Search(TypedDict):
+    candidates: str | Mapping[str, str]
+    batch_size: BatchSize
+    epochs: Count
+    lr: Rate
+    weight_decay: Rate
+    seed: Whole
+    checkpoint_seconds: Rate
+    architecture: Mapping[str, Any]
+
+
+class Derive(TypedDict):
+    budget: Any  # `pipeline.budget.in_bytes` says what it may be
+
+
+class Retrain(TypedDict):
+    seeds: Sequence[Whole]
+    batch_size: BatchSize
+    epochs: Count
+    patience: Count | None
+    lr: Rate
+    weight_decay: Rate
+    checkpoint_seconds: Rate
+
+
+class Evaluate(TypedDict):
+    resamples: Count
+    seed: Whole
+
+
+class Params(TypedDict):
+    """What params.yaml holds, as far as no signature says it: options are those of the function they go to."""
+
+    dataset: Dataset
+    encode: Mapping[str, Any]
+    dim: Count
+    candidates: Mapping[str, Sequence[Whole]]
+    method: Plug
+    backbone: Plug
+    search: Search
+    derive: Derive
+    retrain: Retrain
+    evaluate: Evaluate
 
 
 def root() -> Path:
@@ -39,15 +103,18 @@ def params(stage: str) -> dict[str, Any]:
     """The parameters that ``dvc.yaml`` declares for a stage, and no others.
 
     A stage can therefore not depend on a parameter that DVC does not know it depends on.
+
+    Raises:
+        ValueError: if one is missing, or anything in params.yaml is not as `Params` says.
     """
     declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage].get("params", [])
-    values = yaml.safe_load(Path("params.yaml").read_text())
+    values = _checked(all_params())
     given: dict[str, Any] = {}
     for key in declared:
         source, target = values, given
         *parents, last = key.split(".")
         for parent in parents:
-            source, target = source[parent], target.setdefault(parent, {})
+            source, target = source.get(parent, {}), target.setdefault(parent, {})
         if last not in source:
             raise ValueError(f"params.yaml has no {key!r}, which stage {stage!r} needs")
         target[last] = source[last]
@@ -56,8 +123,38 @@ def params(stage: str) -> dict[str, Any]:
 
 def all_params() -> dict[str, Any]:
     """The whole of params.yaml, for the name of the configuration in MLflow; no stage computes with it."""
-    values: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+    try:
+        values: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"params.yaml is no YAML: {' '.join(str(error).split())}; correct it") from error
+    check_value(values, Mapping[str, Any], "params.yaml")
     return values
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Of all of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it."""
+    for section, hint in get_type_hints(Params, include_extras=True).items():
+        if section in values:
+            check_value(values[section], hint, f"params.yaml: {section}")
+    for section in {"dataset", "method", "backbone"} & set(values):
+        values[section]["options"] = values[section].get("options") or {}
+    seeds = values.get("retrain", {}).get("seeds", [0])
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"params.yaml: retrain: seeds must be distinct, and at least one, however {seeds}")
+    return values
+
+
+def read(path: Path) -> Any:
+    """A JSON file that an earlier stage wrote."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise broken(path, error) from error
+
+
+def broken(path: Path, why: object) -> ValueError:
+    """The error for a file that is not as the stage that wrote it left it, or that was made under other settings."""
+    return ValueError(f"{path}: {why}; delete it and run `dvc repro`, which makes it again")
 
 
 def fingerprint(stage: str, contents: Iterable[str | Path] = ()) -> str:
@@ -100,7 +197,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     draft = final.with_name(f".{final.name}.{os.getpid()}")
     try:
         yield draft
-        if final.is_dir():
+        if final.is_dir() and draft.exists():
             shutil.rmtree(final)
         draft.replace(final)
     finally:
@@ -121,7 +218,10 @@ def main(run: Callable[[], None]) -> None:
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {error}\n(the traceback is shown with PIPELINE_TRACEBACK=1)", file=sys.stderr)
+        remedy = ""
+        if isinstance(error, FileNotFoundError) and Path(str(error.filename)).parts[:1] == RAW.parts[:1]:
+            error, remedy = FileNotFoundError(f"there is no {error.filename}"), "; run `dvc repro`, which makes it"
+        print(f"error: {error}{remedy}\n(the traceback is shown with PIPELINE_TRACEBACK=1)", file=sys.stderr)
         sys.exit(1)
 
 

@@ -22,7 +22,9 @@ def run() -> None:
 
     params = _stage.params("derive")
     schema = Schema.load(ENCODED / "schema.json")
-    record = json.loads(SCORES.read_text())
+    record = _stage.read(SCORES)
+    if list(record["features"]) != list(schema.names):
+        raise _stage.broken(SCORES, f"is of other fields than {ENCODED / 'schema.json'}")
     method, dim = plug("methods", record["method"]), record["dim"]
     chosen = tuple(tuple(record["features"][name]["candidates"]) for name in schema.names)
     priced = prices(method.build, schema, chosen, dim)

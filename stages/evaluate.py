@@ -31,8 +31,8 @@ def run() -> None:
     from pipeline.model import predict
 
     params = _stage.params("evaluate")
-    encoded = json.loads((ENCODED / "schema.json").read_text())
-    schema = Schema.from_dict(encoded)
+    encoded = _stage.read(ENCODED / "schema.json")
+    schema = Schema.load(ENCODED / "schema.json")
     facts = encoded.get("facts", {})
     test = Split.load(ENCODED, "test")
     labels = test.all_labels()
@@ -84,7 +84,7 @@ def run() -> None:
         )
         ratio = allocations["searched"]["bytes"] / allocations[name]["bytes"]
         comparisons.append({"against": name, **compared, "bytes_ratio": ratio})
-    scores = json.loads(SCORES.read_text())
+    scores = _stage.read(SCORES)
     report: dict[str, Any] = {
         "dataset": encoded.get("dataset", params["dataset"]["name"]),
         "backbone": params["backbone"]["name"],

@@ -32,12 +32,17 @@ def run() -> None:
     params = _stage.params("retrain")
     settings = params["retrain"]
     schema = Schema.load(ENCODED / "schema.json")
-    backbone = plug("backbones", params["backbone"]["name"]).Backbone
-    searched = Allocation.load("artifacts/allocation.json")
-    controls = json.loads(Path("artifacts/controls.json").read_text())
+    backbone = _model.backbone(params)
+    searched = Allocation.load("artifacts/allocation.json", schema)
     cells = [("searched", seed, searched) for seed in settings["seeds"]]
-    for name, by_seed in controls.items():
-        cells += [(name, seed, Allocation(**by_seed[str(seed)])) for seed in settings["seeds"]]
+    controls = Path("artifacts/controls.json")
+    for name, by_seed in _stage.read(controls).items():
+        for seed in settings["seeds"]:
+            if str(seed) not in by_seed:
+                raise _stage.broken(controls, f"{name} has no seed {seed} of retrain.seeds in params.yaml")
+            allocation = Allocation.from_dict(by_seed[str(seed)])
+            allocation.check(schema)
+            cells.append((name, seed, allocation))
 
     inputs: list[str | Path] = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
     work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)

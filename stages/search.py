@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.plug import check_options, plug
+from pipeline.plug import check_options, names, plug
 from pipeline.schema import Schema
 from stages import _model, _stage
 from stages._stage import ENCODED, SCORES
@@ -35,15 +35,20 @@ def run() -> None:
     schema = Schema.load(ENCODED / "schema.json")
     method = plug("methods", params["method"]["name"])
     if method.search is None:
-        raise ValueError(f"method {params['method']['name']!r} has nothing to search")
-    backbone = plug("backbones", params["backbone"]["name"]).Backbone
+        searched = [name for name in names("methods") if plug("methods", name).search is not None]
+        raise ValueError(
+            f"method.name in params.yaml: {params['method']['name']!r} has nothing to search; there are {searched}"
+        )
+    backbone = _model.backbone(params)
+    options = params["method"]["options"]
+    check_options(method.search, options, "method.options in params.yaml")
     check_options(Steps, settings["architecture"], "search.architecture in params.yaml")
     architecture = Steps(**settings["architecture"])
-    chosen = _model.candidates(settings["candidates"], params["candidates"], schema)
+    chosen = _model.candidates(settings["candidates"], params["candidates"], schema, dim)
     priced = prices(method.build, schema, chosen, dim)
 
     torch.manual_seed(settings["seed"])
-    embedding = method.search(schema, dim, chosen, priced, **params["method"]["options"])
+    embedding = method.search(schema, dim, chosen, priced, **options)
     model = CTRModel(schema, embedding, backbone, params["backbone"]["options"])
     batches = Batches(Split.load(ENCODED, "train"), settings["batch_size"], seed=settings["seed"])
     module = LitSearch(

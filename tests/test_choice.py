@@ -117,3 +117,11 @@ def test_a_window_that_nothing_meets_is_refused_with_what_is_possible() -> None:
         sample(prices, 300, 400, np.random.default_rng(0))
     with pytest.raises(ValueError, match="130 to 190"):
         sample(prices, 130, 190, np.random.default_rng(0))
+
+
+def test_a_candidate_dearer_than_the_whole_window_is_never_drawn() -> None:
+    prices = np.array([[10, 500], [10, 20], [10, 20]])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert sample(prices, 30, 30, rng).tolist() == [0, 0, 0]
+        assert sample(prices, 40, 40, rng).tolist() in ([0, 1, 0], [0, 0, 1])

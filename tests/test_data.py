@@ -49,3 +49,17 @@ def test_batches_go_on_where_they_stopped(taken: int) -> None:
 def test_nothing_to_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows"):
         Batches(split(0), 10)
+
+
+@pytest.mark.parametrize("name", ["ids", "labels"])
+def test_arrays_that_are_no_whole_part_are_refused_by_file(tmp_path, name):
+    arrays = {"ids": np.zeros((5, 2), np.int32), "labels": np.zeros(5, np.uint8)}
+    (tmp_path / "train").mkdir()
+    for wrong, named in (
+        (arrays[name][:4], r"train: \d rows in ids.npy, \d in labels.npy; encode the data again"),
+        (arrays[name][..., None], rf"{name}.npy: must have \d dimensions, however array.shape="),
+    ):
+        for key, array in {**arrays, name: wrong}.items():
+            np.save(tmp_path / "train" / f"{key}.npy", array)
+        with pytest.raises(ValueError, match=named):
+            Split.load(tmp_path, "train")

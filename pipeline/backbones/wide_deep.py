@@ -15,7 +15,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, schema: Schema, dim: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
+        self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
     ) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from pipeline.allocation import Allocation
 from pipeline.choice import argmax, within_budget
 from pipeline.embeddings import FieldEmbedding, MixedTables
 from pipeline.evidence import Evidence
-from pipeline.mixtures import FoldedMixture, Selection
+from pipeline.mixtures import FoldedMixture, Gain, Selection, Sharing, Transform, Unification
+from pipeline.plug import Least, check_options
 from pipeline.schema import Schema
 
 
@@ -41,15 +42,13 @@ class Supernet(FieldEmbedding):
         dims_weight: float,
     ) -> None:
         super().__init__()
-        for name, weight in (("bytes_weight", bytes_weight), ("dims_weight", dims_weight)):
-            if weight < 0:
-                raise ValueError(f"method.options.{name} must not be negative, however: {weight}")
         self.dim = mixture.dim
         self.mixture, self.selection = mixture, selection
         priced = np.where(selection.valid.numpy(), prices, 0)
         bytes_share = torch.tensor(priced / priced.max(1).sum(), dtype=torch.float32)
         dims_share = selection.dims / (self.dim * len(priced))
         self.register_buffer("penalties", bytes_weight * bytes_share + dims_weight * dims_share, False)  # (F, N)
+        self.penalised = bytes_weight > 0 or dims_weight > 0
 
     penalties: Tensor
 
@@ -65,7 +64,7 @@ class Supernet(FieldEmbedding):
         self.selection.before_step(step, planned)
 
     def objective(self, loss: Tensor, part: str) -> Tensor:
-        if part != "arch":
+        if part != "arch" or not self.penalised:
             return loss
         return loss + (self.selection.log_alpha().exp() * self.penalties).sum()
 
@@ -87,9 +86,13 @@ def search(
     *,
     temperature: Mapping[str, Any] | None = None,
     warm_up: float = 0.0,
-    bytes_weight: float = 0.0,
-    dims_weight: float = 0.0,
-    **mixture: Any,
+    bytes_weight: Annotated[float, Least(0)] = 0.0,
+    dims_weight: Annotated[float, Least(0)] = 0.0,
+    sharing: Sharing = "shared",
+    unification: Unification = "linear",
+    transform: Transform = "field",
+    gain: Gain = "field",
+    gain_init: float = 0.1,
 ) -> Supernet:
     """The supernet; its defaults are the paper's, except `FoldedMixture`'s marked departures.
 
@@ -97,12 +100,24 @@ def search(
         temperature: ``start``, ``rate``, ``floor``, ``per`` of `Selection`.
         warm_up: share of the planned steps with equal weights.
         bytes_weight, dims_weight: of the two penalties; see `Supernet`.
-        mixture: ``sharing``, ``unification``, ``transform``, ``gain``, ``gain_init`` of `FoldedMixture`.
+        sharing, unification, transform, gain, gain_init: of `FoldedMixture`.
     """
-    selection = Selection(candidates, warm_up=warm_up, **(temperature or {}))
-    return Supernet(
-        FoldedMixture(schema, candidates, dim, **mixture), selection, prices, bytes_weight, dims_weight
+    temperature = temperature or {}
+    if "warm_up" in temperature:
+        raise ValueError("method.options.temperature in params.yaml: warm_up stands beside temperature, not in it")
+    check_options(Selection, temperature, "method.options.temperature in params.yaml")
+    selection = Selection(candidates, warm_up=warm_up, **temperature)
+    mixture = FoldedMixture(
+        schema,
+        candidates,
+        dim,
+        sharing=sharing,
+        unification=unification,
+        transform=transform,
+        gain=gain,
+        gain_init=gain_init,
     )
+    return Supernet(mixture, selection, prices, bytes_weight, dims_weight)
 
 
 def derive(given: Evidence) -> Allocation:

@@ -1,0 +1,159 @@
+"""Lookups and mixed tables against plain indexing, row by row."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.embeddings import Lookup, MixedTables, Table, grouped_matmul, grouped_outer, spread
+from pipeline.schema import PADDING, Field, Schema
+
+SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5), Field("age", 3)))
+IDS = torch.tensor(
+    [[1, 2, 5, PADDING, 3, 2], [6, 0, PADDING, PADDING, 4, 0], [0, 1, 2, 3, 0, 1], [1, 5, 2, PADDING, 3, 2]],
+    dtype=torch.int32,
+)
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def by_hand(tables: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """(B, F, D) from one (cardinality, D) table for each field: look up, leave out padding, average."""
+    rows = []
+    for row in ids.tolist():
+        vectors, slot = [], 0
+        for field in SCHEMA.fields:
+            values = [i for i in row[slot : slot + field.width] if i != PADDING]
+            vectors.append(torch.stack([tables[field.name][i] for i in values]).mean(0))
+            slot += field.width
+        rows.append(torch.stack(vectors))
+    return torch.stack(rows)
+
+
+def tables_of(embedding: MixedTables, dims: dict[str, int]) -> dict[str, Tensor]:
+    """Each field's own (cardinality, D) table, lifted, cut out of the shared ones in the order of the schema."""
+    found = {}
+    start, position = dict.fromkeys(embedding.distinct, 0), dict.fromkeys(embedding.distinct, 0)
+    for field in SCHEMA.fields:
+        d = dims[field.name]
+        table = embedding.tables[str(d)].weight[start[d] : start[d] + field.cardinality]
+        found[field.name] = table if d == embedding.dim else table @ embedding.projections[str(d)][position[d]]
+        start[d] += field.cardinality
+        position[d] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [
+        {"user": 4, "tags": 2, "item": 1, "age": 2},
+        {"user": 1, "tags": 4, "item": 1, "age": 4},
+        {"user": 3, "tags": 3, "item": 3, "age": 3},
+        {"user": 4, "tags": 4, "item": 4, "age": 4},
+    ],
+    ids=str,
+)
+def test_mixed_tables_are_plain_lookups_lifted_to_one_width(dims: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    embedding = MixedTables(SCHEMA, dims, 4)
+    weight = torch.randn(len(IDS), 4, 4)
+    expected = by_hand(tables_of(embedding, dims), IDS)
+    ours = embedding(IDS)
+    torch.testing.assert_close(ours, expected)
+    parameters = list(embedding.parameters())
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), parameters),
+        torch.autograd.grad((expected * weight).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a.to_dense() if a.is_sparse else a, b)
+
+
+def test_single_precision_takes_the_same_way() -> None:
+    torch.manual_seed(0)
+    dims = {"user": 3, "tags": 2, "item": 1, "age": 2}
+    exact = MixedTables(SCHEMA, dims, 4)
+    single = MixedTables(SCHEMA, dims, 4).float()
+    single.load_state_dict({name: value.float() for name, value in exact.state_dict().items()})
+    torch.testing.assert_close(single(IDS), exact(IDS).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_s_gradient_holds_the_rows_that_a_batch_touched_once_each_in_order() -> None:
+    embedding = MixedTables(SCHEMA, dict.fromkeys(SCHEMA.names, 4), 4)
+    embedding(IDS).square().sum().backward()
+    gradient = embedding.tables["4"].weight.grad
+    rows = gradient._indices()[0].tolist()
+    assert rows == sorted({0, 1, 6} | {7 + i for i in (0, 1, 2, 3, 5)} | {13, 16, 17} | {18, 19, 20})
+
+
+def test_occurrences_say_which_rows_occur_where_and_with_what_weight() -> None:
+    lookup = Lookup(SCHEMA)
+    occ = lookup(IDS)
+    assert occ.rows.tolist() == [0, 1, 6, 7, 8, 9, 10, 12, 13, 16, 17, 18, 19, 20]
+    assert occ.ends.tolist() == [3, 8, 11, 14]
+    mass = dict(zip(occ.rows.tolist(), occ.mass().tolist(), strict=True))
+    assert mass[1] == 2 and mass[7] == 1  # user 1 twice, tag 0 alone in its bag
+    assert mass[9] == pytest.approx(1 / 2 + 1 / 3 + 1 / 2)  # tag 2 in bags of two, three and two
+    assert sum(mass.values()) == pytest.approx(len(IDS) * len(SCHEMA))
+
+
+def test_storage_order_moves_the_rows_and_not_the_values() -> None:
+    lookup = Lookup(SCHEMA, ["age", "item", "user", "tags"])
+    occ = lookup(IDS[:1])
+    assert sorted(occ.rows.tolist()) == sorted([2, 3 + 3, 3 + 5 + 1, 3 + 5 + 7 + 2, 3 + 5 + 7 + 5])
+    with pytest.raises(ValueError, match="must be a permutation"):
+        Lookup(SCHEMA, ["age", "item", "user"])
+
+
+def test_the_gradient_of_spread_is_right_for_bags_and_for_single_values() -> None:
+    for schema, ids in ((SCHEMA, IDS), (SCHEMA.subset(["user", "item"]), IDS[:, [0, 4]])):
+        occ = Lookup(schema)(ids)
+        values = torch.randn(len(occ.rows), 3, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda v, occ=occ: spread(v, occ), (values,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_grouped_products_are_products_group_by_group_an_empty_one_too(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values, matrices = torch.randn(9, 3, dtype=dtype), torch.randn(4, 3, 5, dtype=dtype)
+    others, ends = torch.randn(9, 5, dtype=dtype), torch.tensor([4, 4, 7, 9], dtype=torch.int32)
+    groups = [slice(0, 4), slice(4, 4), slice(4, 7), slice(7, 9)]
+    product = torch.cat([values[g] @ m for g, m in zip(groups, matrices, strict=True)])
+    outer = torch.stack([values[g].T @ others[g] for g in groups])
+    torch.testing.assert_close(grouped_matmul(values, matrices, ends), product, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grouped_outer(values, others, ends), outer, rtol=1e-5, atol=1e-6)
+
+
+def test_embedded_coordinates_start_alike_whatever_the_dimension() -> None:
+    torch.manual_seed(0)
+    schema = Schema((Field("narrow", 4000), Field("wide", 4000)))
+    embedded = MixedTables(schema, {"narrow": 2, "wide": 64}, 64)(torch.arange(4000)[:, None].expand(-1, 2))
+    narrow, wide = embedded.std((0, 2)).tolist()
+    assert wide == pytest.approx(0.01, rel=0.05) and narrow == pytest.approx(0.01, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dims", "named"),
+    [
+        ({"user": 5, "tags": 2, "item": 1, "age": 2}, r"between 1 and dim=4, however: \{'user': 5\}"),
+        ({"user": 0, "tags": 2, "item": 1, "age": 2}, r"\{'user': 0\}"),
+        ({"user": 4, "tags": 2, "item": 1}, r"no dimension given for fields \['age'\]"),
+        ({"user": 4, "tags": 2, "item": 1, "age": 1, "zip": 1}, r"no field \['zip'\]"),
+    ],
+)
+def test_dims_that_do_not_fit_are_refused_by_field(dims: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        MixedTables(SCHEMA, dims, 4)
+
+
+def test_a_table_looks_up_rows_and_may_start_at_zero() -> None:
+    table = Table(5, 2, sd=0.0)
+    assert not bool(table.weight.any())
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(10.0).view(5, 2))
+    np.testing.assert_array_equal(table(torch.tensor([1, 4])).detach(), [[2, 3], [8, 9]])

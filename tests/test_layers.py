@@ -1,0 +1,86 @@
+"""The pieces of backbones, and the backbones' equations, written out plainly."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.backbones import deepfm, fm, wide_deep
+from pipeline.layers import MLP, FirstOrder, second_order
+from pipeline.schema import PADDING, Field, Schema
+
+SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5)))
+IDS = torch.tensor([[1, 2, 5, PADDING, 3], [6, 0, PADDING, PADDING, 4], [0, 1, 2, 3, 0]], dtype=torch.int32)
+DIM = 4
+
+
+def first_order(layer: FirstOrder) -> list[float]:
+    """Bias plus each field's weight, that of a bag averaged."""
+    w, bias = layer.table.weight[:, 0].tolist(), float(layer.bias.detach())
+    return [
+        bias + w[1] + (w[7 + 2] + w[7 + 5]) / 2 + w[13 + 3],
+        bias + w[6] + w[7 + 0] + w[13 + 4],
+        bias + w[0] + (w[7 + 1] + w[7 + 2] + w[7 + 3]) / 3 + w[13 + 0],
+    ]
+
+
+def interactions(embedded: torch.Tensor) -> torch.Tensor:
+    """Rendle 2010, eq. 1: every pair of fields once."""
+    fields = embedded.shape[1]
+    return torch.stack(
+        [sum(row[i] @ row[j] for i in range(fields) for j in range(i + 1, fields)) for row in embedded]
+    )
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    return module.eval()
+
+
+def test_the_first_order_term_is_a_bias_and_one_weight_per_field_averaged_in_a_bag() -> None:
+    layer = FirstOrder(SCHEMA)
+    assert not bool(layer(IDS).any())  # it starts at zero
+    randomised(layer)
+    torch.testing.assert_close(layer(IDS), torch.tensor(first_order(layer)))
+
+
+def test_the_second_order_term_is_the_sum_over_all_pairs_and_so_is_its_gradient() -> None:
+    torch.manual_seed(1)
+    embedded = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(second_order(embedded), interactions(embedded))
+    weight = torch.randn(3, dtype=torch.float64)
+    (ours,) = torch.autograd.grad((second_order(embedded) * weight).sum(), embedded)
+    (theirs,) = torch.autograd.grad((interactions(embedded) * weight).sum(), embedded)
+    torch.testing.assert_close(ours, theirs)
+    assert torch.autograd.gradcheck(second_order, (embedded,))
+    assert not bool(second_order(embedded[:, :1]).abs().max() > 1e-12)  # one field has no pair
+
+
+@pytest.mark.parametrize("name", ["fm", "wide_deep", "deepfm"])
+def test_a_backbone_is_its_paper_s_equation(name: str) -> None:
+    made = {"fm": fm.Backbone, "wide_deep": wide_deep.Backbone, "deepfm": deepfm.Backbone}[name]
+    backbone = randomised(made(SCHEMA, DIM, **({} if name == "fm" else {"hidden": (6, 5)})))
+    embedded = torch.randn(3, len(SCHEMA), DIM, generator=torch.Generator().manual_seed(2))
+    expected = torch.tensor(first_order(backbone.first_order))
+    if name != "wide_deep":
+        expected = expected + interactions(embedded)
+    if name != "fm":
+        x = embedded.reshape(3, -1)
+        for linear, norm in ((backbone.mlp[0], backbone.mlp[1]), (backbone.mlp[4], backbone.mlp[5])):
+            x = x @ linear.weight.T + linear.bias
+            x = torch.relu(x / (1 + norm.eps) ** 0.5 * norm.weight + norm.bias)  # statistics at their start
+        expected = expected + (x @ backbone.mlp[8].weight.T + backbone.mlp[8].bias)[:, 0]
+    torch.testing.assert_close(backbone(IDS, embedded), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_mlp_may_have_no_hidden_layer_and_keeps_a_batch_of_one() -> None:
+    assert MLP(4, (), 0.0)(torch.randn(1, 4)).shape == (1,)
+    assert MLP(4, (3, 2), 0.5).eval()(torch.randn(1, 4)).shape == (1,)
+
+
+@pytest.mark.parametrize(("hidden", "dropout"), [((0,), 0.2), ((8, -1), 0.2), ((8,), 1.0), ((8,), -0.1)])
+def test_an_mlp_refuses_empty_layers_and_wrong_dropout(hidden: tuple[int, ...], dropout: float) -> None:
+    with pytest.raises(ValueError, match=r"hidden widths >= 1 and 0 <= dropout < 1, however: hidden="):
+        MLP(4, hidden, dropout)
