@@ -1,0 +1,105 @@
+"""A project folder of its own for a test: the repository's dvc.yaml and params.yaml with some values changed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from stages import _serving, _stage
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("ingest", "encode", "search", "derive", "retrain", "evaluate")
+
+
+class Project:
+    """Runs stages in one process, in its own folder, with the journal as the only record."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder = folder
+        for name in ("dvc.yaml", "params.yaml"):
+            shutil.copy(ROOT / name, folder / name)
+        for name in ("pipeline", "stages"):  # the code that a fingerprint reads
+            (folder / name).symlink_to(ROOT / name)
+        self.give(**changes)
+
+    def give(self, **changes: Any) -> Project:
+        """Set parameters; ``search__architecture__order=2`` is ``search.architecture.order``. `gone` removes one."""
+        values = yaml.safe_load((self.folder / "params.yaml").read_text())
+        for name, value in changes.items():
+            *parents, last = name.split("__")
+            target = values
+            for parent in parents:
+                target = target[parent]
+            if value is gone:
+                del target[last]
+            else:
+                target[last] = value
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
+        return self
+
+    def run(self, *stages: str) -> Project:
+        for stage in stages:
+            with self.inside():
+                importlib.import_module(f"stages.{stage}").run()
+        return self
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[pytest.MonkeyPatch]:
+        """Work in the folder; models are served in this process instead of one for each."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.delenv("DVC_ROOT", raising=False)
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.delenv("DVC_STAGE", raising=False)
+            patch.delenv("PIPELINE_TRACEBACK", raising=False)
+            patch.setenv("PIPELINE_TRACKING", "journal")
+            patch.setattr("stages.evaluate.subprocess", SimpleNamespace(run=_serve))
+            patch.setattr(_serving, "REPEATS", 2)
+            yield patch
+
+    def error(self, stage: str) -> str:
+        """What a stage, started as DVC starts it, says in its one line before it ends with status 1."""
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with self.inside(), contextlib.redirect_stderr(io.StringIO()) as printed, pytest.raises(SystemExit) as end:
+                _stage.main(importlib.import_module(f"stages.{stage}").run)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        first, second = printed.getvalue().splitlines()
+        assert end.value.code == 1 and first.startswith("error: ") and "PIPELINE_TRACEBACK" in second
+        return first.removeprefix("error: ")
+
+    def copy(self, folder: Path) -> Project:
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        copied = object.__new__(Project)
+        copied.folder = folder
+        return copied
+
+    def read(self, path: str) -> Any:
+        return json.loads((self.folder / "artifacts" / path).read_text())
+
+    def files(self) -> Mapping[str, bytes]:
+        """All that is in ``artifacts``, by path."""
+        found = {str(path.relative_to(self.folder)): path for path in (self.folder / "artifacts").rglob("*")}
+        return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+
+
+gone = object()
+
+
+def _serve(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        _serving.main(command[-1])
+    return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
