@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from pipeline.schema import Schema
@@ -76,7 +76,7 @@ def trajectories(columns: Mapping[str, Any]) -> Figure:
     across = min(len(names), max(3, math.ceil(math.sqrt(1.6 * len(names)))))
     down = math.ceil(len(names) / across)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(max(4.5, 1.65 * across), 1.35 * down + 0.9)
+        figure = _figure(max(4.5, 1.65 * across), 1.35 * down + 1.15)
         panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for spare in panels.flat[len(names) :]:
             spare.remove()
@@ -105,7 +105,8 @@ def trajectories(columns: Mapping[str, Any]) -> Figure:
         figure.legend(
             handles=handles,
             loc="outside upper left",
-            title="dimension (bold: most probable at the end)",
+            title="How the search chose: probability of every candidate dimension\n"
+            "(bold at the panel: the most probable at the end)",
             ncols=min(len(dims), across * 2),
             frameon=False,
             alignment="left",
@@ -130,7 +131,7 @@ def auc_against_bytes(report: Mapping[str, Any]) -> Figure:
             colour = COLOURS.get(name) or next(spare)
             values = entry["auc"]["values"]
             sizes = entry.get("bytes_values", [entry["bytes"]] * len(values))
-            axes.scatter(sizes, values, s=14, color=colour, alpha=0.3, linewidths=0)
+            axes.scatter(sizes, values, s=30, facecolors="none", edgecolors=colour, linewidths=0.9, zorder=4)
             axes.errorbar(
                 entry["bytes"],
                 entry["auc"]["mean"],
@@ -144,9 +145,12 @@ def auc_against_bytes(report: Mapping[str, Any]) -> Figure:
             points.append((f"{name}  {entry['auc']['mean']:.4f}", entry["bytes"], entry["auc"]["mean"], colour))
         axes.set_xscale("log")
         _bytes_axis(axes)
-        axes.set_ylabel("test AUC")
-        seeds = f"mean and s.d. of {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else "one seed"
-        axes.set_title(f"{report['dataset']}, {report['backbone']}: {seeds}", loc="left", fontsize=9)
+        axes.set_ylabel("AUC on test")
+        several = f"rings: {len(report['seeds'])} seeds; dots and bars: their mean and s.d."
+        seeds = several if len(report["seeds"]) > 1 else "one seed"
+        axes.set_title(
+            f"AUC on test against memory: {report['dataset']}, {report['backbone']}\n({seeds})", loc="left", fontsize=9
+        )
         low, high = axes.get_xlim()
         axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.35)  # room for the labels
         _label_apart(figure, axes, points)
@@ -176,7 +180,7 @@ def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapp
         (at, levels.index(ranks[name]), chosen) for name, at, chosen in zip(names, x, y, strict=True) if name in ranks
     ]
     with matplotlib.rc_context(STYLE):
-        figure = _figure(7.2, 4.4)
+        figure = _figure(7.2, 4.6)
         axes = figure.subplots()
         axes.scatter(x, y, s=26, color=COLOURS["searched"], linewidths=0, zorder=3)
         for at, rank, chosen in planted:
@@ -184,17 +188,26 @@ def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapp
             axes.plot(at, rank, "o", markersize=8, fillstyle="none", color=COLOURS["full"], markeredgewidth=1.1)
         axes.set_xscale("log")
         axes.margins(x=0.08)
+        decades = np.log10(x[-1] / x[0])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         axes.set_yticks(range(len(levels)), ["0 (dropped)" if level == 0 else str(level) for level in levels])
         axes.set_ylim(-0.6, len(levels) - 0.4)
-        axes.set_xlabel("feature ids of the field")
+        axes.set_xlabel("feature ids of the field (fields of nearly the same size stand side by side)")
         axes.set_ylabel("dimension")
-        handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS["searched"], label="chosen dimension")]
+        handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS["searched"], label="searched dimension")]
         if planted:
             handles.append(
                 Line2D([], [], marker="o", linestyle="", color=COLOURS["full"], fillstyle="none", label="planted rank")
             )
-        figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            title="The dimension of every field against its number of feature ids",
+            ncols=2,
+            frameon=False,
+            alignment="left",
+        )
         rings = [(float(at), float(rank)) for at, rank, _ in planted]
         _name_where_free(figure, axes, list(zip(names, x.tolist(), y, strict=True)), rings)
     return figure
@@ -203,7 +216,7 @@ def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapp
 def _apart(x: np.ndarray) -> np.ndarray:
     """Ascending values, moved to the right where they stand closer than a marker on a logarithmic axis."""
     at = np.log(x)
-    least = 0.016 * max(at[-1] - at[0], 1.0)
+    least = 0.022 * max(at[-1] - at[0], 1.0)
     for i in range(1, len(at)):
         at[i] = max(at[i], at[i - 1] + least)
     return np.exp(at)
@@ -216,8 +229,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _by_dim(dims: list[int]) -> dict[int, Any]:
-    """Light to dark with the dimension."""
-    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1.0, len(dims)))
+    """Light to dark with the dimension, over more hues than one: lines are thin."""
+    shades = matplotlib.colormaps["plasma_r"](np.linspace(0.2, 0.95, len(dims)))
     return dict(zip(dims, shades, strict=True))
 
 
@@ -225,15 +238,15 @@ def _clipped(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _short(value: float, _: Any = None) -> str:
+def _short(value: float, _: Any = None, space: str = "") -> str:
     for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
-            return f"{value / unit:.3g}{sign}"
-    return f"{value:.3g}"
+            return f"{value / unit:.3g}{space}{sign}"
+    return f"{value:.3g}{space}"
 
 
 def _bytes_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v) + "B"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v, space=" ") + "B"))
     low, high = axes.get_xlim()
     if high / low < 30:  # powers of ten alone would leave the axis bare
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

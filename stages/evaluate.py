@@ -1,6 +1,7 @@
 """Stage 6: open ``test``, once; say what every allocation costs and what it is worth.
 
-Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/metrics.json`` and ``artifacts/figures/``.
+Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/metrics.json``, ``artifacts/figures/``, and for
+DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def run() -> None:
         "allocations": allocations,
         "comparisons": comparisons,
         "undecided": scores["undecided"],
+        "cardinality": {field.name: field.cardinality for field in schema.fields},
     }
     if "ranks" in facts:
         report |= _planted(allocations["searched"]["dims"], facts, labels, ENCODED / "test/oracle.npy")
@@ -108,6 +110,10 @@ def run() -> None:
     }
     with _stage.whole("artifacts/metrics.json") as file:
         file.write_text(json.dumps(metrics, indent=1) + "\n")
+    with _stage.whole("artifacts/curves.csv") as file:
+        pd.DataFrame(_curves(scores, report)).round(6).to_csv(file, index=False)
+    with _stage.whole("artifacts/allocations.csv") as file:
+        pd.DataFrame(_points(report)).round(6).to_csv(file, index=False)
     with _stage.whole("artifacts/figures") as folder:
         folder.mkdir()
         trajectory = pd.read_parquet("artifacts/trajectory.parquet")
@@ -121,9 +127,8 @@ def run() -> None:
         for name, entry in allocations.items():
             for i, seed in enumerate(params["retrain"]["seeds"]):
                 tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
-                size = entry.get("bytes_values", [entry["bytes"]] * (i + 1))[i]
                 figure = {f"test/{key}": entry[key]["values"][i] for key in ("auc", "logloss", "calibration_error")}
-                tracked.metrics(0, figure | {"bytes": size})
+                tracked.metrics(0, figure | {"bytes": _size(entry, i)})
                 tracked.end()
         final = {f"{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
         drawn_files = [str(path) for path in sorted(Path("artifacts/figures").glob("*.png"))]
@@ -131,6 +136,34 @@ def run() -> None:
         tracker.parent(metrics=final, artifacts=kept)
     print(table)
     print(f"evaluate: {len(labels):,} test rows, {time.monotonic() - started:.1f} s")
+
+
+def _curves(scores: dict[str, Any], report: dict[str, Any]) -> list[dict[str, Any]]:
+    """AUC on ``val`` after every epoch, of the search's supernet and of every retrained model."""
+    histories = {("supernet", scores["seed"]): scores["validation"]}
+    for name in report["allocations"]:
+        for seed in report["seeds"]:
+            histories[name, seed] = json.loads((MODELS / name / f"seed-{seed}/history.json").read_text())
+    return [
+        {"allocation": name, "seed": seed, "step": entry["step"], "auc": entry["auc"]}
+        for (name, seed), history in histories.items()
+        for entry in history
+    ]
+
+
+def _points(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bytes and test AUC of every allocation and seed."""
+    return [
+        {"allocation": name, "seed": seed, "bytes": _size(entry, i), "auc": entry["auc"]["values"][i]}
+        for name, entry in report["allocations"].items()
+        for i, seed in enumerate(report["seeds"])
+    ]
+
+
+def _size(entry: dict[str, Any], i: int) -> int:
+    """Bytes of an allocation for the i-th seed; random ones differ."""
+    size: int = entry["bytes_values"][i] if "bytes_values" in entry else entry["bytes"]
+    return size
 
 
 def _planted(dims: dict[str, int], facts: dict[str, Any], labels: Any, oracle: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.schema import Schema
 from stages import _model, _stage
 from stages._stage import ENCODED, SCORES
 
-PLOTTED_STEPS = 200
+PLOTTED_STEPS = 100
 
 
 def run() -> None:
@@ -95,12 +95,12 @@ def run() -> None:
         table = _trajectory(module.trajectory, schema, chosen)
         with _stage.whole("artifacts/trajectory.parquet") as file:
             pd.DataFrame(table).to_parquet(file, index=False)
-        shown = {step for step, _, _ in module.trajectory[:: max(1, len(module.trajectory) // PLOTTED_STEPS)]}
-        thin = pd.DataFrame(table)
+        every = max(1, len(module.trajectory) // PLOTTED_STEPS)
+        shown = {step for step, _, _ in module.trajectory[::-every]}  # from the end, which counts most
+        thin = pd.DataFrame(table).rename(columns={"candidate_dim": "dimension"})
         thin = thin[thin.step.isin(shown)]
-        thin = thin.assign(series=thin.feature + "/" + thin.candidate_dim.astype(str))
         with _stage.whole("artifacts/trajectory.csv") as file:
-            thin[["step", "series", "probability"]].round(4).to_csv(file, index=False)
+            thin[["step", "feature", "dimension", "probability"]].round(4).to_csv(file, index=False)
         checkpoint.unlink(missing_ok=True)
         tracked.artifact("artifacts/trajectory.parquet")
         tracked.tag("undecided", ", ".join(undecided) or "none")
