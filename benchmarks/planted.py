@@ -72,8 +72,8 @@ def main() -> None:
             reached.append(max(entry["auc"] for entry in module.history))
         planted = planted or reached
         size = sum(bytes_per_field(build, schema, dims, dim).values())
-        difference = np.mean(reached) - np.mean(planted)
-        print(f"{name:16s} {size:9,} bytes  AUC {np.mean(reached):.4f} ± {np.std(reached, ddof=1):.4f}  {difference:+.4f}")
+        mean, spread = np.mean(reached), np.std(reached, ddof=1)
+        print(f"{name:16s} {size:9,} bytes  AUC {mean:.4f} ± {spread:.4f}  {mean - np.mean(planted):+.4f}", flush=True)
     oracle = np.load(ENCODED / "val/oracle.npy")
     print(f"{'the truth':16s} {'':15s}  AUC {auc(validation.all_labels(), oracle):.4f}")
 

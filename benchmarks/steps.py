@@ -71,7 +71,8 @@ def main() -> None:
     touched = np.mean([len(np.unique(ids.numpy() + np.cumsum([0, *schema.cardinalities[:-1]]))) for ids, _ in batches])
     print(
         f"{len(schema)} fields, {schema.cardinalities.sum():,} values, D = {dim}, batch {options.batch_size:,} "
-        f"({touched:,.0f} distinct rows), {options.backbone}, {torch.get_num_threads()} threads, {options.rounds} rounds"
+        f"({touched:,.0f} distinct rows), {options.backbone}, {torch.get_num_threads()} threads, "
+        f"{options.rounds} rounds"
     )
     print(f"{'ms':28s} {'median':>8s} {'quartiles':>15s} {'ratio':>6s}")
     for name, values in taken.items():

@@ -180,9 +180,11 @@ def _planted(dims: dict[str, int], facts: dict[str, Any], labels: Any, oracle: P
     chosen = {name: dims[name] for name in ranks}
     for copy, original in facts["copies"].items():
         chosen[original] = max(chosen[original], dims[copy])
-    correlation = float(spearmanr(list(ranks.values()), list(chosen.values())).statistic)
+    correlation = None  # undefined where all dims are alike
+    if len(set(chosen.values())) > 1:
+        correlation = float(spearmanr(list(ranks.values()), list(chosen.values())).statistic)
     return {
-        "rank_correlation": None if np.isnan(correlation) else correlation,  # all dims alike
+        "rank_correlation": correlation,
         "best_possible_auc": auc(labels, np.load(oracle)),
         "planted": [{"feature": name, "rank": rank, "dim": chosen[name]} for name, rank in ranks.items()],
     }

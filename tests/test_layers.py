@@ -84,3 +84,26 @@ def test_an_mlp_may_have_no_hidden_layer_and_keeps_a_batch_of_one() -> None:
 def test_an_mlp_refuses_empty_layers_and_wrong_dropout(hidden: tuple[int, ...], dropout: float) -> None:
     with pytest.raises(ValueError, match=r"hidden widths >= 1 and 0 <= dropout < 1, however: hidden="):
         MLP(4, hidden, dropout)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_dropout_keeps_a_number_with_its_probability_and_scales_it(p: float) -> None:
+    dropout = MLP(4, (3,), p)[3]
+    values = torch.full((401, 501), 2.0, requires_grad=True)  # not a multiple of what one word serves
+    torch.manual_seed(0)
+    kept = dropout(values)
+    share = float((kept != 0).float().mean())
+    assert share == pytest.approx(1 - p, abs=5 * (p * (1 - p) / values.numel()) ** 0.5)
+    torch.testing.assert_close(kept[kept != 0], torch.full_like(kept[kept != 0], 2 / (1 - p)), rtol=1e-4, atol=0)
+    rows, columns = (kept != 0).float().mean(1), (kept != 0).float().mean(0)
+    assert float(rows.std()) < 0.03 and float(columns.std()) < 0.03  # no stripes
+    kept.sum().backward()
+    torch.testing.assert_close(values.grad, kept.detach() / 2)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(values), kept) and not torch.equal(dropout(values), kept)
+    assert torch.equal(dropout.eval()(values), values)
+
+
+def test_dropout_of_nothing_changes_nothing() -> None:
+    values = torch.randn(5, 7)
+    assert torch.equal(MLP(4, (3,), 0.0)[3](values), values)

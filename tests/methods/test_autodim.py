@@ -69,6 +69,19 @@ def test_the_architecture_s_loss_alone_holds_the_expected_share_of_the_dearest_c
     assert supernet.objective(loss, "train") is loss
 
 
+def test_the_price_of_a_dimension_is_alike_for_all_fields() -> None:
+    supernet = autodim.search(SCHEMA, DIM, CANDIDATES, PRICES, dims_weight=0.3)
+    loss = torch.tensor(0.7)
+    # mean dimension of equal weights: user 3, item (0 + 1 + 2 + 4) / 4, age 7 / 3, each a share of D = 4
+    expected = np.mean([3, 7 / 4, 7 / 3]) / DIM
+    assert float(supernet.objective(loss, "arch").detach()) == pytest.approx(0.7 + 0.3 * expected, rel=1e-5)
+    gradient = torch.autograd.grad(supernet.objective(loss, "arch"), supernet.arch_parameters())[0]
+    twin = autodim.search(SCHEMA, DIM, [[2, 4]] * 3, PRICES[:, :2], dims_weight=0.3)
+    rows = torch.autograd.grad(twin.objective(loss, "arch"), twin.arch_parameters())[0]
+    torch.testing.assert_close(rows, rows[:1].expand(3, 2))  # 70, 50 or 3 values: the same
+    assert bool((gradient[1, 3] > 0) & (gradient[1, 0] < 0))
+
+
 def test_only_the_logits_are_architecture() -> None:
     supernet = autodim.search(SCHEMA, DIM, CANDIDATES, PRICES)
     (logits,) = supernet.arch_parameters()
