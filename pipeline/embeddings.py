@@ -6,7 +6,8 @@ embeddings therefore work on the distinct rows (`Occurrences`), and spread the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Occurrences:
 
     Args:
         rows: (U,) distinct row numbers, ascending.
-        ends: (F,) int32; rows of the f-th field *of the table* end here (exclusive).
+        ends: (F,) int32; rows of the f-th field end here (exclusive).
         inverse: (n,) position in ``rows`` of each occurrence, in the order of the batch.
         order: (n,) occurrences sorted by row.
         starts: (U,) where each row's run begins in ``order``.
@@ -110,29 +111,37 @@ def spread(values: Tensor, occ: Occurrences) -> Tensor:
     return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
 
 
+class _Placed(torch.autograd.Function):
+    """The rows of all parts (u_i, K) together, the j-th of them at ``places[j]``: (U, K)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, places: Tensor, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(places)  # type: ignore[attr-defined]
+        ctx.sizes = [len(part) for part in parts]  # type: ignore[attr-defined]
+        together = torch.cat(parts)
+        return torch.empty_like(together).index_copy_(0, places, together)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (places,) = ctx.saved_tensors
+        return None, *grad.index_select(0, places).split(ctx.sizes)
+
+
 class Lookup(nn.Module):
     """Turns ids (B, S) into `Occurrences` of the rows of one table that holds all fields.
 
     Args:
-        schema: F fields in S slots.
-        storage: order in which the fields stand in the table; names. The schema's own order if None.
+        schema: F fields in S slots; their rows follow each other in the schema's order.
     """
 
-    def __init__(self, schema: Schema, storage: Sequence[str] | None = None) -> None:
+    def __init__(self, schema: Schema) -> None:
         super().__init__()
-        names = list(storage) if storage is not None else list(schema.names)
-        if sorted(names) != sorted(schema.names):
-            raise ValueError(f"{storage=} must be a permutation of {list(schema.names)}")
-        place = np.array([schema.names.index(name) for name in names])  # table position -> field
-        bounds = np.concatenate([[0], np.cumsum(schema.cardinalities[place])])
-        offsets = np.empty(len(schema), dtype=np.int64)
-        offsets[place] = bounds[:-1]
-        self.num_rows = int(bounds[-1])
+        offsets, bounds = schema.first_rows, schema.first_rows + schema.cardinalities
         self.num_fields = len(schema)
         self.has_bags = schema.num_slots > len(schema)
         # Tables past 2**31 rows would need int64 ids throughout; the encoder cannot produce them.
         self.register_buffer("offsets", torch.tensor(offsets[schema.slot_fields], dtype=torch.int32), False)
-        self.register_buffer("bounds", torch.tensor(bounds[1:], dtype=torch.int32), False)
+        self.register_buffer("bounds", torch.tensor(bounds, dtype=torch.int32), False)
         self.register_buffer("slot_fields", torch.tensor(schema.slot_fields), False)
 
     offsets: Tensor
@@ -221,15 +230,15 @@ def _aligned(values: Tensor) -> Tensor:
 
 
 class FieldEmbedding(nn.Module):
-    """The contract of every method: ids (B, S) -> embedded (B, F, D), and hooks that default to a plain table.
+    """The contract of every method: a batch's occurrences -> embedded (B, F, D), and hooks for a plain table.
 
     ``dim`` is D, the width that the backbone sees.
     """
 
     dim: int
 
-    def forward(self, ids: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define forward(ids)")
+    def forward(self, occ: Occurrences) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(occ)")
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Parameters that decide the architecture; none for an embedding that is not searched."""
@@ -277,44 +286,54 @@ class MixedTables(FieldEmbedding):
         if wrong:
             raise ValueError(f"dims must lie between 1 and {dim=}, however: {wrong}")
         self.dim = dim
-        storage = sorted(schema.names, key=lambda name: (dims[name], schema.names.index(name)))
-        self.lookup = Lookup(schema, storage)
-        cardinality = dict(zip(schema.names, schema.cardinalities.tolist(), strict=True))
-        self.distinct = sorted({dims[name] for name in storage})
-        groups = [[name for name in storage if dims[name] == d] for d in self.distinct]
-        self.sizes = [len(group) for group in groups]
-        self.bases = np.cumsum([0] + [sum(cardinality[name] for name in group) for group in groups]).tolist()
+        dim_of = np.array([dims[name] for name in schema.names])
+        order = np.argsort(dim_of, kind="stable")  # fields as they stand in the packed tables
+        self.distinct, first = np.unique(dim_of[order], return_index=True)
+        self.groups = np.append(first, len(order)).tolist()  # where each distinct dim's fields begin in `order`
+        sizes = [schema.cardinalities[fields] for fields in np.split(order, first[1:])]
+        base = np.concatenate([np.cumsum(size) - size for size in sizes])  # of each field in its table
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("shift", torch.tensor(base - schema.first_rows[order]), persistent=False)
         self.tables = nn.ModuleDict(
-            {
-                str(d): Table(sum(cardinality[name] for name in group), d)
-                for d, group in zip(self.distinct, groups, strict=True)
-            }
+            {str(d): Table(int(size.sum()), d) for d, size in zip(self.distinct, sizes, strict=True)}
         )
         self.projections = nn.ParameterDict(
             {
                 # Standard deviation 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
-                str(d): nn.Parameter(torch.randn(size, d, dim) / d**0.5)
-                for d, size in zip(self.distinct, self.sizes, strict=True)
+                str(d): nn.Parameter(torch.randn(len(size), d, dim) / d**0.5)
+                for d, size in zip(self.distinct, sizes, strict=True)
                 if d < dim
             }
         )
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, S) -> (B, F, D)."""
-        occ = self.lookup(ids)
-        splits = torch.searchsorted(occ.rows, occ.rows.new_tensor(self.bases[1:-1])).tolist()
-        bounds = [0, *splits, len(occ.rows)]
-        field = 0
-        lifted = []
-        for g, (d, size) in enumerate(zip(self.distinct, self.sizes, strict=True)):
-            table = self.tables[str(d)]
-            values: Tensor = table(occ.rows[bounds[g] : bounds[g + 1]] - self.bases[g])
-            if d < self.dim:
-                ends = occ.ends[field : field + size] - bounds[g]
-                values = grouped_matmul(values, self.projections[str(d)], ends)
-            lifted.append(values)
-            field += size
-        return spread(torch.cat(lifted) if len(lifted) > 1 else lifted[0], occ)
+    order: Tensor
+    shift: Tensor
+
+    def forward(self, occ: Occurrences) -> Tensor:
+        """Occurrences -> (B, F, D)."""
+        if len(self.distinct) == 1:
+            return spread(self._lifted(0, occ.rows, occ.ends), occ)
+        lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
+        own = lengths[self.order]
+        ends = own.cumsum(0)
+        begins = (occ.ends - lengths)[self.order]
+        steps = torch.stack([begins - (ends - own), self.shift]).repeat_interleave(
+            own, dim=1, output_size=len(occ.rows)
+        )
+        source = torch.arange(len(occ.rows), device=ends.device) + steps[0]  # packed place -> place in occ.rows
+        rows = occ.rows[source] + steps[1]
+        bounds = [0, *ends[[g - 1 for g in self.groups[1:]]].tolist()]
+        lifted = [
+            self._lifted(g, rows[start:stop], (ends[self.groups[g] : self.groups[g + 1]] - start).int())
+            for g, (start, stop) in enumerate(itertools.pairwise(bounds))
+        ]
+        return spread(_Placed.apply(source, *lifted), occ)
+
+    def _lifted(self, g: int, rows: Tensor, ends: Tensor) -> Tensor:
+        """Rows of the g-th distinct dim's table, mapped to D coordinates: (u,) -> (u, D)."""
+        name = str(self.distinct[g])
+        values: Tensor = self.tables[name](rows)
+        return grouped_matmul(values, self.projections[name], ends) if name in self.projections else values
 
     def packed(self) -> dict[str, Tensor]:
         tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}

@@ -9,21 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.embeddings import Lookup, Table, spread
+from pipeline.embeddings import Occurrences, Table, spread
 from pipeline.schema import Schema
 
 
 class FirstOrder(nn.Module):
-    """Bias plus one weight per feature id: the wide part, and the linear term of FM. ids (B, S) -> (B,)."""
+    """Bias plus one weight per feature id: the wide part, and the linear term of FM. Occurrences -> (B,)."""
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
-        self.lookup = Lookup(schema)
-        self.table = Table(self.lookup.num_rows, 1, sd=0.0)
+        self.table = Table(schema.num_rows, 1, sd=0.0)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        occ = self.lookup(ids)
+    def forward(self, occ: Occurrences) -> Tensor:
         return self.bias + spread(self.table(occ.rows), occ).sum((1, 2))
 
 

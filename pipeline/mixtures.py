@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.embeddings import Lookup, Occurrences, Table, grouped_matmul, grouped_outer, spread
+from pipeline.embeddings import Occurrences, Table, grouped_matmul, grouped_outer, spread
 from pipeline.schema import Schema
 
 EPS = 1e-5  # BatchNorm's defaults
@@ -153,8 +153,7 @@ class FoldedMixture(nn.Module):
         reads = _columns_read(candidates, dim, sharing)  # (F, N, K): candidate n may read column k
         places = _places(reads, dim) if unification == "padding" else None  # (F, N, K, D) one-hot
         fields, number, columns = reads.shape
-        self.lookup = Lookup(schema)
-        self.table = Table(self.lookup.num_rows, columns)
+        self.table = Table(schema.num_rows, columns)
         self.register_buffer("reads", reads.to(torch.get_default_dtype())[..., None], persistent=False)
         if unification == "linear":
             fan_in = reads.sum(2).clamp(min=1)[:1] if transform == "global" else reads.sum(2).clamp(min=1)
@@ -175,9 +174,8 @@ class FoldedMixture(nn.Module):
     mean: Tensor
     covariance: Tensor
 
-    def forward(self, ids: Tensor, p: Tensor) -> Tensor:
-        """ids (B, S), mixture weights p (F, N) -> embedded (B, F, D)."""
-        occ = self.lookup(ids)
+    def forward(self, occ: Occurrences, p: Tensor) -> Tensor:
+        """Occurrences, mixture weights p (F, N) -> embedded (B, F, D)."""
         rows = self.table(occ.rows)  # (U, K)
         lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
         if self.training:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.allocation import Allocation
 from pipeline.data import Batches, Split
-from pipeline.embeddings import FieldEmbedding
+from pipeline.embeddings import FieldEmbedding, Lookup
 from pipeline.schema import Schema
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
@@ -24,7 +24,7 @@ class CTRModel(nn.Module):
     Args:
         schema: of the ids, all fields.
         embedding: of the kept fields; its ``dim`` is the width the backbone is made for.
-        backbone: class with ``(schema, dim, **options)``, called as ``(ids, embedded) -> logits``.
+        backbone: class with ``(schema, dim, **options)``, called as ``(occurrences, embedded) -> logits``.
         kept: names of the fields that are used; all if None.
     """
 
@@ -38,6 +38,7 @@ class CTRModel(nn.Module):
     ) -> None:
         super().__init__()
         kept = kept or schema
+        self.lookup = Lookup(kept)
         self.embedding = embedding
         self.backbone = backbone(kept, embedding.dim, **(options or {}))
         slots = None if len(kept) == len(schema) else torch.from_numpy(schema.slots_of(kept.names))
@@ -48,7 +49,8 @@ class CTRModel(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         if self.slots is not None:
             ids = ids[:, self.slots]
-        logits: Tensor = self.backbone(ids, self.embedding(ids))
+        occ = self.lookup(ids)
+        logits: Tensor = self.backbone(occ, self.embedding(occ))
         return logits
 
 

@@ -76,6 +76,16 @@ class Schema:
         """(F,) int64: number of slots of each field."""
         return np.array([field.width for field in self.fields], dtype=np.int64)
 
+    @cached_property
+    def first_rows(self) -> np.ndarray:
+        """(F,) int64: row of each field's id 0 in a table that holds all fields."""
+        return np.cumsum(self.cardinalities) - self.cardinalities
+
+    @property
+    def num_rows(self) -> int:
+        """V: rows of a table that holds all fields."""
+        return int(self.cardinalities.sum())
+
     @property
     def num_slots(self) -> int:
         return int(self.widths.sum())

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.backbones import deepfm, fm, wide_deep
+from pipeline.embeddings import Lookup
 from pipeline.layers import MLP, FirstOrder, second_order
 from pipeline.schema import PADDING, Field, Schema
 
@@ -41,9 +42,9 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def test_the_first_order_term_is_a_bias_and_one_weight_per_field_averaged_in_a_bag() -> None:
     layer = FirstOrder(SCHEMA)
-    assert not bool(layer(IDS).any())  # it starts at zero
+    assert not bool(layer(Lookup(SCHEMA)(IDS)).any())  # it starts at zero
     randomised(layer)
-    torch.testing.assert_close(layer(IDS), torch.tensor(first_order(layer)))
+    torch.testing.assert_close(layer(Lookup(SCHEMA)(IDS)), torch.tensor(first_order(layer)))
 
 
 def test_the_second_order_term_is_the_sum_over_all_pairs_and_so_is_its_gradient() -> None:
@@ -72,7 +73,7 @@ def test_a_backbone_is_its_paper_s_equation(name: str) -> None:
             x = x @ linear.weight.T + linear.bias
             x = torch.relu(x / (1 + norm.eps) ** 0.5 * norm.weight + norm.bias)  # statistics at their start
         expected = expected + (x @ backbone.mlp[8].weight.T + backbone.mlp[8].bias)[:, 0]
-    torch.testing.assert_close(backbone(IDS, embedded), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backbone(Lookup(SCHEMA)(IDS), embedded), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_mlp_may_have_no_hidden_layer_and_keeps_a_batch_of_one() -> None:

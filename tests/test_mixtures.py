@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.embeddings import Lookup
 from pipeline.mixtures import FoldedMixture, Selection
 from pipeline.schema import Field, Schema
 
@@ -83,7 +84,7 @@ def test_folded_form_equals_written_out_form(sharing, unification, transform, ga
     for _ in range(3):  # running statistics need several steps to tell momentum and bias apart
         ids = draw_ids(generator)
         p = selection().detach().requires_grad_()
-        folded = mixture(ids, p)
+        folded = mixture(Lookup(SCHEMA)(ids), p)
         parameters = [q for q in (getattr(mixture, "maps", None), mixture.gain) if q is not None]
         ours = torch.autograd.grad((folded * weight).sum(), [p, mixture.table.weight, *parameters])
         table = mixture.table.weight.detach().clone().requires_grad_()
@@ -97,7 +98,10 @@ def test_folded_form_equals_written_out_form(sharing, unification, transform, ga
         norm.eval()
     ids = draw_ids(generator)
     torch.testing.assert_close(
-        mixture(ids, p), written_out(mixture, mixture.table.weight, ids, p, norms), atol=1e-10, rtol=1e-10
+        mixture(Lookup(SCHEMA)(ids), p),
+        written_out(mixture, mixture.table.weight, ids, p, norms),
+        atol=1e-10,
+        rtol=1e-10,
     )
 
 

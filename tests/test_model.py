@@ -26,7 +26,7 @@ def model(**dims: int):
 
 def test_a_field_of_dimension_0_is_in_neither_embedding_nor_backbone() -> None:
     kept = model(user=4, tags=0, item=2, age=1)
-    assert kept.embedding(IDS[:, [0, 4, 5]]).shape == (3, 3, 4)
+    assert kept.embedding(kept.lookup(IDS[:, [0, 4, 5]])).shape == (3, 3, 4)
     assert kept.backbone.first_order.table.weight.shape == (7 + 5 + 3, 1)
     assert kept.backbone.mlp[0].in_features == 3 * 4
     assert sum(table.weight.shape[0] for table in kept.embedding.tables.values()) == 7 + 5 + 3

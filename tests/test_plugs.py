@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pipeline.allocation import Allocation
 from pipeline.budget import bytes_per_field, cost, full_tables, prices
-from pipeline.embeddings import FieldEmbedding
+from pipeline.embeddings import FieldEmbedding, Lookup
 from pipeline.evidence import Evidence
 from pipeline.plug import check_options, names, plug
 from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("age", 3), Field("tags", 6, width=3)))
 CANDIDATES = [[1, 2, 4], [2, 4], [1, 4], [0, 1, 2, 4]]
+LOOKUP = Lookup(SCHEMA)
 DIM, BATCH = 4, 64
 SEARCHED = [name for name in names("methods") if plug("methods", name).search is not None]
 
@@ -68,19 +69,19 @@ def draw_embedded(rows: int = BATCH) -> Tensor:
 @pytest.mark.parametrize("name", names("backbones"))
 def test_a_backbone_gives_one_logit_a_row_for_any_number_of_rows(name: str) -> None:
     backbone = make_backbone(name)
-    assert backbone(draw_ids(), draw_embedded()).shape == (BATCH,)
+    assert backbone(LOOKUP(draw_ids()), draw_embedded()).shape == (BATCH,)
     backbone.eval()
     for rows in (1, 2, BATCH):
-        assert backbone(draw_ids()[:rows], draw_embedded()[:rows]).shape == (rows,)
+        assert backbone(LOOKUP(draw_ids()[:rows]), draw_embedded()[:rows]).shape == (rows,)
 
 
 @pytest.mark.parametrize("name", names("backbones"))
 def test_rows_of_a_batch_do_not_see_each_other_in_a_backbone(name: str) -> None:
     backbone = make_backbone(name).eval()
     ids, embedded = draw_ids(), draw_embedded()
-    together = backbone(ids, embedded)
+    together = backbone(LOOKUP(ids), embedded)
     for row in range(5):
-        alone = backbone(ids[row : row + 1], embedded[row : row + 1])
+        alone = backbone(LOOKUP(ids[row : row + 1]), embedded[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
     assert len(torch.unique(together)) > BATCH // 2
 
@@ -89,26 +90,26 @@ def test_rows_of_a_batch_do_not_see_each_other_in_a_backbone(name: str) -> None:
 def test_every_parameter_of_a_backbone_gets_a_gradient_and_so_does_every_field(name: str) -> None:
     backbone, embedded = make_backbone(name), draw_embedded().requires_grad_()
     weight = torch.randn(BATCH, generator=torch.Generator().manual_seed(4))
-    (backbone(draw_ids(), embedded) * weight).sum().backward()
+    (backbone(LOOKUP(draw_ids()), embedded) * weight).sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
     backbone.eval().zero_grad()  # in training BatchNorm cancels the bias before it
-    (backbone(draw_ids(), embedded) * weight).sum().backward()
+    (backbone(LOOKUP(draw_ids()), embedded) * weight).sum().backward()
     assert_every_parameter_has_a_gradient(backbone)
     assert bool(dense(embedded.grad).abs().sum((0, 2)).all())
 
 
 @pytest.mark.parametrize("name", names("backbones"))
 def test_a_backbone_gives_logits_not_probabilities(name: str) -> None:
-    logits = make_backbone(name).eval()(draw_ids(), 5 * draw_embedded()).detach()
+    logits = make_backbone(name).eval()(LOOKUP(draw_ids()), 5 * draw_embedded()).detach()
     assert float(logits.min()) < 0 and float(logits.max()) > 1
 
 
 @pytest.mark.parametrize("name", names("backbones"))
 def test_a_backbone_uses_ids_and_embedding_alike(name: str) -> None:
     backbone = make_backbone(name).eval()
-    logits = backbone(draw_ids(), draw_embedded())
-    assert not torch.allclose(logits, backbone(draw_ids(1), draw_embedded()))
-    assert not torch.allclose(logits, backbone(draw_ids(), 2 * draw_embedded()))
+    logits = backbone(LOOKUP(draw_ids()), draw_embedded())
+    assert not torch.allclose(logits, backbone(LOOKUP(draw_ids(1)), draw_embedded()))
+    assert not torch.allclose(logits, backbone(LOOKUP(draw_ids()), 2 * draw_embedded()))
 
 
 @pytest.mark.parametrize("name", names("backbones"))
@@ -175,7 +176,7 @@ def test_a_method_goes_from_search_to_vectors_of_every_kept_field(name: str) -> 
     assert allocation.method == name
     allocation.check(SCHEMA)
     for rows in (1, BATCH):
-        assert embedding(ids_of(kept)[:rows]).shape == (rows, len(kept), embedding.dim)
+        assert embedding(Lookup(kept)(ids_of(kept)[:rows])).shape == (rows, len(kept), embedding.dim)
 
 
 @pytest.mark.parametrize("name", names("methods"))
@@ -244,35 +245,36 @@ def test_equal_seeds_give_equal_allocations_and_equal_tables(name: str) -> None:
 @pytest.mark.parametrize("name", names("methods"))
 def test_rows_of_a_batch_do_not_see_each_other_in_what_is_served(name: str) -> None:
     embedding, kept, _ = built(name)
-    assert_rows_are_independent(randomised(embedding).eval(), ids_of(kept))
+    assert_rows_are_independent(randomised(embedding).eval(), kept, ids_of(kept))
 
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_rows_of_a_batch_do_not_see_each_other_when_a_supernet_is_evaluated(name: str) -> None:
     embedding = supernet(name)
-    embedding(draw_ids())  # statistics
-    assert_rows_are_independent(embedding.eval(), draw_ids())
+    embedding(LOOKUP(draw_ids()))  # statistics
+    assert_rows_are_independent(embedding.eval(), SCHEMA, draw_ids())
 
 
-def assert_rows_are_independent(embedding: nn.Module, ids: Tensor) -> None:
-    together = embedding(ids)
-    assert torch.equal(embedding(ids), together)
+def assert_rows_are_independent(embedding: nn.Module, kept: Schema, ids: Tensor) -> None:
+    lookup = Lookup(kept)
+    together = embedding(lookup(ids))
+    assert torch.equal(embedding(lookup(ids)), together)
     for row in range(5):
-        torch.testing.assert_close(embedding(ids[row : row + 1])[0], together[row], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(embedding(lookup(ids[row : row + 1]))[0], together[row], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", names("methods"))
 def test_every_parameter_of_what_is_built_gets_a_gradient(name: str) -> None:
     embedding, kept, _ = built(name)
     randomised(embedding)
-    (embedding(ids_of(kept)) * torch.randn(len(kept), embedding.dim)).sum().backward()
+    (embedding(Lookup(kept)(ids_of(kept))) * torch.randn(len(kept), embedding.dim)).sum().backward()
     assert_every_parameter_has_a_gradient(embedding)
 
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_every_parameter_of_a_supernet_gets_a_gradient_and_its_scores_are_probabilities(name: str) -> None:
     embedding = supernet(name)
-    embedded = embedding(draw_ids())
+    embedded = embedding(LOOKUP(draw_ids()))
     assert embedded.shape == (BATCH, len(SCHEMA), DIM)
     weight = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(5))
     embedding.objective((embedded * weight).sum(), "arch").backward()
@@ -289,7 +291,7 @@ def test_what_is_not_packed_is_not_needed_to_serve(name: str) -> None:
     """The claim on bytes: all other memory may turn to NaN, and the vectors stay the same."""
     embedding, kept, _ = built(name)
     randomised(embedding).eval()
-    expected = embedding(ids_of(kept))
+    expected = embedding(Lookup(kept)(ids_of(kept)))
     shipped = {tensor.untyped_storage().data_ptr() for tensor in embedding.packed().values()}
     state = {**dict(embedding.named_parameters()), **dict(embedding.named_buffers())}
     saved = embedding.state_dict()
@@ -300,11 +302,11 @@ def test_what_is_not_packed_is_not_needed_to_serve(name: str) -> None:
             if tensor.untyped_storage().data_ptr() not in shipped and (tensor.is_floating_point() or key in saved):
                 tensor.fill_(torch.nan if tensor.is_floating_point() else 1)
                 spoilt += 1
-    assert torch.equal(embedding(ids_of(kept)), expected)
+    assert torch.equal(embedding(Lookup(kept)(ids_of(kept))), expected)
     assert spoilt < len(state)
     for tensor in embedding.packed().values():  # and what is packed is what is looked up
         tensor.fill_(torch.nan)
-    assert bool(embedding(ids_of(kept)).isnan().all())
+    assert bool(embedding(Lookup(kept)(ids_of(kept))).isnan().all())
 
 
 @pytest.mark.parametrize("name", SEARCHED)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pipeline.embeddings import Occurrences
 from pipeline.layers import MLP, FirstOrder, second_order
 from pipeline.schema import Schema
 
@@ -18,6 +19,6 @@ class Backbone(nn.Module):
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)
 
-    def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
-        """ids (B, S), embedded (B, F, D) -> logits (B,)."""
-        return self.first_order(ids) + second_order(embedded) + self.mlp(embedded.flatten(1))
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        """Occurrences, embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(occ) + second_order(embedded) + self.mlp(embedded.flatten(1))

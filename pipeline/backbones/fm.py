@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from pipeline.embeddings import Occurrences
 from pipeline.layers import FirstOrder, second_order
 from pipeline.schema import Schema
 
@@ -13,6 +14,6 @@ class Backbone(nn.Module):
         super().__init__()
         self.first_order = FirstOrder(schema)
 
-    def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
-        """ids (B, S), embedded (B, F, D) -> logits (B,)."""
-        return self.first_order(ids) + second_order(embedded)
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        """Occurrences, embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(occ) + second_order(embedded)

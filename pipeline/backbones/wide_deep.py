@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pipeline.embeddings import Occurrences
 from pipeline.layers import MLP, FirstOrder
 from pipeline.schema import Schema
 
@@ -21,6 +22,6 @@ class Backbone(nn.Module):
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)
 
-    def forward(self, ids: Tensor, embedded: Tensor) -> Tensor:
-        """ids (B, S), embedded (B, F, D) -> logits (B,)."""
-        return self.first_order(ids) + self.mlp(embedded.flatten(1))
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        """Occurrences, embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(occ) + self.mlp(embedded.flatten(1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.allocation import Allocation
 from pipeline.choice import argmax, within_budget
-from pipeline.embeddings import FieldEmbedding, MixedTables
+from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences
 from pipeline.evidence import Evidence
 from pipeline.mixtures import FoldedMixture, Gain, Selection, Sharing, Transform, Unification
 from pipeline.plug import Least, check_options
@@ -52,9 +52,9 @@ class Supernet(FieldEmbedding):
 
     penalties: Tensor
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, S) -> (B, F, D)."""
-        embedded: Tensor = self.mixture(ids, self.selection())
+    def forward(self, occ: Occurrences) -> Tensor:
+        """Occurrences -> (B, F, D)."""
+        embedded: Tensor = self.mixture(occ, self.selection())
         return embedded
 
     def arch_parameters(self) -> list[nn.Parameter]:
