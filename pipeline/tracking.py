@@ -53,6 +53,7 @@ EVERY_STEP = 1000  # records of a series that all go to MLflow, before it thins 
 TICK_SECONDS = 5.0  # between two looks at the journal: points of one series that arrive together are cheap to store
 RETRY_SECONDS = 30.0  # after a store failed for the first time; doubles up to ten times as much
 LAST_WORD_SECONDS = 10.0  # that a failing stage waits for the store
+GRACE_SECONDS = 20.0  # that a journal left for later waits for another stage's uploader
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 1000, 100, 100
 KEY_CHARACTERS, PARAM_CHARACTERS, TAG_CHARACTERS = 250, 6000, 5000
 ENVIRONMENT = {  # of the process that talks to MLflow, where the user has not set them: a dead server fails in seconds
@@ -108,6 +109,8 @@ class Tracker:
         tags: for the parent and every run of this stage, e.g. dataset, method, backbone.
         dataset: ``name`` and ``digest`` (at most 36 characters), perhaps ``source``; MLflow's dataset lineage.
         publish: where the whole journal goes when the stage succeeds, relative to the working directory.
+        later: do not wait for the store, which takes seconds: the next stage's uploader brings the journal in, or,
+            if none comes, a process that this one leaves behind.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Tracker:
         dataset: Mapping[str, str] | None = None,
         publish: str | Path | None = None,
         experiment: str = EXPERIMENT,
+        later: bool = False,
     ) -> None:
         for word in (stage, key):
             if not re.fullmatch(r"[\w.\-]+", word):
@@ -142,7 +146,9 @@ class Tracker:
             }
         )
         self._uploader: _Uploader | None = None
-        if os.environ.get("PIPELINE_TRACKING") != "journal":
+        uploaded = os.environ.get("PIPELINE_TRACKING") != "journal"
+        self._left_behind = (self._journal.path, self._root, experiment) if uploaded and later else None
+        if uploaded and not later:
             self._uploader = _uploader()
             self._uploader.open(self._journal.path, self._root, experiment)
 
@@ -153,6 +159,7 @@ class Tracker:
         seed: int | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        started: float | None = None,
     ) -> Run:
         """Open a run, or continue the one of this name in a journal that was cut short.
 
@@ -160,6 +167,7 @@ class Tracker:
             name: unique within stage and key, e.g. ``searched/seed-1``; ``seed-<seed>`` or the stage's name if left
                 out.
             params: nested dicts are flattened with dots.
+            started: seconds since the epoch, if the run began before it could be named.
         Raises:
             ValueError: if this tracker has opened a run of that name before, or the name holds a quote.
         """
@@ -169,7 +177,8 @@ class Tracker:
                 f"stage {self.stage!r}: run name {name!r} must be new and without quotes; there are {list(self._runs)}"
             )
         tags = {**({} if seed is None else {"seed": str(seed)}), **(tags or {})}
-        self._journal.append({"k": "run", "run": name, "params": _flat(params or {}), "tags": tags, "time": _now()})
+        begun = _now() if started is None else int(started * 1000)
+        self._journal.append({"k": "run", "run": name, "params": _flat(params or {}), "tags": tags, "time": begun})
         self._runs[name] = Run(self._journal, name)
         return self._runs[name]
 
@@ -206,6 +215,8 @@ class Tracker:
             if arrived and status == "FINISHED":
                 self._journal.remove()
             self._journal.close()
+            if self._left_behind:
+                _bring_in_later(*self._left_behind)
 
 
 class Run:
@@ -314,26 +325,12 @@ def synchronise(
     journals = list(map(Path, published))
     if journals and configuration is None:
         raise ValueError("published journals need the configuration that they count for")
-    lines = []
+    lines: list[str] = []
     with contextlib.redirect_stdout(sys.stderr), _quiet():
         try:
-            uri = store_uri(root)
-            store = _Store(uri, root, experiment)
+            store = _Store(store_uri(root), root, experiment)
             store.reap()
-            for path in sorted(_folder(root).glob("*.jsonl")):
-                with _owned(path) as owned:
-                    if not owned:
-                        lines.append(f"{path.name}: in use, left alone")
-                    elif _last_record(path) != {"k": "uploaded", "to": uri}:
-                        replay = _Replay(store, path, workspace)
-                        replay.advance()
-                        lines += [f"{path.name}: {line}" for line in replay.summary()]
-                        if replay.closed == "FINISHED":
-                            _remove(path)
-                        else:
-                            replay.abandon()
-                            with path.open("a") as spool:
-                                spool.write(json.dumps({"k": "uploaded", "to": uri}) + "\n")
+            lines += _bring_in(store, workspace)
             for path in journals:
                 replay = _Replay(store, path, workspace, configuration)
                 replay.advance()
@@ -343,6 +340,25 @@ def synchronise(
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
             raise StoreError(_refusal(store_uri(root), error)) from error
     return lines
+
+
+def _bring_in(store: _Store, workspace: Path | None = None) -> Iterator[str]:
+    """Replay the journals that nobody writes; those that are complete go, the others are marked as brought in."""
+    mark = {"k": "uploaded", "to": store.uri}
+    for path in sorted(_folder(store.root).glob("*.jsonl")):
+        with _owned(path) as owned:
+            if not owned:
+                yield f"{path.name}: in use, left alone"
+            elif _last_record(path) != mark:
+                replay = _Replay(store, path, workspace)
+                replay.advance()
+                yield from (f"{path.name}: {line}" for line in replay.summary())
+                if replay.closed == "FINISHED":
+                    _remove(path)
+                else:
+                    replay.abandon()
+                    with path.open("a") as journal:
+                        journal.write(json.dumps(mark) + "\n")
 
 
 # --- journal ----------------------------------------------------------------------------------------------------
@@ -458,9 +474,14 @@ def _lock_now(file: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _owned(journal: Path) -> Iterator[bool]:
-    """Whether nobody writes the journal; holds it for the length of the block if so."""
-    with journal.open("rb") as file:
-        yield _lock_now(file)
+    """Whether the journal is there and nobody writes it; holds it for the length of the block if so."""
+    try:
+        file = journal.open("rb")
+    except FileNotFoundError:  # somebody has brought it in since it was listed
+        yield False
+        return
+    with file:
+        yield _lock_now(file) and journal.exists()
 
 
 def _last_record(journal: Path) -> Any:
@@ -605,6 +626,38 @@ def _uploader() -> _Uploader:
         _current = _Uploader()
         atexit.register(_current.stop)
     return _current
+
+
+_behind: list[subprocess.Popen[bytes]] = []
+
+
+def _bring_in_later(journal: Path, root: Path, experiment: str) -> None:
+    """Start a process that waits for somebody else to bring the journal in, and does it if nobody comes.
+
+    It waits `GRACE_SECONDS`, but no longer than the process that runs the stages, e.g. dvc.
+    """
+    _behind.append(
+        subprocess.Popen(
+            [sys.executable, "-P", __file__, str(journal), str(root), experiment, str(os.getppid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+    )
+
+
+def _bring_in_if_left(journal: Path, root: Path, experiment: str, starter: int) -> None:
+    import psutil
+
+    os.nice(10)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while journal.exists() and time.monotonic() < deadline and psutil.pid_exists(starter):
+        time.sleep(0.5)
+    if journal.exists():
+        with contextlib.suppress(StoreError):  # the next uploader warns
+            synchronise(root, experiment=experiment)
 
 
 def _process() -> dict[str, str]:
@@ -1024,6 +1077,8 @@ class _Job:
                 store = self._stores.get(place) or _Store(uri, Path(root), experiment)
                 self._stores[place] = store
                 store.reap()
+                with contextlib.suppress(Exception):  # it stays, and must not keep this journal from arriving
+                    list(_bring_in(store))
                 process = self.command["process"]
                 self._replay = _Replay(store, self.journal, process=process, progress=lambda left: say({"left": left}))
             self._replay.advance()
@@ -1098,4 +1153,7 @@ def _serve() -> None:
 
 if __name__ == "__main__":
     with _quiet():
-        _serve()
+        if sys.argv[1:]:
+            _bring_in_if_left(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        else:
+            _serve()

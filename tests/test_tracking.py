@@ -3,6 +3,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -25,6 +26,15 @@ REPOSITORY = Path(__file__).parents[1]
 NAMES = ("arch/user/d02", "arch/user/d08", "arch/zip/d02")
 CONFIGURATION = {"dim": 8, "search": {"lr": 0.1, "dims": [2, 8]}}
 PUBLISHED = "artifacts/runs/search.jsonl"
+
+LATER = """
+import sys
+from pathlib import Path
+from pipeline.tracking import Tracker
+with Tracker(Path.cwd(), "ingest", "k0", {"dim": 8}, later=True) as tracker:
+    tracker.run().metrics(0, {"rows": 600.0})
+assert "mlflow" not in sys.modules
+"""
 
 SEARCH = """
 import os, sys, time
@@ -238,6 +248,42 @@ def test_journal_only_leaves_a_spool_that_synchronising_brings_in(root: Path, mo
     assert spools(root) == []
 
 
+def test_what_a_stage_leaves_for_later_comes_with_the_next_one(root: Path) -> None:
+    began = time.time() - 60
+    with Tracker(root, "ingest", "k0", CONFIGURATION, later=True) as tracker:
+        tracker.run(started=began).metrics(0, {"rows": 600.0})
+    assert spools(root) == ["ingest-k0.jsonl"]
+    search(root)
+    assert spools(root) == []
+    [ingested] = runs(root, pipeline_stage="ingest")
+    assert (ingested.info.status, ingested.data.metrics) == ("FINISHED", {"rows": 600.0})
+    assert ingested.info.start_time == int(began * 1000)
+    [parent] = parents(root)
+    assert ingested.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_what_a_stage_leaves_for_later_comes_without_a_next_one_too(root: Path) -> None:
+    script = root / "later.py"
+    script.write_text(LATER)
+    shell = f"{shlex.quote(sys.executable)} {shlex.quote(str(script))}; true"  # the shell is what runs the stages
+    subprocess.run(["sh", "-c", shell], cwd=root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True)
+    ingested = eventually(root, "FINISHED", pipeline_stage="ingest")
+    assert ingested.data.metrics == {"rows": 600.0}
+
+
+def test_runs_and_their_parent_name_the_dataset_once(root: Path) -> None:
+    dataset = {"name": "planted", "digest": "a" * 36, "source": "data"}
+    for stage in ("search", "retrain", "search"):
+        with Tracker(root, stage, "k1", CONFIGURATION, dataset=dataset) as tracker:
+            tracker.run(seed=0)
+    found = runs(root)
+    assert len(found) == 3
+    for run in found:
+        [given] = run.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("planted", "a" * 36)
+        assert json.loads(given.dataset.source) == {"uri": "data"}
+
+
 def test_a_killed_stage_is_marked_by_the_uploader_and_resumed_in_the_same_run(root: Path) -> None:
     process = start(root, "k1", "5", "wait")
     assert process.stdout is not None and process.stdout.readline() == "there\n"
@@ -254,7 +300,7 @@ def test_a_killed_stage_is_marked_by_the_uploader_and_resumed_in_the_same_run(ro
         file.write("[0,5,[0.1")  # torn by the kill
     output, complaint = start(root, "k1", "8").communicate()
     assert output == ""
-    assert all("bringing the journal" in line for line in complaint.splitlines())
+    assert all("bringing the journal" in line for line in complaint.splitlines()), complaint
     [run] = runs(root, pipeline_stage="search")
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
     assert [step for step, _ in history(root, run, "loss")] == list(range(8))
