@@ -69,8 +69,8 @@ def test_ingest_and_encode_record_what_they_made_under_its_checksum(project):
         lines = [json.loads(line) for line in (project / f"artifacts/runs/{stage}.jsonl").read_text().splitlines()]
         assert lines[0]["dataset"] == {"name": "table", "digest": sha256[:36], "source": "data"}
         names = {line["id"]: line["names"] for line in lines if "id" in line}
-        points = [line for line in lines if isinstance(line, list)]
-        figures[stage] = {name: value for block, _, row in points for name, value in zip(names[block], row, strict=True)}
+        rows = [zip(names[line[0]], line[2], strict=True) for line in lines if isinstance(line, list)]
+        figures[stage] = {name: value for row in rows for name, value in row}
     assert figures["ingest"]["rows"] == 600
     encoded = json.loads((project / "artifacts/encoded/schema.json").read_text())
     assert figures["encode"]["rows/train"] == encoded["rows"]["train"]

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import logging
 import math
 import os
 import shlex
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import tracking
 from pipeline.tracking import StoreError, Tracker, configuration_key, synchronise
+from pipeline.tracking.place import meeting_mlflow
 from stages import sync
 
 REPOSITORY = Path(__file__).parents[1]
@@ -53,12 +51,9 @@ with Tracker(Path.cwd(), "search", sys.argv[1], {"dim": 8}, publish="artifacts/r
 @contextlib.contextmanager
 def asking(store: str | Path) -> Iterator[Any]:
     """A client for the store at a URI or in a repository; warnings that third parties give among themselves are off."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with meeting_mlflow():
         from mlflow import MlflowClient
 
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         yield MlflowClient(f"sqlite:///{store / 'mlflow.db'}" if isinstance(store, Path) else store)
 
 
@@ -372,7 +367,7 @@ def server(root: Path, closed_port: str) -> Iterator[tuple[str, "subprocess.Pope
             try:
                 if requests.get(f"{closed_port}/health", timeout=1).ok:
                     break
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.1)
         else:
             pytest.skip("mlflow server did not start within 20 s")
@@ -452,8 +447,10 @@ def test_names_and_values_that_mlflow_refuses_are_made_fit(root: Path) -> None:
 
 
 def test_long_series_thin_out_but_keep_their_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with meeting_mlflow():
+        from pipeline.tracking import replay
     monkeypatch.setenv("PIPELINE_TRACKING", "journal")
-    monkeypatch.setattr(tracking, "EVERY_STEP", 10)
+    monkeypatch.setattr(replay, "EVERY_STEP", 10)
     with Tracker(root, "search", "k1", CONFIGURATION) as tracker:
         run = tracker.run()
         for step in range(44):
