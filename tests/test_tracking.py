@@ -461,6 +461,29 @@ def test_long_series_thin_out_but_keep_their_end(root: Path, monkeypatch: pytest
     assert history(root, found, "loss") == [(step, float(step)) for step in steps]
 
 
+def test_a_file_that_moves_on_is_found_again_where_it_went(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
+    Path("draft").mkdir()
+    Path("draft/allocation.json").write_text("decided")
+    with Tracker(root, "retrain", "k1", CONFIGURATION, publish=PUBLISHED) as tracker:
+        tracker.run().artifact("draft/allocation.json", output="models/allocation.json")
+    Path("draft").rename("models")
+    shutil.rmtree(root / ".pipeline")
+    synchronise(root, CONFIGURATION, [PUBLISHED])
+    [run] = runs(root, pipeline_stage="retrain")
+    assert artifacts(root, run) == ["allocation.json"]
+
+
+def test_a_parent_of_which_a_stage_was_killed_finishes_when_all_stages_are_there(root: Path) -> None:
+    search(root)
+    with pytest.raises(SystemExit), Tracker(root, "retrain", "k2", CONFIGURATION) as tracker:
+        tracker.run()
+        raise SystemExit(143)
+    for complete, status in ((False, "KILLED"), (True, "FINISHED")):
+        synchronise(root, CONFIGURATION, [PUBLISHED], complete=complete)
+        assert [parent.info.status for parent in parents(root)] == [status]
+
+
 def test_wrong_use_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_TRACKING", "journal")
     with pytest.raises(ValueError, match="name a file"):
@@ -513,3 +536,50 @@ def test_sync_stops_before_the_first_stage_that_params_have_left_behind(
     sync.run()
     assert {run.data.tags.get("pipeline.stage") for run in runs(root)} == {None, "search", "retrain"}
     assert len(parents(root)) == 1
+
+
+def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two real stages under a real DVC; some seconds, for it is the only proof that the parts fit."""
+
+    def dvc(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words],
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def made(store: str | Path) -> list[Any]:
+        return [
+            (run.info.run_name, run.info.status, artifacts(root, run), run.data.metrics, run.data.params, run.inputs)
+            for run in sorted(runs(store), key=lambda run: run.info.run_name)
+        ]
+
+    for name in ("pipeline", "stages"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    values["dataset"]["options"]["rows"] = 1000
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("data").mkdir()
+    dvc("init", "--no-scm", "--quiet")
+    assert "Running stage 'encode'" in dvc("repro", "encode")
+    eventually(root, "FINISHED", pipeline_stage="encode")
+    first = made(root)
+    assert [row[:3] for row in first] == [
+        ("encode", "FINISHED", ["schema.json"]),
+        ("ingest", "FINISHED", ["raw.json"]),
+        (f"pipeline {configuration_key(values)[:8]}", "FINISHED", []),
+    ]
+    shutil.rmtree("artifacts")
+    shutil.copy(migrated, root / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///new.db")
+    assert "Running stage" not in dvc("repro", "encode")
+    assert made(f"sqlite:///{root}/new.db") == []
+    for _ in range(2):
+        sync.run()
+        assert repr(made(f"sqlite:///{root}/new.db")) == repr(first)

@@ -227,17 +227,19 @@ class Run:
         self._check_open()
         self._journal.append({"k": "tags", "run": self.name, "tags": {name: str(value)}})
 
-    def artifact(self, path: str | Path, folder: str = "") -> None:
+    def artifact(self, path: str | Path, folder: str = "", output: str | Path | None = None) -> None:
         """Keep a small file with the run, as it is now, under ``folder`` among the run's artifacts.
 
         The file is copied beside the journal, since the workspace may change or go before the upload. After a
-        restore from DVC's cache it is taken from ``path`` again, if its checksum still agrees.
+        restore from DVC's cache it is taken from the workspace again, if its checksum still agrees.
 
+        Args:
+            output: where the stage will have put it in the end, of the same name; ``path`` if left out.
         Raises:
             FileNotFoundError: if there is no such file.
         """
         self._check_open()
-        self._journal.artifact(self.name, path, folder)
+        self._journal.artifact(self.name, path, folder, output)
 
     def end(self, status: Status = "FINISHED") -> None:
         """End the run; a second call does nothing. Leaving the tracker's block ends what is open."""
@@ -256,6 +258,7 @@ def synchronise(
     published: Iterable[str | Path] = (),
     workspace: Path | None = None,
     experiment: str = EXPERIMENT,
+    complete: bool = True,
 ) -> list[str]:
     """Bring to the store what is on disk and missing there. Doing it twice changes nothing.
 
@@ -266,6 +269,8 @@ def synchronise(
         configuration: all parameters; needed with ``published``.
         published: journals of the stages as they stand in the workspace, in the order of the stages.
         workspace: what paths of artifacts are relative to; the working directory if left out.
+        complete: whether ``published`` are all there can be: the parent is then FINISHED, though an earlier attempt
+            may have been killed.
     Returns:
         One line per journal, and one per artifact that could not be found.
     Raises:
@@ -278,6 +283,7 @@ def synchronise(
     lines: list[str] = []
     with meeting_mlflow():
         try:
+            # here, and not above: these import MLflow
             from pipeline.tracking.replay import Replay, bring_in
             from pipeline.tracking.store import Store
 
@@ -288,6 +294,8 @@ def synchronise(
                 replay = Replay(store, path, workspace, configuration)
                 replay.advance()
                 lines += [f"{path}: {line}" for line in replay.summary()]
+                if complete and path == journals[-1]:
+                    replay.end_parent("FINISHED")
         except (ValueError, FileNotFoundError):
             raise
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class

@@ -75,9 +75,10 @@ class Journal:
             line = line.replace("inf", "Infinity").replace("nan", "NaN")
         self._file.write(line.encode())
 
-    def artifact(self, run: str | None, path: str | Path, folder: str) -> None:
+    def artifact(self, run: str | None, path: str | Path, folder: str, output: str | Path | None = None) -> None:
         content = Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
+        path = output or path
         kept = copy_of(self.path, digest, path)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(content)

@@ -121,7 +121,14 @@ class Replay:
             if not series.complete and not series.ended:
                 self._end(series, "KILLED", now())
         if self._parent is not None and self.closed is None:
-            self._end_parent("KILLED")
+            self.end_parent("KILLED")
+
+    def end_parent(self, status: Status) -> None:
+        """Unless it is FINISHED, or a living process is at it."""
+        run = self._store.get(self._parent)
+        busy = run.info.status == "RUNNING" and not is_dead(run.data.tags)
+        if self._live or (run.info.status != "FINISHED" and not busy):
+            self._store.end(run, status)
 
     def summary(self) -> Iterator[str]:
         for name, series in self._series.items():
@@ -159,7 +166,8 @@ class Replay:
             cached = f"pipeline.cached.{self._open['stage']}"
             if not self._cached:  # since then it has computed its own
                 self._store.untag(self._parent, cached)
-            self._end_parent(record["status"])
+            if self._configuration is None:
+                self.end_parent(record["status"])
 
     def _open_parent(self, record: dict[str, Any]) -> None:
         self._open, self.closed = record, None
@@ -248,12 +256,6 @@ class Replay:
         ]
         self._store.points(run, changed)
         self._store.write(run, record["tags"] | infinite)
-
-    def _end_parent(self, status: Status) -> None:
-        run = self._store.get(self._parent)
-        busy = run.info.status == "RUNNING" and not is_dead(run.data.tags)
-        if self._live or (run.info.status != "FINISHED" and not busy):
-            self._store.end(run, status)
 
     def _send_artifact(self, run: Any, record: dict[str, Any]) -> None:
         places = [copy_of(self._journal, record["sha256"], record["path"])]

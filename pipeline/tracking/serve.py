@@ -24,14 +24,13 @@ from pipeline.tracking import synchronise
 from pipeline.tracking.journal import owned
 from pipeline.tracking.place import StoreError, meeting_mlflow, refusal
 
-TICK_SECONDS = 5.0  # between two looks at the journal: points of one series that arrive together are cheap to store
-RETRY_SECONDS = 30.0  # after a store failed for the first time; doubles up to ten times as much
-GRACE_SECONDS = 20.0  # that a journal left for later waits for another stage's uploader
-
 if TYPE_CHECKING:
     from pipeline.tracking.replay import Replay
     from pipeline.tracking.store import Store
 
+TICK_SECONDS = 5.0  # between two looks at the journal: points of one series that arrive together are cheap to store
+RETRY_SECONDS = 30.0  # after a store failed for the first time; doubles up to ten times as much
+GRACE_SECONDS = 20.0  # that a journal left for later waits for another stage's uploader
 
 Say = Callable[[Mapping[str, Any]], None]
 
@@ -53,6 +52,7 @@ class _Job:
         uri, root, experiment = place = tuple(self.command[word] for word in ("uri", "root", "experiment"))
         try:
             if self._replay is None:
+                # here, and not above: MLflow takes seconds to import, and this process may not need it
                 from pipeline.tracking.replay import Replay, bring_in
                 from pipeline.tracking.store import Store
 
