@@ -266,6 +266,19 @@ def test_what_a_stage_leaves_for_later_comes_without_a_next_one_too(root: Path) 
     assert ingested.data.metrics == {"rows": 600.0}
 
 
+def test_the_next_stage_marks_one_that_was_killed_before_it_left_anything(root: Path) -> None:
+    code = LATER.replace("tracker.run().metrics", "import os; tracker.run(); os.kill(os.getpid(), 9) #")
+    died = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    search(root)
+    assert [run.info.status for run in runs(root, pipeline_stage="ingest")] == ["KILLED"]
+    status = {parent.data.tags["pipeline.configuration"]: parent.info.status for parent in parents(root)}
+    assert status == {configuration_key({"dim": 8}): "KILLED", configuration_key(CONFIGURATION): "FINISHED"}
+    assert spools(root) == ["ingest-k0.jsonl"]  # where the stage will continue
+
+
 def test_runs_and_their_parent_name_the_dataset_once(root: Path) -> None:
     dataset = {"name": "planted", "digest": "a" * 36, "source": "data"}
     for stage in ("search", "retrain", "search"):

@@ -124,9 +124,10 @@ class Replay:
             self.end_parent("KILLED")
 
     def end_parent(self, status: Status) -> None:
-        """Unless it is FINISHED, or a living process is at it."""
+        """Unless it is FINISHED, or another process is at it and lives."""
         run = self._store.get(self._parent)
-        busy = run.info.status == "RUNNING" and not is_dead(run.data.tags)
+        ours = self._process.items() <= run.data.tags.items()
+        busy = run.info.status == "RUNNING" and not ours and not is_dead(run.data.tags)
         if self._live or (run.info.status != "FINISHED" and not busy):
             self._store.end(run, status)
 
@@ -183,7 +184,7 @@ class Replay:
                 behind = record["origin"] if self._configuration is None else origin(self._store.root)
                 identity = {"pipeline.configuration": key, "mlflow.source.name": "pipeline", **behind, **self._process}
                 run = self._store.create(record["time"], f"pipeline {key[:8]}", {**tags, **identity})
-                if not self._live:
+                if self._configuration is not None:
                     self._store.end(run, "FINISHED")
             elif self._live:
                 self._store.reopen(run)
