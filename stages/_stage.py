@@ -180,13 +180,22 @@ def _value(reference: re.Match[str]) -> str:
     return str(value).replace("-", "_")
 
 
-def tracker(stage: str, key: str) -> Tracker:
-    """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``."""
+def tracker(stage: str, key: str, raw_sha256: str | None = None, later: bool = False) -> Tracker:
+    """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``.
+
+    Args:
+        key: names what the stage computes, e.g. its `fingerprint`.
+        raw_sha256: checksum of the raw table, by which MLflow tells data sets apart; schema.json's if left out.
+        later: do not wait for the upload; for stages that are shorter than it.
+    """
     from pipeline.tracking import Tracker
 
     given = all_params()
     tags = {name: given[name]["name"] for name in ("dataset", "backbone", "method")}
-    return Tracker(root(), stage, key, given, tags=tags, publish=f"artifacts/runs/{stage}.jsonl")
+    digest = raw_sha256 or json.loads((ENCODED / "schema.json").read_text())["raw_sha256"]
+    dataset = {"name": given["dataset"]["name"], "digest": digest[:36], "source": given["dataset"]["path"]}
+    publish = f"artifacts/runs/{stage}.jsonl"
+    return Tracker(root(), stage, key, given, tags=tags, dataset=dataset, publish=publish, later=later)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Writes ``artifacts/allocation.json`` and ``artifacts/controls.json``.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 from pipeline.plug import plug
@@ -15,6 +16,7 @@ from stages._stage import ENCODED, SCORES
 
 
 def run() -> None:
+    started = time.time()
     import numpy as np
 
     from pipeline.budget import bytes_per_field, full_tables, in_bytes, prices
@@ -50,6 +52,14 @@ def run() -> None:
         searched.save(file)
     with _stage.whole("artifacts/controls.json") as file:
         file.write_text(json.dumps(controls, indent=1) + "\n")
+    key = _stage.fingerprint("derive", [ENCODED / "schema.json", SCORES])
+    with _stage.tracker("derive", key, later=True) as tracker:
+        tracked = tracker.run(seed=record["seed"], params=params, started=started)
+        figures = {"bytes": spent, "of_full": spent / full, "full_bytes": full}
+        tracked.metrics(0, figures if budget is None else {**figures, "budget": budget})
+        tracked.metrics(0, {f"dim/{name}": d for name, d in searched.dims.items()})
+        tracked.artifact("artifacts/allocation.json")
+        tracked.artifact("artifacts/controls.json")
     print(f"derive: {spent:,} bytes, {spent / full:.1%} of the full tables' {full:,}")
     print("        " + ", ".join(f"{name} {d}" for name, d in searched.dims.items()))
 

@@ -17,16 +17,23 @@ from stages._stage import RAW
 
 
 def run() -> None:
-    started = time.monotonic()
-    dataset = _stage.params("ingest")["dataset"]
+    started = time.time()
+    params = _stage.params("ingest")
+    dataset = params["dataset"]
     source = opened(dataset["name"], dataset["path"], dataset["options"] or {})
     with _stage.whole(RAW) as folder:
         folder.mkdir()
         record = {"dataset": dataset["name"], **write_raw(source, folder / "table.parquet")}
         (folder / "raw.json").write_text(json.dumps(record, indent=1) + "\n")
+    key = _stage.fingerprint("ingest", [RAW / "raw.json"])
+    with _stage.tracker("ingest", key, record["sha256"], later=True) as tracker:
+        tracked = tracker.run(params=params, tags={"raw_sha256": record["sha256"]}, started=started)
+        figures = {"rows": record["rows"], "label_rate": record["label_rate"], "fields": len(record["fields"])}
+        tracked.metrics(0, figures)
+        tracked.artifact(RAW / "raw.json")
     print(
         f"ingest: {record['rows']:,} rows of {dataset['name']}, {len(record['fields'])} fields, "
-        f"label rate {record['label_rate']:.4f}, {time.monotonic() - started:.1f} s"
+        f"label rate {record['label_rate']:.4f}, {time.time() - started:.1f} s"
     )
 
 

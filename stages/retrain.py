@@ -74,7 +74,7 @@ def run() -> None:
                 allocation.save(folder / "allocation.json")
                 (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
             checkpoint.unlink(missing_ok=True)
-            tracked.artifact(done / "allocation.json")
+            tracked.artifact(done / "allocation.json", output=MODELS / name / f"seed-{seed}" / "allocation.json")
             tracked.end()
             best = max(entry["auc"] for entry in module.history)
             print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)

@@ -19,8 +19,9 @@ def run() -> None:
     values = _stage.all_params()
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     published = [Path(f"artifacts/runs/{stage}.jsonl") for stage in current(list(stages), values)]
+    there = [path for path in published if path.is_file()]
     try:
-        lines = tracking.synchronise(_stage.root(), values, [path for path in published if path.is_file()])
+        lines = tracking.synchronise(_stage.root(), values, there, complete=len(there) == len(stages))
     except tracking.StoreError as error:
         sys.exit(f"error: {error}")
     for line in lines:

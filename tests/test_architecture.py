@@ -39,7 +39,7 @@ def floor(path: str) -> int:
 
 
 def project_files() -> list[str]:
-    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "pipeline").rglob("*.py")) if p.name != "__init__.py"]
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "pipeline").rglob("*.py")) if p.stat().st_size]
 
 
 @pytest.mark.parametrize("path", project_files())
@@ -48,7 +48,7 @@ def test_a_file_imports_from_no_higher_floor_and_no_sibling(path: str) -> None:
         if other.endswith("__init__.py"):
             continue
         assert floor(other) <= floor(path), f"{path} imports {other}"
-        in_folder = len(Path(path).parts) > 2
+        in_folder = len(Path(path).parts) > 2 and "tracking" not in path  # the other folders hold plugs
         assert not (in_folder and Path(other).parent == Path(path).parent), f"{path} imports its sibling {other}"
 
 
@@ -61,7 +61,7 @@ def test_third_parties_stay_in_their_rooms(path: str) -> None:
         elif isinstance(node, ast.ImportFrom) and node.module:
             used.add(node.module.split(".")[0])
     room = Path(path).parts[1].removesuffix(".py")
-    assert "mlflow" not in used or room == "tracking"
+    assert "mlflow" not in used or path == "pipeline/tracking/store.py"
     assert "pytorch_lightning" not in used or room == "lit"
     assert not used & {"optuna", "dvc"}
     assert not used & {"pandas", "pyarrow"} or room in {"datasets", "encode", "source", "files", "ratings"}
@@ -82,7 +82,7 @@ def test_code_deps_are_the_import_closure(stage: str) -> None:
         plugged.add("pipeline/datasets")
         for file in (ROOT / "pipeline/datasets").glob("*.py"):
             needed |= {path for path in closure(f"pipeline/datasets/{file.name}") if "/datasets/" not in path}
-    needed -= {"pipeline/tracking.py"}  # a renamed metric must not cost a search
+    assert not any("tracking" in path for path in needed | declared)  # a renamed metric must not cost a search
     extra = {
         path for path in declared - needed - plugged if not re.match(r"pipeline/methods/(full|uniform|random)", path)
     }

@@ -15,11 +15,13 @@ from pipeline.schema import Schema
 from stages import encode, ingest
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"stages": {"ingest": {"params": ["dataset"]}, "encode": {"params": ["encode"]}}}
+STAGES = {"stages": {"ingest": {"params": ["dataset"], "deps": []}, "encode": {"params": ["encode"], "deps": []}}}
 SPLIT = {"by": "random", "train": 0.7, "arch": 0.1, "val": 0.1, "test": 0.1}
 PARAMS = {
     "dataset": {"name": "table", "path": "data", "options": {"label": "y", "categorical": ["c"], "numeric": ["x"]}},
     "encode": {"split": SPLIT, "min_count": None, "numeric": "log-square", "buckets": 20, "max_bag": None, "seed": 0},
+    "method": {"name": "autodim"},
+    "backbone": {"name": "deepfm"},
 }
 
 
@@ -28,6 +30,7 @@ def project(tmp_path, monkeypatch):
     """An empty project folder to work in, with a small table as its data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(STAGES))
     (tmp_path / "data").mkdir()
     rng = np.random.default_rng(0)
@@ -55,6 +58,29 @@ def test_ingest_and_encode_end_to_end(project, capsys):
     for name, checksum in record["sha256"].items():
         assert hashlib.sha256((project / "artifacts/encoded" / name).read_bytes()).hexdigest() == checksum
     assert sum(record["rows"].values()) == 600
+
+
+def test_ingest_and_encode_record_what_they_made_under_its_checksum(project):
+    ingest.run()
+    encode.run()
+    sha256 = json.loads((project / "artifacts/raw/raw.json").read_text())["sha256"]
+    figures = {}
+    for stage in ("ingest", "encode"):
+        lines = [json.loads(line) for line in (project / f"artifacts/runs/{stage}.jsonl").read_text().splitlines()]
+        assert lines[0]["dataset"] == {"name": "table", "digest": sha256[:36], "source": "data"}
+        names = {line["id"]: line["names"] for line in lines if "id" in line}
+        rows = [zip(names[line[0]], line[2], strict=True) for line in lines if isinstance(line, list)]
+        figures[stage] = {name: value for row in rows for name, value in row}
+    assert figures["ingest"]["rows"] == 600
+    encoded = json.loads((project / "artifacts/encoded/schema.json").read_text())
+    assert figures["encode"]["rows/train"] == encoded["rows"]["train"]
+    assert figures["encode"]["cardinality/c"] == encoded["fields"][0]["cardinality"]
+    keys = {path.name for path in (project / ".pipeline/tracking").glob("*.jsonl")}
+    ingest.run()
+    assert {path.name for path in (project / ".pipeline/tracking").glob("*.jsonl")} == keys
+    (project / "data/log.csv").write_text("y,c,x\n" + "1,2,3\n0,1,2\n" * 300)
+    ingest.run()
+    assert len(list((project / ".pipeline/tracking").glob("ingest-*.jsonl"))) == 2
 
 
 def test_bad_input_leaves_nothing_new(project):

@@ -1,15 +1,14 @@
 import contextlib
 import json
-import logging
 import math
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,23 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import tracking
 from pipeline.tracking import StoreError, Tracker, configuration_key, synchronise
+from pipeline.tracking.place import meeting_mlflow
 from stages import sync
 
 REPOSITORY = Path(__file__).parents[1]
 NAMES = ("arch/user/d02", "arch/user/d08", "arch/zip/d02")
 CONFIGURATION = {"dim": 8, "search": {"lr": 0.1, "dims": [2, 8]}}
 PUBLISHED = "artifacts/runs/search.jsonl"
+
+LATER = """
+import sys
+from pathlib import Path
+from pipeline.tracking import Tracker
+with Tracker(Path.cwd(), "ingest", "k0", {"dim": 8}, later=True) as tracker:
+    tracker.run().metrics(0, {"rows": 600.0})
+assert "mlflow" not in sys.modules
+"""
 
 SEARCH = """
 import os, sys, time
@@ -43,12 +51,9 @@ with Tracker(Path.cwd(), "search", sys.argv[1], {"dim": 8}, publish="artifacts/r
 @contextlib.contextmanager
 def asking(store: str | Path) -> Iterator[Any]:
     """A client for the store at a URI or in a repository; warnings that third parties give among themselves are off."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with meeting_mlflow():
         from mlflow import MlflowClient
 
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         yield MlflowClient(f"sqlite:///{store / 'mlflow.db'}" if isinstance(store, Path) else store)
 
 
@@ -238,6 +243,55 @@ def test_journal_only_leaves_a_spool_that_synchronising_brings_in(root: Path, mo
     assert spools(root) == []
 
 
+def test_what_a_stage_leaves_for_later_comes_with_the_next_one(root: Path) -> None:
+    began = time.time() - 60
+    with Tracker(root, "ingest", "k0", CONFIGURATION, later=True) as tracker:
+        tracker.run(started=began).metrics(0, {"rows": 600.0})
+    assert spools(root) == ["ingest-k0.jsonl"]
+    search(root)
+    assert spools(root) == []
+    [ingested] = runs(root, pipeline_stage="ingest")
+    assert (ingested.info.status, ingested.data.metrics) == ("FINISHED", {"rows": 600.0})
+    assert ingested.info.start_time == int(began * 1000)
+    [parent] = parents(root)
+    assert ingested.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_what_a_stage_leaves_for_later_comes_without_a_next_one_too(root: Path) -> None:
+    script = root / "later.py"
+    script.write_text(LATER)
+    shell = f"{shlex.quote(sys.executable)} {shlex.quote(str(script))}; true"  # the shell is what runs the stages
+    subprocess.run(["sh", "-c", shell], cwd=root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=True)
+    ingested = eventually(root, "FINISHED", pipeline_stage="ingest")
+    assert ingested.data.metrics == {"rows": 600.0}
+
+
+def test_the_next_stage_marks_one_that_was_killed_before_it_left_anything(root: Path) -> None:
+    code = LATER.replace("tracker.run().metrics", "import os; tracker.run(); os.kill(os.getpid(), 9) #")
+    died = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    search(root)
+    assert [run.info.status for run in runs(root, pipeline_stage="ingest")] == ["KILLED"]
+    status = {parent.data.tags["pipeline.configuration"]: parent.info.status for parent in parents(root)}
+    assert status == {configuration_key({"dim": 8}): "KILLED", configuration_key(CONFIGURATION): "FINISHED"}
+    assert spools(root) == ["ingest-k0.jsonl"]  # where the stage will continue
+
+
+def test_runs_and_their_parent_name_the_dataset_once(root: Path) -> None:
+    dataset = {"name": "planted", "digest": "a" * 36, "source": "data"}
+    for stage in ("search", "retrain", "search"):
+        with Tracker(root, stage, "k1", CONFIGURATION, dataset=dataset) as tracker:
+            tracker.run(seed=0)
+    found = runs(root)
+    assert len(found) == 3
+    for run in found:
+        [given] = run.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("planted", "a" * 36)
+        assert json.loads(given.dataset.source) == {"uri": "data"}
+
+
 def test_a_killed_stage_is_marked_by_the_uploader_and_resumed_in_the_same_run(root: Path) -> None:
     process = start(root, "k1", "5", "wait")
     assert process.stdout is not None and process.stdout.readline() == "there\n"
@@ -254,7 +308,7 @@ def test_a_killed_stage_is_marked_by_the_uploader_and_resumed_in_the_same_run(ro
         file.write("[0,5,[0.1")  # torn by the kill
     output, complaint = start(root, "k1", "8").communicate()
     assert output == ""
-    assert all("bringing the journal" in line for line in complaint.splitlines())
+    assert all("bringing the journal" in line for line in complaint.splitlines()), complaint
     [run] = runs(root, pipeline_stage="search")
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
     assert [step for step, _ in history(root, run, "loss")] == list(range(8))
@@ -326,7 +380,7 @@ def server(root: Path, closed_port: str) -> Iterator[tuple[str, "subprocess.Pope
             try:
                 if requests.get(f"{closed_port}/health", timeout=1).ok:
                     break
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.1)
         else:
             pytest.skip("mlflow server did not start within 20 s")
@@ -406,8 +460,10 @@ def test_names_and_values_that_mlflow_refuses_are_made_fit(root: Path) -> None:
 
 
 def test_long_series_thin_out_but_keep_their_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with meeting_mlflow():
+        from pipeline.tracking import replay
     monkeypatch.setenv("PIPELINE_TRACKING", "journal")
-    monkeypatch.setattr(tracking, "EVERY_STEP", 10)
+    monkeypatch.setattr(replay, "EVERY_STEP", 10)
     with Tracker(root, "search", "k1", CONFIGURATION) as tracker:
         run = tracker.run()
         for step in range(44):
@@ -416,6 +472,29 @@ def test_long_series_thin_out_but_keep_their_end(root: Path, monkeypatch: pytest
     [found] = runs(root, pipeline_stage="search")
     steps = [*range(10), 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 43]
     assert history(root, found, "loss") == [(step, float(step)) for step in steps]
+
+
+def test_a_file_that_moves_on_is_found_again_where_it_went(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
+    Path("draft").mkdir()
+    Path("draft/allocation.json").write_text("decided")
+    with Tracker(root, "retrain", "k1", CONFIGURATION, publish=PUBLISHED) as tracker:
+        tracker.run().artifact("draft/allocation.json", output="models/allocation.json")
+    Path("draft").rename("models")
+    shutil.rmtree(root / ".pipeline")
+    synchronise(root, CONFIGURATION, [PUBLISHED])
+    [run] = runs(root, pipeline_stage="retrain")
+    assert artifacts(root, run) == ["allocation.json"]
+
+
+def test_a_parent_of_which_a_stage_was_killed_finishes_when_all_stages_are_there(root: Path) -> None:
+    search(root)
+    with pytest.raises(SystemExit), Tracker(root, "retrain", "k2", CONFIGURATION) as tracker:
+        tracker.run()
+        raise SystemExit(143)
+    for complete, status in ((False, "KILLED"), (True, "FINISHED")):
+        synchronise(root, CONFIGURATION, [PUBLISHED], complete=complete)
+        assert [parent.info.status for parent in parents(root)] == [status]
 
 
 def test_wrong_use_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,3 +549,50 @@ def test_sync_stops_before_the_first_stage_that_params_have_left_behind(
     sync.run()
     assert {run.data.tags.get("pipeline.stage") for run in runs(root)} == {None, "search", "retrain"}
     assert len(parents(root)) == 1
+
+
+def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two real stages under a real DVC; some seconds, for it is the only proof that the parts fit."""
+
+    def dvc(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words],
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def made(store: str | Path) -> list[Any]:
+        return [
+            (run.info.run_name, run.info.status, artifacts(root, run), run.data.metrics, run.data.params, run.inputs)
+            for run in sorted(runs(store), key=lambda run: run.info.run_name)
+        ]
+
+    for name in ("pipeline", "stages"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    values["dataset"]["options"]["rows"] = 1000
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    Path("data").mkdir()
+    dvc("init", "--no-scm", "--quiet")
+    assert "Running stage 'encode'" in dvc("repro", "encode")
+    eventually(root, "FINISHED", pipeline_stage="encode")
+    first = made(root)
+    assert [row[:3] for row in first] == [
+        ("encode", "FINISHED", ["schema.json"]),
+        ("ingest", "FINISHED", ["raw.json"]),
+        (f"pipeline {configuration_key(values)[:8]}", "FINISHED", []),
+    ]
+    shutil.rmtree("artifacts")
+    shutil.copy(migrated, root / "new.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///new.db")
+    assert "Running stage" not in dvc("repro", "encode")
+    assert made(f"sqlite:///{root}/new.db") == []
+    for _ in range(2):
+        sync.run()
+        assert repr(made(f"sqlite:///{root}/new.db")) == repr(first)
