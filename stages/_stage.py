@@ -192,7 +192,7 @@ def tracker(stage: str, key: str, raw_sha256: str | None = None, later: bool = F
 
     given = all_params()
     tags = {name: given[name]["name"] for name in ("dataset", "backbone", "method")}
-    digest = raw_sha256 or json.loads((ENCODED / "schema.json").read_text())["raw_sha256"]
+    digest = raw_sha256 or read(ENCODED / "schema.json")["raw_sha256"]
     dataset = {"name": given["dataset"]["name"], "digest": digest[:36], "source": given["dataset"]["path"]}
     publish = f"artifacts/runs/{stage}.jsonl"
     return Tracker(root(), stage, key, given, tags=tags, dataset=dataset, publish=publish, later=later)

@@ -5,7 +5,6 @@ Reads ``encode`` of params.yaml; writes the folder ``artifacts/encoded``.
 
 from __future__ import annotations
 
-import json
 import time
 
 from pipeline.encode import Settings, encode
@@ -20,7 +19,7 @@ def run() -> None:
     options = params["encode"]
     check_options(Settings, options, "encode in params.yaml")
     settings = Settings(**options)
-    raw_sha256 = json.loads((RAW / "raw.json").read_text())["sha256"]
+    raw_sha256 = _stage.read(RAW / "raw.json")["sha256"]
     key = _stage.fingerprint("encode", [RAW / "raw.json"])
     with _stage.tracker("encode", key, raw_sha256, later=True) as tracker:
         tracked = tracker.run(params=params, started=started)
