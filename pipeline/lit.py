@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -298,7 +299,9 @@ class LitSearch(LitCTR):
             self._arch_state = None
 
     def progress(self) -> dict[str, str]:
-        return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.2f}"}
+        if math.isnan(self.expected_bytes):
+            return super().progress() | {"expected MB": "warm-up"}
+        return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.3g}"}
 
 
 def margins(p: Tensor) -> Tensor:
@@ -371,4 +374,6 @@ def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: P
         num_sanity_val_steps=0,
         callbacks=[_Bar(title, epochs * len(batches)), _Checkpoint(checkpoint, seconds)],
     )
-    trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # a matter between Lightning and torch
+        trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from pipeline.model import CTRModel, assemble
 from pipeline.schema import Field, Schema
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]

@@ -21,7 +21,6 @@ from stages import _stage
 from tests.project import STAGES, Project, gone
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
