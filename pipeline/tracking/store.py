@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from pipeline.tracking.identity import is_dead
 from pipeline.tracking.place import StoreError, folder
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on prompts
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 1000, 100, 100
 KEY_CHARACTERS, PARAM_CHARACTERS, TAG_CHARACTERS = 250, 6000, 5000
 
@@ -37,7 +38,7 @@ class Store:
             if found is None:
                 # a server has artifact storage of its own; anything else would put them into the working directory
                 place = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
-                self._experiment_id = self._client.create_experiment(experiment, artifact_location=place)
+                self._experiment_id = self._client.create_experiment(experiment, artifact_location=place, tags=KIND)
             elif found.lifecycle_stage != "active":
                 raise StoreError(f"experiment {experiment!r} is deleted; `mlflow experiments restore` brings it back")
             else:
