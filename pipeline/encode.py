@@ -202,18 +202,18 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
                 """(file, rows to append) for one row group."""
                 pieces = []
                 for first, batch in table.batches(written, group):
-                    values = {"ids": np.empty((len(batch), schema.num_slots), dtype=np.int32)}
+                    slots = np.empty((schema.num_slots, len(batch)), dtype=np.int32)  # to fill by row is slow
                     start = 0
                     for field in schema.fields:
-                        columns[field.name].look_up(batch[field.name], values["ids"][:, start : start + field.width])
+                        columns[field.name].look_up(batch[field.name], slots[start : start + field.width])
                         start += field.width
-                    values["labels"] = batch[LABEL].to_numpy()
+                    values = {"ids": np.ascontiguousarray(slots.T), "labels": batch[LABEL].to_numpy()}
                     if facts[ORACLE]:
                         values["oracle"] = batch[ORACLE].to_numpy()
                     part = split(first, batch)
                     for number, place in enumerate(PARTS):
                         chosen = np.flatnonzero(part == number)
-                        pieces += [(f"{place}/{name}.npy", array[chosen]) for name, array in values.items()]
+                        pieces += [(f"{place}/{name}.npy", array.take(chosen, axis=0)) for name, array in values.items()]
                 return pieces
 
             with _progress("(writing)", table.groups, " row groups") as progress:
@@ -406,18 +406,18 @@ class _Feature:
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
     def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill (n, width) int32 with the ids of n rows."""
+        """Fill (width, n) int32 with the ids of n rows."""
         rows, codes, values = self._coded(column)
-        ids = self._ids_of(values)[codes]
+        ids = self._ids_of(values).take(codes)
         if rows is None:
-            slots[:, 0] = ids
+            slots[0] = ids
             return
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the known values of its row
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
-        slots[:, 0] = UNKNOWN
-        slots[rows, rank] = ids
+        slots[0] = UNKNOWN
+        slots[rank, rows] = ids
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
@@ -433,7 +433,7 @@ class _Feature:
     def _counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
         """Each distinct value of the training rows, and how many of them show it."""
         rows, codes, values = self._coded(column)
-        counts = np.bincount(codes[train if rows is None else train[rows]], minlength=len(values))
+        counts = np.bincount(codes.take(np.flatnonzero(train if rows is None else train[rows])), minlength=len(values))
         there = np.flatnonzero(counts)
         return pa.table({"value": values.take(pa.array(there)), "count": counts[there]})
 
@@ -452,8 +452,11 @@ class _Feature:
             column = self._bucketed(column)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
-        values = pa.concat_arrays([column.dictionary, pa.nulls(1, column.dictionary.type)])
-        return None, pc.fill_null(column.indices, len(values) - 1).to_numpy(zero_copy_only=False), values
+        codes, values = column.indices, column.dictionary
+        if codes.null_count:
+            codes = pc.fill_null(codes, len(values))
+            values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+        return None, codes.to_numpy(), values
 
     def _bucketed(self, column: pa.Array) -> pa.Array:
         numbers = _floats(column)
