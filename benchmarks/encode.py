@@ -101,7 +101,7 @@ def _measured(job: str, file: Path, python: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=file.parent) as out:
         command = [python or sys.executable, __file__, "--job", job, str(file), out]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

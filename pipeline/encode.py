@@ -185,11 +185,11 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
         with _progress("(counting)", len(columns), " fields") as progress:
             known = _in_order(threads, learned, columns.values(), progress)
             schema = _write_vocabulary(zip(columns.values(), known, strict=True), folder / "vocabulary.parquet")
-        rows = {part: int(n) for part, n in zip(PARTS, tally.sum(axis=1), strict=True)}
+        sizes = {part: int(n) for part, n in zip(PARTS, tally.sum(axis=1), strict=True)}
         with contextlib.ExitStack() as stack:
             arrays = {
                 f"{part}/{name}.npy": stack.enter_context(_Array(folder / part / f"{name}.npy", dtype, shape))
-                for part, n in rows.items()
+                for part, n in sizes.items()
                 for name, dtype, shape in (
                     ("ids", "<i4", (n, schema.num_slots)),
                     ("labels", "|u1", (n,)),
@@ -212,8 +212,8 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
                         values["oracle"] = batch[ORACLE].to_numpy()
                     part = split(first, batch)
                     for number, place in enumerate(PARTS):
-                        chosen = np.flatnonzero(part == number)
-                        pieces += [(f"{place}/{name}.npy", array.take(chosen, axis=0)) for name, array in values.items()]
+                        rows = np.flatnonzero(part == number)
+                        pieces += [(f"{place}/{name}.npy", array.take(rows, axis=0)) for name, array in values.items()]
                 return pieces
 
             with _progress("(writing)", table.groups, " row groups") as progress:
@@ -223,7 +223,7 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
 
     record = {
         **schema.to_dict(),
-        "rows": rows,
+        "rows": sizes,
         "label_rate": {part: float(ones / (zeros + ones)) for part, (zeros, ones) in zip(PARTS, tally, strict=True)},
         "sha256": {name: array.sha256 for name, array in arrays.items()},
         "raw_sha256": facts["sha256"],
