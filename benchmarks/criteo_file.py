@@ -24,7 +24,10 @@ CARDINALITIES = (
     *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
 )
 BLANK_NUMBERS = (0.45, 0, 0.21, 0.22, 0.03, 0.22, 0.04, 0, 0.04, 0.45, 0.04, 0.77, 0.22)
-BLANK_HASHES = (0, 0, 0.03, 0.03, 0, 0.12, *[0] * 5, 0.03, *[0] * 3, 0.03, 0, 0, 0.44, 0.44, 0.03, 0.76, 0, 0.03, 0.44, 0.44)
+BLANK_HASHES = (
+    *(0, 0, 0.03, 0.03, 0, 0.12, 0, 0, 0, 0, 0, 0.03, 0),
+    *(0, 0, 0.03, 0, 0, 0.44, 0.44, 0.03, 0.76, 0, 0.03, 0.44, 0.44),
+)
 SCALES = (1, 2, 2, 2, 8, 4, 2, 2, 4, 0.5, 1, 0.5, 2)  # mean logarithm of the counts
 
 
@@ -50,7 +53,8 @@ def _chunk(n: int, rng: np.random.Generator) -> pa.Table:
         ranks = ((1 + rng.random(n) * ((values + 1) ** power - 1)) ** (1 / power)).astype(np.uint64)
         hashes = ((ranks * np.uint64(0x9E3779B1) + np.uint64(i * 0x85EBCA6B)) % np.uint64(1 << 32)).astype(">u4")
         digits = np.frombuffer(hashes.tobytes().hex().encode(), dtype="S8")
-        columns[f"C{i}"] = pa.array(digits, mask=rng.random(n) < blank, type=pa.binary(8)).cast(pa.binary()).cast(pa.string())
+        hashed = pa.array(digits, pa.binary(8), mask=rng.random(n) < blank)
+        columns[f"C{i}"] = hashed.cast(pa.binary()).cast(pa.string())
     return pa.table(columns)
 
 

@@ -45,8 +45,9 @@ def run(
 
     Returns:
         ``results``: for each file and job ``rows``, ``job``, ``bytes`` of the file, median ``seconds`` and all
-        ``rounds``, ``cores`` that its first process was given, ``rows_per_second``, ``peak_rss_mib``, ``times_limit`` (seconds by those of the scan), and
-        ``times_pandas`` (seconds of pandas by its own).
+        ``rounds``, ``cores`` that its first process was given, ``rows_per_second``, ``peak_rss_mib``,
+        ``times_limit`` (seconds by those of the scan), ``times_pandas`` (seconds of pandas by its own), and
+        ``parts`` (seconds of each half of the job in the first round).
     """
     from benchmarks import criteo_file
 
@@ -90,8 +91,8 @@ def table(record: dict[str, Any]) -> str:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in row["parts"].items())
         lines.append(
             f"| {row['rows']:,} | {row['job']}{f' ({parts})' if parts else ''} | {row['seconds']:.2f} "
-            f"| {row['cores']:.1f} | {row['rows_per_second']:,.0f} | {row['peak_rss_mib']:,.0f} | {row['times_limit']:.1f} "
-            f"| {row['times_pandas']:.2f} |"
+            f"| {row['cores']:.1f} | {row['rows_per_second']:,.0f} | {row['peak_rss_mib']:,.0f} "
+            f"| {row['times_limit']:.1f} | {row['times_pandas']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -222,7 +223,8 @@ def _fuxictr(file: Path, out: Path) -> Callable[[], dict[str, float]]:
     """
     import gzip
 
-    from fuxictr.preprocess import FeatureProcessor, build_dataset
+    from fuxictr.datasets.criteo import CustomizedFeatureProcessor
+    from fuxictr.preprocess import build_dataset
 
     with (gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")) as stream:
         lines = stream.readlines()
@@ -233,14 +235,6 @@ def _fuxictr(file: Path, out: Path) -> Callable[[], dict[str, float]]:
         (out / f"{part}.csv").write_bytes(header + b"".join(lines[start:stop]))
     del lines
 
-    class Criteo(FeatureProcessor):  # as in FuxiCTR's demo of Criteo
-        def convert_to_bucket(self, name: str) -> Any:
-            import polars as pl
-
-            value = pl.col(name).cast(pl.Float64)
-            bucket = pl.when(value > 2).then(value.log().pow(2).floor()).otherwise(value)
-            return bucket.cast(pl.Int64).cast(pl.String)
-
     columns = [
         {"name": NUMBERS, "active": True, "dtype": "float", "type": "categorical", "preprocess": "convert_to_bucket"},
         {"name": HASHES, "active": True, "dtype": "str", "type": "categorical"},
@@ -248,7 +242,7 @@ def _fuxictr(file: Path, out: Path) -> Callable[[], dict[str, float]]:
 
     def job() -> dict[str, float]:
         label = {"name": "label", "dtype": "float"}
-        encoder = Criteo(feature_cols=columns, label_col=label, dataset_id="criteo", data_root=str(out))
+        encoder = CustomizedFeatureProcessor(feature_cols=columns, label_col=label, dataset_id="criteo", data_root=str(out))
         paths = {f"{part}_data": str(out / f"{part}.csv") for part in bounds}
         build_dataset(encoder, **paths, sep="\t", min_categr_count=MIN_COUNT)
         return {}
