@@ -242,7 +242,7 @@ def _fuxictr(file: Path, out: Path) -> Callable[[], dict[str, float]]:
 
     def job() -> dict[str, float]:
         label = {"name": "label", "dtype": "float"}
-        encoder = CustomizedFeatureProcessor(feature_cols=columns, label_col=label, dataset_id="criteo", data_root=str(out))
+        encoder = CustomizedFeatureProcessor(columns, label, dataset_id="criteo", data_root=str(out))
         paths = {f"{part}_data": str(out / f"{part}.csv") for part in bounds}
         build_dataset(encoder, **paths, sep="\t", min_categr_count=MIN_COUNT)
         return {}
