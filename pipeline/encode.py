@@ -36,7 +36,7 @@ SAMPLE_ROWS = 1 << 17  # training rows that quantiles are taken of
 MERGE_ROWS = 1 << 18  # counts wait until there are so many, then they are added up
 RICH_VALUES = 1 << 19  # a field with more values is read twice, so that rare ones need no memory of their own
 SKETCH_BITS = 22
-WORD_BYTES = 64
+HASHED_BYTES = 64
 THREADS = 8  # at most; each holds a row group
 BINS = 1 << 16
 
@@ -516,26 +516,28 @@ class _Sketch:
     @staticmethod
     def _cells_of(values: pa.ChunkedArray) -> np.ndarray:
         """(v,) uint64: the same for equal values, and spread evenly."""
-        if not pa.types.is_integer(values.type):
-            values = pa.chunked_array([_text_hashes(values.combine_chunks())])
-        numbers = pc.fill_null(values, 0).to_numpy().astype(np.uint64)
+        if pa.types.is_integer(values.type):
+            numbers = pc.fill_null(values, 0).to_numpy()
+        else:
+            numbers = _text_hashes(values.combine_chunks())
         return splitmix64(numbers, 0) >> np.uint64(64 - SKETCH_BITS)
 
 
-def _text_hashes(texts: pa.Array) -> pa.Array:
+def _text_hashes(texts: pa.Array) -> np.ndarray:
     """(n,) uint64: sums of the bytes, each times a random number that goes with its place in the text.
 
     M. Dietzfelbinger 1996, Universal Hashing and k-Wise Independent Random Variables via Integer Arithmetic
-    without Primes. After WORD_BYTES bytes the random numbers repeat, which costs collisions and no more.
+    without Primes. After HASHED_BYTES bytes the random numbers repeat, which costs collisions and no more.
     """
     texts = pa.concat_arrays([texts.cast(pa.large_binary()), pa.array([], pa.large_binary())])  # without an offset
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
-    numbers = splitmix64(np.arange(WORD_BYTES), 1)
-    places = np.arange(ends[0], ends[-1]) - np.repeat(ends[:-1], np.diff(ends))
-    bytes_ = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]
-    sums = np.concatenate([[0], np.cumsum((bytes_ + np.uint64(1)) * numbers[places % WORD_BYTES], dtype=np.uint64)])
-    return pa.array(sums[ends[1:] - ends[0]] - sums[ends[:-1] - ends[0]])
+    text = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]
+    places = np.arange(len(text)) - np.repeat(ends[:-1] - ends[0], np.diff(ends))
+    numbers = splitmix64(np.arange(HASHED_BYTES), 1)[places % HASHED_BYTES]
+    sums = np.zeros(len(text) + 1, dtype=np.uint64)
+    np.cumsum((text + np.uint64(1)) * numbers, out=sums[1:])
+    return sums[ends[1:] - ends[0]] - sums[ends[:-1] - ends[0]]
 
 
 def _check_parts(tally: np.ndarray, raw: Path) -> None:
