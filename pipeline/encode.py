@@ -135,7 +135,7 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
               training rows), id;
             * ``schema.json``: fields and widths as `Schema` reads them, and how the rest was made.
 
-        batch_rows: rows held in memory at a time; changes nothing in the result.
+        batch_rows: rows looked at together, within a row group; changes nothing in the result.
 
     Returns:
         What schema.json holds.
@@ -196,24 +196,29 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
                     *([("oracle", "<f8", (n,))] if facts[ORACLE] else []),
                 )
             }
-            written = [*kinds, LABEL, *([ORACLE] if facts[ORACLE] else []), *split.columns]
+            plain = {"labels": LABEL} | ({"oracle": ORACLE} if facts[ORACLE] else {})
 
             def encoded(group: int) -> list[tuple[str, np.ndarray]]:
-                """(file, rows to append) for one row group."""
-                pieces = []
-                for first, batch in table.batches(written, group):
-                    slots = np.empty((schema.num_slots, len(batch)), dtype=np.int32)  # to fill by row is slow
-                    start = 0
-                    for field in schema.fields:
-                        columns[field.name].look_up(batch[field.name], slots[start : start + field.width])
-                        start += field.width
-                    values = {"ids": np.ascontiguousarray(slots.T), "labels": batch[LABEL].to_numpy()}
-                    if facts[ORACLE]:
-                        values["oracle"] = batch[ORACLE].to_numpy()
+                """(file, rows to append) for one row group; its columns are read one by one, for the cache's sake."""
+                slots = np.empty((schema.num_slots, table.sizes[group]), dtype=np.int32)
+                start = 0
+                for field in schema.fields:
+                    end = 0
+                    for _, batch in table.batches([field.name], group):
+                        place = slots[start : start + field.width, end : end + len(batch)]
+                        columns[field.name].look_up(batch[field.name], place)
+                        end += len(batch)
+                    start += field.width
+                pieces, start = [], 0
+                for first, batch in table.batches([*plain.values(), *split.columns], group):
                     part = split(first, batch)
                     for number, place in enumerate(PARTS):
                         rows = np.flatnonzero(part == number)
-                        pieces += [(f"{place}/{name}.npy", array.take(rows, axis=0)) for name, array in values.items()]
+                        ids = slots.take(start + rows, axis=1)
+                        pieces.append((f"{place}/ids.npy", np.ascontiguousarray(ids.T)))
+                        for name, column in plain.items():
+                            pieces.append((f"{place}/{name}.npy", batch[column].to_numpy().take(rows)))
+                    start += len(batch)
                 return pieces
 
             with _progress("(writing)", table.groups, " row groups") as progress:
@@ -255,7 +260,8 @@ class _Table:
         except pa.ArrowInvalid as error:
             raise BadData(f"is no Parquet file ({error})", file=path, remedy="ingest the data again") from error
         self.groups = self.metadata.num_row_groups
-        self.firsts = np.cumsum([0, *(self.metadata.row_group(i).num_rows for i in range(self.groups))]).tolist()
+        self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
+        self.firsts = [0, *itertools.accumulate(self.sizes)]
 
     def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(number of the first row, batch) of one row group, or of all in turn."""
