@@ -2,6 +2,9 @@
 
 Whatever is learned from data - which values are known, their order, the edges of buckets - is learned from the
 rows of part ``train``. The result is the same, byte for byte, whatever the size of the batches read.
+
+Threads share the work, fields in the first pass and row groups in the second. Memory does not grow with the rows,
+but for one bit a row, nor with values that are too rare for an id.
 """
 
 from __future__ import annotations
@@ -205,8 +208,8 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
                 for field in schema.fields:
                     end = 0
                     for _, batch in table.batches([field.name], group):
-                        place = slots[start : start + field.width, end : end + len(batch)]
-                        columns[field.name].look_up(batch[field.name], place)
+                        free = slots[start : start + field.width, end : end + len(batch)]
+                        columns[field.name].look_up(batch[field.name], free)
                         end += len(batch)
                     start += field.width
                 pieces, start = [], 0
@@ -278,10 +281,14 @@ def _progress(title: str, total: int, unit: str) -> tqdm:
     return tqdm(desc=f"encode {title}", total=total, unit=unit, unit_scale=True, delay=1)
 
 
+def _workers() -> int:
+    return min(THREADS, pa.cpu_count())
+
+
 @contextlib.contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as there are cores; work that is still waiting when the block ends is dropped."""
-    pool = ThreadPoolExecutor(min(THREADS, pa.cpu_count()))
+    """Work that is still waiting when the block ends is dropped."""
+    pool = ThreadPoolExecutor(_workers())
     try:
         yield pool
     finally:
@@ -293,7 +300,7 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Itera
     ahead: deque[Future[B]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))
-        if len(ahead) > min(THREADS, pa.cpu_count()):
+        if len(ahead) > _workers():
             yield ahead.popleft().result()
             progress.update()
     while ahead:
