@@ -2,6 +2,9 @@
 
 Whatever is learned from data - which values are known, their order, the edges of buckets - is learned from the
 rows of part ``train``. The result is the same, byte for byte, whatever the size of the batches read.
+
+Threads share the work, fields in the first pass and row groups in the second. Memory does not grow with the rows,
+but for one bit a row, nor with values that are too rare for an id.
 """
 
 from __future__ import annotations
@@ -9,11 +12,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +36,15 @@ TRAIN = 0
 MIN_COUNT = 2  # where neither the settings nor the data set say otherwise
 MAX_BAG = 8
 SAMPLE_ROWS = 1 << 17  # training rows that quantiles are taken of
-MERGE_ROWS = 1 << 18  # counts wait until there are so many, then they are added up
+MERGE_ROWS = 1 << 17  # counts wait until there are so many, then they are added up
+RICH_VALUES = 1 << 18  # a field with more values is read twice, so that rare ones need no memory of their own
+SKETCH_BITS = 21
+HASHED_BYTES = 64
+THREADS = 8  # at most; each holds a row group
 BINS = 1 << 16
 
+A = TypeVar("A")
+B = TypeVar("B")
 Batches = Callable[..., Iterator[tuple[int, pa.RecordBatch]]]  # (columns) -> (number of the first row, batch)
 
 
@@ -126,7 +138,7 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
               training rows), id;
             * ``schema.json``: fields and widths as `Schema` reads them, and how the rest was made.
 
-        batch_rows: rows held in memory at a time; changes nothing in the result.
+        batch_rows: rows looked at together, within a row group; changes nothing in the result.
 
     Returns:
         What schema.json holds.
@@ -144,62 +156,82 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
     if settings.split["by"] == "time" and not facts[TIME]:
         raise BadData("has no time to split by", file=raw, remedy="set encode.split.by to 'random' in params.yaml")
 
-    coded = [name for name, kind in kinds.items() if kind == CATEGORICAL]
-    with _opened(raw / "table.parquet", coded) as table:
+    table = _Table(raw / "table.parquet", [name for name, kind in kinds.items() if kind == CATEGORICAL], batch_rows)
 
-        def batches(columns: Sequence[str], title: str = "") -> Iterator[tuple[int, pa.RecordBatch]]:
-            first = 0
-            with tqdm(desc=f"encode {title}", total=facts["rows"], unit=" rows", unit_scale=True, delay=1) as progress:
-                for number in range(table.num_row_groups):  # iter_batches would keep all it has read
-                    group = table.read_row_group(number, columns=columns)
-                    for batch in group.combine_chunks().to_batches(max_chunksize=batch_rows):
-                        yield first, batch
-                        first += len(batch)
-                        progress.update(len(batch))
+    def batches(columns: Sequence[str], title: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+        with _progress(title, facts["rows"], " rows") as progress:
+            for first, batch in table.batches(columns):
+                yield first, batch
+                progress.update(len(batch))
 
+    with _threads() as threads:
         split = _Split(settings, batches)
         edges = _quantile_edges(batches, split, kinds, settings) if settings.numeric == "quantiles" else {}
         columns = {name: _Feature(name, kind, edges.get(name), max_bag) for name, kind in kinds.items()}
 
         tally = np.zeros((len(PARTS), 2), dtype=np.int64)  # rows by part and label
-        for first, batch in batches([*kinds, LABEL, *split.columns], "(counting)"):
+        train = []  # for each batch, a bit for each row
+        for first, batch in batches([LABEL, *split.columns], "(splitting)"):
             part = split(first, batch)
             np.add.at(tally, (part, batch[LABEL].to_numpy()), 1)
-            for name, column in columns.items():
-                column.count(batch[name], part == TRAIN)
+            train.append(np.packbits(part == TRAIN))
         _check_parts(tally, raw)
 
+        def learned(feature: _Feature) -> pa.Table:
+            def pairs() -> Iterator[tuple[pa.Array, np.ndarray]]:
+                for (_, batch), bits in zip(table.batches([feature.name]), train, strict=True):
+                    yield batch[feature.name], np.unpackbits(bits, count=len(batch)).view(bool)
+
+            return feature.learn(pairs, min_count)
+
         folder.mkdir(parents=True)
-        schema = _write_vocabulary(columns.values(), min_count, folder / "vocabulary.parquet")
-        rows = {part: int(n) for part, n in zip(PARTS, tally.sum(axis=1), strict=True)}
+        with _progress("(counting)", len(columns), " fields") as progress:
+            known = _in_order(threads, learned, columns.values(), progress)
+            schema = _write_vocabulary(zip(columns.values(), known, strict=True), folder / "vocabulary.parquet")
+        sizes = {part: int(n) for part, n in zip(PARTS, tally.sum(axis=1), strict=True)}
         with contextlib.ExitStack() as stack:
             arrays = {
                 f"{part}/{name}.npy": stack.enter_context(_Array(folder / part / f"{name}.npy", dtype, shape))
-                for part, n in rows.items()
+                for part, n in sizes.items()
                 for name, dtype, shape in (
                     ("ids", "<i4", (n, schema.num_slots)),
                     ("labels", "|u1", (n,)),
                     *([("oracle", "<f8", (n,))] if facts[ORACLE] else []),
                 )
             }
-            written = [*kinds, LABEL, *([ORACLE] if facts[ORACLE] else []), *split.columns]
-            for first, batch in batches(written, "(writing)"):
-                values = {"ids": np.empty((len(batch), schema.num_slots), dtype=np.int32)}
+            plain = {"labels": LABEL} | ({"oracle": ORACLE} if facts[ORACLE] else {})
+
+            def encoded(group: int) -> list[tuple[str, np.ndarray]]:
+                """(file, rows to append) for one row group; its columns are read one by one, for the cache's sake."""
+                slots = np.empty((schema.num_slots, table.sizes[group]), dtype=np.int32)
                 start = 0
                 for field in schema.fields:
-                    columns[field.name].look_up(batch[field.name], values["ids"][:, start : start + field.width])
+                    end = 0
+                    for _, batch in table.batches([field.name], group):
+                        free = slots[start : start + field.width, end : end + len(batch)]
+                        columns[field.name].look_up(batch[field.name], free)
+                        end += len(batch)
                     start += field.width
-                values["labels"] = batch[LABEL].to_numpy()
-                if facts[ORACLE]:
-                    values["oracle"] = batch[ORACLE].to_numpy()
-                part = split(first, batch)
-                for number, place in enumerate(PARTS):
-                    for name, array in values.items():
-                        arrays[f"{place}/{name}.npy"].append(array[part == number])
+                pieces, start = [], 0
+                for first, batch in table.batches([*plain.values(), *split.columns], group):
+                    part = split(first, batch)
+                    for number, place in enumerate(PARTS):
+                        rows = np.flatnonzero(part == number)
+                        ids = slots.take(start + rows, axis=1)
+                        pieces.append((f"{place}/ids.npy", np.ascontiguousarray(ids.T)))
+                        for name, column in plain.items():
+                            pieces.append((f"{place}/{name}.npy", batch[column].to_numpy().take(rows)))
+                    start += len(batch)
+                return pieces
+
+            with _progress("(writing)", table.groups, " row groups") as progress:
+                for pieces in _in_order(threads, encoded, range(table.groups), progress):
+                    for name, array in pieces:
+                        arrays[name].append(array)
 
     record = {
         **schema.to_dict(),
-        "rows": rows,
+        "rows": sizes,
         "label_rate": {part: float(ones / (zeros + ones)) for part, (zeros, ones) in zip(PARTS, tally, strict=True)},
         "sha256": {name: array.sha256 for name, array in arrays.items()},
         "raw_sha256": facts["sha256"],
@@ -216,12 +248,64 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
     return record
 
 
-def _opened(path: Path, coded: Sequence[str]) -> pq.ParquetFile:
-    path.stat()  # pyarrow's own error does not name the file
+class _Table:
+    """The raw table, in batches; several threads may read at once.
+
+    Args:
+        coded: columns that are read as dictionary arrays.
+    """
+
+    def __init__(self, path: Path, coded: Sequence[str], batch_rows: int) -> None:
+        self.path, self.coded, self.batch_rows = path, coded, batch_rows
+        path.stat()  # pyarrow's own error does not name the file
+        try:
+            self.metadata = pq.read_metadata(path)
+        except pa.ArrowInvalid as error:
+            raise BadData(f"is no Parquet file ({error})", file=path, remedy="ingest the data again") from error
+        self.groups = self.metadata.num_row_groups
+        self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
+        self.firsts = [0, *itertools.accumulate(self.sizes)]
+
+    def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(number of the first row, batch) of one row group, or of all in turn."""
+        with pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=self.coded) as file:
+            for number in range(self.groups) if group is None else [group]:  # iter_batches would keep all it has read
+                first = self.firsts[number]
+                rows = file.read_row_group(number, columns=columns, use_threads=False)
+                for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
+                    yield first, batch
+                    first += len(batch)
+
+
+def _progress(title: str, total: int, unit: str) -> tqdm:
+    return tqdm(desc=f"encode {title}", total=total, unit=unit, unit_scale=True, delay=1)
+
+
+def _workers() -> int:
+    return min(THREADS, pa.cpu_count())
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Work that is still waiting when the block ends is dropped."""
+    pool = ThreadPoolExecutor(_workers())
     try:
-        return pq.ParquetFile(path, read_dictionary=coded)
-    except pa.ArrowInvalid as error:
-        raise BadData(f"is no Parquet file ({error})", file=path, remedy="ingest the data again") from error
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], progress: tqdm) -> Iterator[B]:
+    """``function`` of every item, in order; the threads run ahead of who takes the results, but not far."""
+    ahead: deque[Future[B]] = deque()
+    for item in items:
+        ahead.append(pool.submit(function, item))
+        if len(ahead) > _workers():
+            yield ahead.popleft().result()
+            progress.update()
+    while ahead:
+        yield ahead.popleft().result()
+        progress.update()
 
 
 class _Split:
@@ -308,49 +392,45 @@ def _floats(column: pa.Array) -> np.ndarray:
 
 
 class _Feature:
-    """The vocabulary of one field: counted in the first pass, used in the second."""
+    """The vocabulary of one field: learned in the first pass, used in the second."""
 
     def __init__(self, name: str, kind: str, edges: np.ndarray | None, max_bag: int) -> None:
         self.name, self.kind, self.edges = name, kind, edges
         self.width = max_bag if kind == BAG else 1
-        self.counted: list[pa.Table] = []
         self.values: pa.Array  # the known ones; the i-th has id i + 1
 
-    def count(self, column: pa.Array, train: np.ndarray) -> None:
-        """Count each distinct value of each training row."""
-        rows, codes, values = self._coded(column)
-        seen = codes[train] if rows is None else codes[train[rows]]
-        counts = np.bincount(seen, minlength=len(values))
-        there = np.flatnonzero(counts)
-        self.counted.append(pa.table({"value": values.take(pa.array(there)), "count": counts[there]}))
-        waiting = sum(map(len, self.counted[1:]))
-        if waiting > max(MERGE_ROWS, len(self.counted[0])):
-            self.counted = [self._merged()]
+    def learn(self, batches: Callable[[], Iterator[tuple[pa.Array, np.ndarray]]], min_count: int) -> pa.Table:
+        """Give the values that are frequent in training rows their ids; return value, count, id of each.
 
-    def settle(self, min_count: int) -> pa.Table:
-        """Give the frequent values their ids; return value, count, id of each."""
-        merged = self._merged()
-        frequent = merged.filter(pc.greater_equal(merged["count"], min_count))
+        Args:
+            batches: the field's column in pieces (n,), each with (n,) bool: which rows are training rows.
+        """
+        tables = (self._counted(column, train) for column, train in batches())
+        counts = _sum(tables, RICH_VALUES)
+        if len(counts) > RICH_VALUES:
+            sketch = _Sketch()
+            for table in itertools.chain([counts], tables):
+                sketch.add(table)
+            counts = _sum(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
+        frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
         order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
         frequent = frequent.take(order)
-        self.counted = []
         self.values = frequent["value"].combine_chunks()
-        ids = np.arange(1, len(frequent) + 1, dtype=np.int32)
-        return frequent.append_column("id", pa.array(ids))
+        return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
     def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill (n, width) int32 with the ids of n rows."""
+        """Fill (width, n) int32 with the ids of n rows."""
         rows, codes, values = self._coded(column)
-        ids = self._ids_of(values)[codes]
+        ids = self._ids_of(values).take(codes)
         if rows is None:
-            slots[:, 0] = ids
+            slots[0] = ids
             return
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the known values of its row
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
-        slots[:, 0] = UNKNOWN
-        slots[rows, rank] = ids
+        slots[0] = UNKNOWN
+        slots[rank, rows] = ids
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
@@ -363,9 +443,12 @@ class _Feature:
             ids[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False)) + 1
         return ids
 
-    def _merged(self) -> pa.Table:
-        summed = pa.concat_tables(self.counted).group_by("value").aggregate([("count", "sum")])
-        return summed.rename_columns({"value": "value", "count_sum": "count"})
+    def _counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
+        """Each distinct value of the training rows, and how many of them show it."""
+        rows, codes, values = self._coded(column)
+        counts = np.bincount(codes.take(np.flatnonzero(train if rows is None else train[rows])), minlength=len(values))
+        there = np.flatnonzero(counts)
+        return pa.table({"value": values.take(pa.array(there)), "count": counts[there]})
 
     def _coded(self, column: pa.Array) -> tuple[np.ndarray | None, np.ndarray, pa.Array]:
         """(rows, codes, values): value ``values[codes[i]]`` occurs in row ``rows[i]``, rows ascending.
@@ -374,12 +457,19 @@ class _Feature:
         """
         if self.kind == BAG:
             return self._coded_bags(column)
-        if self.kind == NUMERIC:
+        if self.kind == NUMERIC and pa.types.is_integer(column.type):  # they repeat: look at each once
+            column = column.dictionary_encode()
+            buckets = self._bucketed(column.dictionary).dictionary_encode()
+            column = pa.DictionaryArray.from_arrays(buckets.indices.take(column.indices), buckets.dictionary)
+        elif self.kind == NUMERIC:
             column = self._bucketed(column)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
-        values = pa.concat_arrays([column.dictionary, pa.nulls(1, column.dictionary.type)])
-        return None, pc.fill_null(column.indices, len(values) - 1).to_numpy(zero_copy_only=False), values
+        codes, values = column.indices, column.dictionary
+        if codes.null_count:
+            codes = pc.fill_null(codes, len(values))
+            values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+        return None, codes.to_numpy(), values
 
     def _bucketed(self, column: pa.Array) -> pa.Array:
         numbers = _floats(column)
@@ -402,6 +492,67 @@ class _Feature:
         return rows[firsts], codes[firsts], flat.dictionary
 
 
+def _sum(tables: Iterable[pa.Table], limit: int | None = None) -> pa.Table:
+    """Counts of values, added up; if there are more than ``limit`` values, perhaps only of the first tables."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting[1:])) > max(MERGE_ROWS, len(waiting[0])):
+            waiting = [_merged(waiting)]
+            if limit is not None and len(waiting[0]) > limit:
+                break
+    return _merged(waiting)
+
+
+def _merged(tables: Sequence[pa.Table]) -> pa.Table:
+    summed = pa.concat_tables(tables).group_by("value", use_threads=False).aggregate([("count", "sum")])
+    return summed.rename_columns({"value": "value", "count_sum": "count"})
+
+
+class _Sketch:
+    """Counts of more values than there is room for: values are hashed to cells, and share a count with their cell.
+
+    A value occurs at most as often as its cell says, so that none that is frequent is missed, and those that are
+    frequent in the sketch alone are few.
+    """
+
+    def __init__(self) -> None:
+        self.cells = np.zeros(1 << SKETCH_BITS, dtype=np.int64)
+
+    def add(self, table: pa.Table) -> None:
+        np.add.at(self.cells, self._cells_of(table["value"]), table["count"].to_numpy())
+
+    def frequent(self, table: pa.Table, min_count: int) -> pa.Table:
+        """The rows whose values may occur so often."""
+        return table.filter(pa.array(self.cells[self._cells_of(table["value"])] >= min_count))
+
+    @staticmethod
+    def _cells_of(values: pa.ChunkedArray) -> np.ndarray:
+        """(v,) uint64: the same for equal values, and spread evenly."""
+        if pa.types.is_integer(values.type):
+            numbers = pc.fill_null(values, 0).to_numpy()
+        else:
+            numbers = _text_hashes(values.combine_chunks())
+        return splitmix64(numbers, 0) >> np.uint64(64 - SKETCH_BITS)
+
+
+def _text_hashes(texts: pa.Array) -> np.ndarray:
+    """(n,) uint64: sums of the bytes, each times a random number that goes with its place in the text.
+
+    M. Dietzfelbinger 1996, Universal Hashing and k-Wise Independent Random Variables via Integer Arithmetic
+    without Primes. After HASHED_BYTES bytes the random numbers repeat, which costs collisions and no more.
+    """
+    texts = pa.concat_arrays([texts.cast(pa.large_binary()), pa.array([], pa.large_binary())])  # without an offset
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
+    text = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]
+    places = np.arange(len(text)) - np.repeat(ends[:-1] - ends[0], np.diff(ends))
+    numbers = splitmix64(np.arange(HASHED_BYTES), 1)[places % HASHED_BYTES]
+    sums = np.zeros(len(text) + 1, dtype=np.uint64)
+    np.cumsum((text + np.uint64(1)) * numbers, out=sums[1:])
+    return sums[ends[1:] - ends[0]] - sums[ends[:-1] - ends[0]]
+
+
 def _check_parts(tally: np.ndarray, raw: Path) -> None:
     for part, (zeros, ones) in zip(PARTS, tally, strict=True):
         if not zeros or not ones:
@@ -412,12 +563,11 @@ def _check_parts(tally: np.ndarray, raw: Path) -> None:
             )
 
 
-def _write_vocabulary(features: Iterable[_Feature], min_count: int, path: Path) -> Schema:
+def _write_vocabulary(vocabularies: Iterable[tuple[_Feature, pa.Table]], path: Path) -> Schema:
     fields = []
     kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
     with pq.ParquetWriter(path, pa.schema(kinds.items())) as writer:
-        for feature in features:
-            known = feature.settle(min_count)
+        for feature, known in vocabularies:
             fields.append(Field(feature.name, len(known) + 1, feature.width))
             if len(known):
                 names = pa.array([feature.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))

@@ -12,8 +12,10 @@ raises `NotFound`, and `read` is then called with the path of what was fetched.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,22 +106,25 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
     """
     rows = positives = 0
     schema: pa.Schema | None = None
-    writer: pq.ParquetWriter | None = None
-    try:
-        with tqdm(desc="ingest", unit=" rows", unit_scale=True, delay=1) as progress:
-            for table in _groups(source.batches):
-                if schema is None or writer is None:
-                    schema = _checked_schema(source, table.schema)
-                    writer = pq.ParquetWriter(path, schema, dictionary_pagesize_limit=DICTIONARY_BYTES)
-                table = table.select(schema.names)
-                _check_values(source, table, rows)
-                writer.write_table(table, row_group_size=GROUP_ROWS)
-                rows += len(table)
-                positives += pc.sum(table[LABEL]).as_py()
-                progress.update(len(table))
-    finally:
-        if writer is not None:
-            writer.close()
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(tqdm(desc="ingest", unit=" rows", unit_scale=True, delay=1))
+        writing: Future[None] | None = None
+        for table in _groups(source.batches):
+            if schema is None:
+                schema = _checked_schema(source, table.schema)
+                options = {"dictionary_pagesize_limit": DICTIONARY_BYTES, "write_statistics": False}
+                writer = stack.enter_context(pq.ParquetWriter(path, schema, **options))
+                thread = stack.enter_context(ThreadPoolExecutor(1))  # writes a group while the next is read
+            table = table.select(schema.names)
+            _check_values(source, table, rows)
+            if writing is not None:
+                writing.result()
+            writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
+            rows += len(table)
+            positives += pc.sum(table[LABEL]).as_py()
+            progress.update(len(table))
+        if writing is not None:
+            writing.result()
     if schema is None or not rows:
         raise BadData("there are no rows", file=source.origin, remedy="give a file with at least one row of each label")
     if positives in (0, rows):

@@ -60,8 +60,11 @@ def contents(folder):
 def test_the_result_is_the_same_whatever_the_batches(tmp_path, monkeypatch, split, numeric):
     settings = Settings(split=split, numeric=numeric, buckets=7, max_bag=3, seed=3)
     results = []
-    for group_rows, batch_rows in ((1 << 17, 1 << 17), (1 << 17, 1 << 17), (1 << 17, 13), (100, 1 << 17), (64, 50)):
+    usual = 1 << 17
+    for group_rows, batch_rows, rich in ((usual, usual, usual), (usual, usual, usual), (usual, 13, 9), (100, usual, 9)):
         monkeypatch.setattr(source, "GROUP_ROWS", group_rows)
+        monkeypatch.setattr(encoding, "RICH_VALUES", rich)
+        monkeypatch.setattr(encoding, "SKETCH_BITS", 4)
         monkeypatch.setattr(encoding, "MERGE_ROWS", group_rows)
         monkeypatch.setattr(encoding, "SAMPLE_ROWS", 400)
         place = tmp_path / str(len(results))
@@ -72,6 +75,26 @@ def test_the_result_is_the_same_whatever_the_batches(tmp_path, monkeypatch, spli
         results.append((found, record))
     assert all(result == results[0] for result in results)
     assert set(results[0][0]) == {"vocabulary.parquet", *(f"{p}/{a}.npy" for p in PARTS for a in ("ids", "labels"))}
+
+
+@pytest.mark.parametrize("bits", [3, 22], ids=["full of collisions", "roomy"])
+def test_rich_fields_are_counted_exactly(tmp_path, monkeypatch, bits):
+    monkeypatch.setattr(source, "GROUP_ROWS", 500)
+    monkeypatch.setattr(encoding, "MERGE_ROWS", 50)
+    monkeypatch.setattr(encoding, "RICH_VALUES", 20)
+    monkeypatch.setattr(encoding, "SKETCH_BITS", bits)
+    rng = np.random.default_rng(6)
+    numbers = np.where(rng.random(4000) < 0.5, rng.integers(0, 30, 4000), np.arange(4000) + 100)  # half occur once
+    words = pa.array([None if n == 3 else "" if n == 4 else f"{n:x}" * (1 + n % 40) for n in numbers])
+    rows = batch(4000, user=words, item=pa.array(numbers - 15))
+    encode(raw(tmp_path / "raw", rows), tmp_path / "out", Settings(split=TIME, min_count=2))
+    _, vocabulary = loaded(tmp_path / "out")
+    train = np.argsort(np.argsort(rows["time"].to_numpy())) < 2800
+    for field in ("user", "item"):
+        ids, counts = naive(rows, train, field, 2)
+        found = {None if value is None else str(value): (counts[value], i) for value, i in ids.items()}
+        assert 20 < len(found) < 40
+        assert vocabulary[field] == found
 
 
 def naive(rows, train, field, min_count):
@@ -312,9 +335,19 @@ def test_a_time_split_needs_times(tmp_path):
 
 
 def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
-    for module, name in ((source, "GROUP_ROWS"), (encoding, "MERGE_ROWS"), (encoding, "SAMPLE_ROWS")):
+    for module, name in (
+        *((source, "GROUP_ROWS"), (encoding, "MERGE_ROWS")),
+        *((encoding, "SAMPLE_ROWS"), (encoding, "RICH_VALUES")),
+    ):
         monkeypatch.setattr(module, name, 1 << 11)
+    monkeypatch.setattr(encoding, "SKETCH_BITS", 17)
+    monkeypatch.setattr(encoding, "THREADS", 1)  # how far threads run ahead is chance
     one = batch(1 << 12)
+
+    def new_users(repeat):
+        users = np.arange(len(one)) + repeat * len(one)
+        return one.set_column(one.schema.get_field_index("user"), "user", pa.array(users.astype(str)))
+
     usual = pa.default_memory_pool()
     peaks = []
     for repeats in (4, 32):
@@ -324,9 +357,9 @@ def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
         pa.set_memory_pool(pool)
         tracemalloc.start()
         try:
-            record = write_raw(Source(FIELDS, (one for _ in range(repeats)), "the log"), place / "table.parquet")
+            record = write_raw(Source(FIELDS, map(new_users, range(repeats)), "the log"), place / "table.parquet")
             (place / "raw.json").write_text(json.dumps(record))
-            encode(place, place / "out", Settings(split=TIME, numeric="quantiles"), 1 << 11)
+            encode(place, place / "out", Settings(split=TIME, numeric="quantiles", min_count=9), 1 << 11)
             peaks.append((tracemalloc.get_traced_memory()[1], pool.max_memory()))
         finally:
             tracemalloc.stop()
