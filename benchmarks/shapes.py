@@ -34,3 +34,16 @@ def batches(schema: Schema, batch_size: int, number: int, seed: int = 0) -> list
     labels = (rng.random(len(ids)) < 0.25).astype(np.float32)
     pairs = zip(np.split(ids, number), np.split(labels, number), strict=True)
     return [(torch.from_numpy(i), torch.from_numpy(y)) for i, y in pairs]
+
+
+def describe(schema: Schema, batches: list[tuple[Tensor, Tensor]], dim: int) -> str:
+    """What is measured on, in a sentence."""
+    return (
+        f"{len(schema)} fields, {schema.num_rows:,} values, D = {dim}, batch {len(batches[0][1]):,} "
+        f"({touched(schema, batches):,.0f} distinct rows)."
+    )
+
+
+def touched(schema: Schema, batches: list[tuple[Tensor, Tensor]]) -> float:
+    """Distinct table rows of a batch, on average."""
+    return float(np.mean([len(np.unique(ids.numpy() + schema.first_rows)) for ids, _ in batches]))
