@@ -1,4 +1,9 @@
-"""A step of plain DeepFM training here and in other libraries, alone and with each one's own loading."""
+"""A step of plain DeepFM training here and in other libraries, alone and with each one's own loading.
+
+Wants torchfm, deepctr-torch and fuxictr beside the project's own packages.
+
+    python -m benchmarks.training
+"""
 
 from __future__ import annotations
 
@@ -55,7 +60,8 @@ def _steps(schema: Schema, batches: list[peers.Batch], quick: bool) -> dict[str,
 def _end_to_end(schema: Schema, quick: bool) -> dict[str, Any]:
     """Samples/s of an epoch, from memory-mapped arrays here and through each library's loader there."""
     batches = 40 if quick else 100
-    ids, labels = (torch.cat(parts).numpy() for parts in zip(*shapes.batches(schema, models.BATCH, batches), strict=True))
+    drawn = shapes.batches(schema, models.BATCH, batches)
+    ids, labels = (torch.cat(parts).numpy() for parts in zip(*drawn, strict=True))
     few = (4 if quick else 10) * models.BATCH  # rows of a peer's epoch
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,3 +157,7 @@ def table(results: dict[str, Any]) -> str:
             f"The loader takes {shares['loader']:.1%} of a step here, Lightning adds {shares['Lightning']:.1%}.",
         ]
     )
+
+
+if __name__ == "__main__":
+    print(table(run(quick=True)))
