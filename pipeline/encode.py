@@ -38,7 +38,7 @@ MAX_BAG = 8
 SAMPLE_ROWS = 1 << 17  # training rows that quantiles are taken of
 MERGE_ROWS = 1 << 17  # counts wait until there are so many, then they are added up
 RICH_VALUES = 1 << 18  # a field with more values is read twice, so that rare ones need no memory of their own
-SKETCH_BITS = 21
+SKETCH_BITS = 22
 HASHED_BYTES = 64
 THREADS = 8  # at most; each holds a row group
 BINS = 1 << 16
@@ -300,7 +300,7 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Itera
     ahead: deque[Future[B]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))
-        if len(ahead) > _workers():
+        if len(ahead) >= _workers():
             yield ahead.popleft().result()
             progress.update()
     while ahead:
@@ -517,10 +517,10 @@ class _Sketch:
     """
 
     def __init__(self) -> None:
-        self.cells = np.zeros(1 << SKETCH_BITS, dtype=np.int64)
+        self.cells = np.zeros(1 << SKETCH_BITS, dtype=np.uint32)
 
     def add(self, table: pa.Table) -> None:
-        np.add.at(self.cells, self._cells_of(table["value"]), table["count"].to_numpy())
+        np.add.at(self.cells, self._cells_of(table["value"]), table["count"].to_numpy().astype(np.uint32))
 
     def frequent(self, table: pa.Table, min_count: int) -> pa.Table:
         """The rows whose values may occur so often."""
