@@ -106,8 +106,34 @@ def _bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | No
     return nn.functional.embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
 
 
-def spread(values: Tensor, occ: Occurrences) -> Tensor:
-    """(U, K) values of the distinct rows -> (B, F, K) values of the batch; a bag's values are averaged."""
+@dataclass(frozen=True)
+class Direct:
+    """What takes the place of `Occurrences` at inference: nothing is sorted, a row is looked up as often as it occurs.
+
+    Args:
+        rows: (n,) row number of each occurrence, in the order of the batch.
+        bag_starts: (B * F,) where each bag begins among the occurrences, or None if bag i is occurrence i.
+        weights: (n,) share of each occurrence in its bag, 0 for padding, or None as above.
+        shape: (B, F).
+    """
+
+    rows: Tensor
+    bag_starts: Tensor | None
+    weights: Tensor | None
+    shape: tuple[int, int]
+
+    def averaged(self, values: Tensor) -> Tensor:
+        """(n, K) values of the occurrences -> (B, F, K)."""
+        if self.bag_starts is not None:
+            every = torch.arange(len(values), device=values.device)
+            values = _bag_sum(values, every, self.bag_starts, self.weights)
+        return values.view(*self.shape, values.shape[1])
+
+
+def spread(values: Tensor, occ: Occurrences | Direct) -> Tensor:
+    """(U, K) values of the rows -> (B, F, K) values of the batch; a bag's values are averaged."""
+    if isinstance(occ, Direct):
+        return occ.averaged(values)
     return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
 
 
@@ -260,6 +286,33 @@ class FieldEmbedding(nn.Module):
         return None
 
 
+class Packing:
+    """How fields of several dimensions share tables, one for each distinct dimension.
+
+    The fields are sorted by dimension, those of one dimension as in the schema.
+
+    Args:
+        schema: F fields.
+        dims: dimension of each field; names as in the schema.
+
+    Attributes:
+        order: (F,) the schema's fields as they are packed.
+        distinct: (G,) the distinct dimensions, ascending, and
+        groups: (G + 1,) where the fields of each begin in ``order``.
+        rows: (G,) number of rows of each table.
+        base: (F,) row of each packed field's id 0 in its table.
+    """
+
+    def __init__(self, schema: Schema, dims: Mapping[str, int]) -> None:
+        dim_of = np.array([dims[name] for name in schema.names])
+        self.order = np.argsort(dim_of, kind="stable")
+        self.distinct, first = np.unique(dim_of[self.order], return_index=True)
+        self.groups: list[int] = np.append(first, len(self.order)).tolist()
+        sizes = [schema.cardinalities[fields] for fields in np.split(self.order, first[1:])]
+        self.rows: list[int] = [int(size.sum()) for size in sizes]
+        self.base = np.concatenate([np.cumsum(size) - size for size in sizes])
+
+
 class MixedTables(FieldEmbedding):
     """One table per field, each of its own dimension, lifted to a common width D.
 
@@ -285,23 +338,21 @@ class MixedTables(FieldEmbedding):
         wrong = {name: d for name, d in dims.items() if not 1 <= d <= dim}
         if wrong:
             raise ValueError(f"dims must lie between 1 and {dim=}, however: {wrong}")
-        self.dim = dim
-        dim_of = np.array([dims[name] for name in schema.names])
-        order = np.argsort(dim_of, kind="stable")  # fields as they stand in the packed tables
-        self.distinct, first = np.unique(dim_of[order], return_index=True)
-        self.groups = np.append(first, len(order)).tolist()  # where each distinct dim's fields begin in `order`
-        sizes = [schema.cardinalities[fields] for fields in np.split(order, first[1:])]
-        base = np.concatenate([np.cumsum(size) - size for size in sizes])  # of each field in its table
-        self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.register_buffer("shift", torch.tensor(base - schema.first_rows[order]), persistent=False)
+        self.dim, self.dims = dim, dict(dims)
+        packing = Packing(schema, dims)
+        self.distinct, self.groups = packing.distinct, packing.groups
+        self.register_buffer("order", torch.tensor(packing.order), persistent=False)
+        shift = packing.base - schema.first_rows[packing.order]
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        counts = np.diff(packing.groups).tolist()  # of fields
         self.tables = nn.ModuleDict(
-            {str(d): Table(int(size.sum()), d) for d, size in zip(self.distinct, sizes, strict=True)}
+            {str(d): Table(rows, int(d)) for d, rows in zip(self.distinct, packing.rows, strict=True)}
         )
         self.projections = nn.ParameterDict(
             {
                 # Standard deviation 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
-                str(d): nn.Parameter(torch.randn(len(size), d, dim) / d**0.5)
-                for d, size in zip(self.distinct, sizes, strict=True)
+                str(d): nn.Parameter(torch.randn(count, int(d), dim) / int(d) ** 0.5)
+                for d, count in zip(self.distinct, counts, strict=True)
                 if d < dim
             }
         )

@@ -40,7 +40,8 @@ class CTRModel(nn.Module):
         kept = kept or schema
         self.lookup = Lookup(kept)
         self.embedding = embedding
-        self.backbone = backbone(kept, embedding.dim, **(options or {}))
+        self.schema, self.kept, self.options = schema, kept, dict(options or {})
+        self.backbone = backbone(kept, embedding.dim, **self.options)
         slots = None if len(kept) == len(schema) else torch.from_numpy(schema.slots_of(kept.names))
         self.register_buffer("slots", slots, persistent=False)
 

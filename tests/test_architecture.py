@@ -28,7 +28,7 @@ FLOORS = [
     {"budget", "encode", "evidence"},
     {"choice"},
     {"backbones", "methods", "datasets"},
-    {"model"},
+    {"model", "serving"},
     {"lit"},
 ]
 

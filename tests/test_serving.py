@@ -1,0 +1,221 @@
+"""The inference form answers as the trained model does, in float32 to the bit where sums keep their order."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.allocation import Allocation
+from pipeline.budget import cost
+from pipeline.methods import autodim
+from pipeline.model import CTRModel, assemble
+from pipeline.plug import names, plug
+from pipeline.schema import PADDING, Field, Schema
+from pipeline.serving import FEW, Served, pack, quantise
+
+PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
+BAGS = Schema((Field("user", 70), Field("tags", 40, width=3), Field("age", 8), Field("genres", 20, width=2)))
+MIXED = {"user": 8, "item": 2, "age": 16, "city": 5, "hour": 2, "tags": 2, "genres": 16}
+EPSILON = float(torch.finfo(torch.float32).eps)
+
+
+def trained(schema: Schema, dims: Mapping[str, int] = MIXED, backbone: str = "deepfm") -> CTRModel:
+    torch.manual_seed(0)
+    allocation = Allocation("autodim", {name: dims[name] for name in schema.names})
+    model = assemble(schema, 16, allocation, autodim.build, plug("backbones", backbone).Backbone)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def draw(schema: Schema, batch: int) -> Tensor:
+    """(B, S) int32; every bag holds 1 to all of its slots."""
+    rng = np.random.default_rng(batch)
+    columns = []
+    for field in schema.fields:
+        values = rng.integers(field.cardinality, size=(batch, field.width))
+        filled = rng.integers(1, field.width + 1, size=(batch, 1))
+        columns.append(np.where(np.arange(field.width) < filled, values, PADDING))
+    return torch.from_numpy(np.concatenate(columns, 1).astype(np.int32))
+
+
+def embedded(served: Served, ids: Tensor) -> Tensor:
+    """(B, F, D) that the backbone of a served model is given."""
+    given: list[Tensor] = []
+    hook = served.backbone.register_forward_pre_hook(lambda _, arguments: given.append(arguments[1]))
+    served(ids)
+    hook.remove()
+    return given[0]
+
+
+@pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
+@pytest.mark.parametrize("batch", [1, FEW, FEW + 1, 300])
+def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) -> None:
+    ids = draw(schema, batch)
+    for backbone in names("backbones"):
+        model = trained(schema, backbone=backbone)
+        with torch.no_grad():
+            expected = model(ids)
+        torch.testing.assert_close(Served.of(model)(ids), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
+@pytest.mark.parametrize("batch", [1, 300])
+def test_full_tables_answer_bit_for_bit(schema: Schema, batch: int) -> None:
+    model = trained(schema, dict.fromkeys(schema.names, 16))
+    ids = draw(schema, batch)
+    with torch.no_grad():
+        assert torch.equal(Served.of(model)(ids), model(ids))
+
+
+def test_packed_rows_are_the_trained_rows_bit_for_bit() -> None:
+    embedding = trained(PLAIN).embedding
+    flat, start = pack(embedding)["table"], 0
+    for d in (2, 5, 8, 16):
+        table = embedding.tables[str(d)].weight.detach()
+        assert torch.equal(flat[start : start + table.numel()].view(-1, d), table)
+        start += table.numel()
+    assert start == len(flat)
+
+
+@pytest.mark.parametrize("batch", [1, 300])
+def test_vectors_are_off_by_no_more_than_sums_in_another_order_may_be(batch: int) -> None:
+    model = trained(PLAIN)
+    served, ids = Served.of(model), draw(PLAIN, batch)
+    ours = embedded(served, ids)
+    exact = model.double().embedding(model.lookup(ids))
+    for parameter in model.embedding.parameters():
+        parameter.data.abs_()
+    magnitude = model.embedding(model.lookup(ids))
+    bound = magnitude * 8 * EPSILON / 2 * 1.01  # of a sum of at most 8 products, whatever its order
+    bound[:, PLAIN.names.index("age")] = 0  # as wide as D: looked up and no more
+    assert bool(((ours.double() - exact).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
+@pytest.mark.parametrize("batch", [1, 300])
+def test_int8_vectors_are_off_by_half_a_scale_through_the_projections(schema: Schema, batch: int) -> None:
+    model = trained(schema)
+    ids = draw(schema, batch)
+    exact = embedded(Served.of(model), ids)
+    ours = embedded(Served.of(model, int8=True), ids)
+    for table in model.embedding.tables.values():
+        halves = quantise(table.weight.detach())[1].float() / 2
+        table.weight.data.copy_(halves[:, None].expand_as(table.weight))
+    for projection in model.embedding.projections.values():
+        projection.data.abs_()
+    bound = embedded(Served.of(model), ids)
+    assert bool(((ours - exact).abs() <= bound + 1e-5).all()) and not torch.equal(ours, exact)
+
+
+def test_int8_rows_are_within_half_of_their_scale_at_the_extremes_too() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(2000, 7) * 10.0 ** torch.randint(-9, 6, (2000, 1))
+    table[0] = 0
+    table[1] = torch.tensor([1, -1, 0.5, -0.5, 0, 1e-3, -1e-3])
+    table[2, 3] = -8.3e6
+    values, scale = quantise(table)
+    assert values.dtype == torch.int8 and scale.dtype == torch.float16
+    restored = values.double() * scale.double()[:, None]
+    assert bool(((table.double() - restored).abs() <= scale.double()[:, None] / 2).all())
+    assert int(values.min()) >= -127 and int(values.max()) <= 127  # symmetric: -128 is never taken
+    assert bool((values[0] == 0).all()) and float(scale[0]) == 0
+    assert values[1, :2].tolist() == [127, -127]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e7])
+def test_a_row_that_int8_cannot_hold_is_named(bad: float) -> None:
+    table = torch.ones(5, 2)
+    table[3, 1] = bad
+    with pytest.raises(ValueError, match=r"row 3 of a table goes up to .* use float32"):
+        quantise(table)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(("dropped", "slots"), [("tags", [1, 2, 3]), ("user", [0])])
+def test_a_dropped_field_is_neither_kept_nor_looked_at(dropped: str, slots: list[int], int8: bool) -> None:
+    model = trained(BAGS, MIXED | {dropped: 0})
+    served, ids = Served.of(model, int8), draw(BAGS, 20)
+    changed = ids.clone()
+    changed[:, slots] = 0
+    assert torch.equal(served(ids), served(changed))
+    assert len(served.table) == sum(f.cardinality * MIXED[f.name] for f in BAGS.fields if f.name != dropped)
+    if not int8:
+        with torch.no_grad():
+            torch.testing.assert_close(served(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_values_and_the_last_value_of_every_field_have_rows_of_their_own() -> None:
+    model = trained(PLAIN)
+    ids = torch.tensor([[0] * 5, [69, 49, 7, 29, 23]], dtype=torch.int32)
+    with torch.no_grad():
+        torch.testing.assert_close(Served.of(model)(ids), model(ids), rtol=1e-5, atol=1e-5)
+        assert model(ids)[0] != model(ids)[1]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    "dims", [MIXED, dict.fromkeys(MIXED, 16), MIXED | {"age": 0}], ids=["mixed", "full", "dropped"]
+)
+def test_a_saved_model_answers_as_before_and_as_many_bytes_are_claimed_as_stored(
+    dims: dict[str, int], int8: bool, tmp_path: Path
+) -> None:
+    served = Served.of(trained(BAGS, dims), int8)
+    served.save(tmp_path / "model.safetensors")
+    loaded = Served.load(tmp_path / "model.safetensors")
+    for batch in (1, 50):
+        ids = draw(BAGS, batch)
+        assert torch.equal(loaded(ids), served(ids))
+    rows = sum(f.cardinality for f in BAGS.fields if dims[f.name])
+    numbers = sum(f.cardinality * dims[f.name] for f in BAGS.fields)
+    lifted = sum(d for f in BAGS.fields if (d := dims[f.name]) < 16) * 16 * 4
+    claimed = cost(loaded.packed()).bytes_by_kind
+    assert claimed.get("table") == numbers * (1 if int8 else 4)
+    assert claimed.get("scale", 0) == (2 * rows if int8 else 0) and claimed["projection"] == lifted
+    stored = (tmp_path / "model.safetensors").stat().st_size
+    backbone = sum(value.nbytes for value in served.backbone.state_dict().values())
+    assert sum(claimed.values()) + backbone < stored < sum(claimed.values()) + backbone + 5000
+
+
+def test_float32_claims_what_the_trained_embedding_claims() -> None:
+    model = trained(BAGS)
+    assert cost(Served.of(model).packed()) == cost(model.embedding.packed())
+
+
+def test_a_file_that_is_cut_short_foreign_or_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        Served.load(path)
+    Served.of(trained(PLAIN)).save(path)
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"not a model, whatever its name is"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"model\.safetensors: is no whole file of a served model"):
+            Served.load(path)
+    save_file({"table": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"model\.safetensors: is no whole file of a served model"):
+        Served.load(path)
+
+
+def test_a_table_that_does_not_fit_the_dims_is_refused() -> None:
+    model = trained(PLAIN)
+    served = Served.of(model)
+    packed = served.packed()
+    with pytest.raises(ValueError, match=r"'table': \(\d+,\).* however: .*'table': \(3,\)"):
+        Served(PLAIN, served.dims, 16, packed | {"table": torch.zeros(3)}, model.backbone, served.made)
+
+
+def test_an_embedding_of_another_kind_is_refused() -> None:
+    model = trained(PLAIN)
+    model.embedding = torch.nn.Identity()
+    with pytest.raises(TypeError, match="only MixedTables have an inference form, however Identity"):
+        Served.of(model)
