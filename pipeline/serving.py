@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,7 +128,7 @@ class Served(nn.Module):
 
     @classmethod
     def of(cls, model: CTRModel, int8: bool = False) -> Served:
-        """The inference form of a trained model; the backbone is shared with it, and put in eval mode.
+        """The inference form of a trained model, on a CPU; the model itself is left as it is.
 
         Raises:
             TypeError: if its embedding is not of `MixedTables`.
@@ -136,7 +138,7 @@ class Served(nn.Module):
             raise TypeError(f"only MixedTables have an inference form, however {type(embedding).__name__}")
         dims = dict.fromkeys(model.schema.names, 0) | embedding.dims
         made = type(model.backbone).__module__.rpartition(".")[2], model.options
-        return cls(model.schema, dims, embedding.dim, pack(embedding, int8), model.backbone, made)
+        return cls(model.schema, dims, embedding.dim, pack(embedding, int8), copy.deepcopy(model.backbone), made)
 
     @torch.inference_mode()
     def forward(self, ids: Tensor) -> Tensor:
@@ -195,12 +197,18 @@ class Served(nn.Module):
         return sum(d for d in self.dims.values() if d < self.dim)
 
     def save(self, path: str | Path) -> None:
-        """Write all that `load` needs to one safetensors file."""
+        """Write all that `load` needs to one safetensors file, whole or not at all."""
         tensors = {name: tensor.contiguous() for name, tensor in self.packed().items()}
         tensors |= {f"backbone.{name}": value.contiguous() for name, value in self.backbone.state_dict().items()}
         name, options = self.made
         about = {"schema": self.schema.to_dict(), "dims": self.dims, "dim": self.dim, "backbone": name}
-        save_file(tensors, path, {"served": json.dumps(about | {"options": dict(options)})})
+        final = Path(path)
+        draft = final.with_name(f".{final.name}.{os.getpid()}")
+        try:
+            save_file(tensors, draft, {"served": json.dumps(about | {"options": dict(options)})})
+            draft.replace(final)
+        finally:
+            draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Served:
@@ -224,7 +232,7 @@ class Served(nn.Module):
             backbone.load_state_dict(state, assign=True)
             packed = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
             return cls(schema, dims, about["dim"], packed, backbone, (about["backbone"], about["options"]))
-        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = f"is no whole file of a served model ({type(error).__name__}: {error})"
             raise ValueError(f"{path}: {why}; save the model again") from error
 

@@ -219,3 +219,21 @@ def test_an_embedding_of_another_kind_is_refused() -> None:
     model.embedding = torch.nn.Identity()
     with pytest.raises(TypeError, match="only MixedTables have an inference form, however Identity"):
         Served.of(model)
+
+
+def test_the_trained_model_can_be_trained_on_after_it_was_packed() -> None:
+    model = trained(PLAIN).train()
+    Served.of(model, int8=True)
+    assert model.training and model.backbone.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    served = Served.of(trained(PLAIN))
+    served.save(tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    served.made = ("deepfm", {"hidden": object()})  # no JSON
+    with pytest.raises(TypeError):
+        served.save(tmp_path / "model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == before
