@@ -209,6 +209,10 @@ def _table(report: dict[str, Any]) -> str:
             f"- searched minus {c['against']}: AUC {c['auc_difference']:+.4f} (95 %: {low:+.4f} to {high:+.4f}) "
             f"at {c['bytes_ratio']:.2f} x its bytes"
         )
+    searched = report["allocations"]["searched"]["dims"]
+    same = [name for name, e in report["allocations"].items() if name != "searched" and _has(e["dims"], searched)]
+    if same:
+        lines.append(f"- warning: {', '.join(same)} has the searched dimensions themselves, so it is no comparison")
     if report["undecided"]:
         lines.append(f"- warning: the search did not decide on {', '.join(report['undecided'])}")
     if "best_possible_auc" in report:
@@ -216,6 +220,11 @@ def _table(report: dict[str, Any]) -> str:
         shown = "undefined" if correlation is None else f"{correlation:.2f}"
         lines.append(f"- best possible AUC {report['best_possible_auc']:.4f}; dimension against planted rank: {shown}")
     return "\n".join(lines)
+
+
+def _has(dims: dict[str, int] | list[dict[str, int]], searched: dict[str, int]) -> bool:
+    """Whether a control's dimensions, or those of one of its seeds, are the searched ones."""
+    return searched in dims if isinstance(dims, list) else dims == searched
 
 
 def _spread(figure: dict[str, Any]) -> str:

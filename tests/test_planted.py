@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import synthetic
-from stages.evaluate import _planted
+from stages.evaluate import _has, _planted
 
 RANKS = {name: rank for name, (_, _, rank) in synthetic.FIELDS.items()}
 
@@ -46,3 +46,9 @@ def test_a_field_and_its_copy_count_once_by_the_larger_dimension(tmp_path) -> No
     assert found["planted"][2] == {"feature": "c", "rank": 4, "dim": 8}
     alike = _planted({"a": 2, "b": 2, "c": 2, "twin": 1}, facts, labels, tmp_path / "oracle.npy")
     assert alike["rank_correlation"] is None
+
+
+def test_a_control_that_drew_the_searched_dimensions_is_noticed() -> None:
+    searched = {"a": 1, "b": 2}
+    assert _has({"b": 2, "a": 1}, searched) and _has([{"a": 2, "b": 2}, searched], searched)
+    assert not _has({"a": 2, "b": 2}, searched) and not _has([{"a": 2, "b": 2}], searched)
