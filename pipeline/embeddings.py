@@ -217,7 +217,9 @@ class Table(nn.Module):
             nn.init.zeros_(self.weight)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) distinct, ascending row numbers -> (U, K)."""
+        """(U,) distinct, ascending row numbers -> (U, K); without gradients any row numbers will do."""
+        if not torch.is_grad_enabled():
+            return self.weight.index_select(0, rows)
         return _TakeRows.apply(self.weight, rows)  # type: ignore[no-any-return]
 
 
@@ -341,6 +343,7 @@ class MixedTables(FieldEmbedding):
         self.dim, self.dims = dim, dict(dims)
         packing = Packing(schema, dims)
         self.distinct, self.groups = packing.distinct, packing.groups
+        self.cardinalities = schema.cardinalities[packing.order].tolist()  # of the packed fields
         self.register_buffer("order", torch.tensor(packing.order), persistent=False)
         shift = packing.base - schema.first_rows[packing.order]
         self.register_buffer("shift", torch.tensor(shift), persistent=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.embeddings import Occurrences, Table, spread
+from pipeline.factored import Factored, squares
 from pipeline.schema import Schema
 
 
@@ -32,9 +33,7 @@ class _SecondOrder(torch.autograd.Function):
     def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
         total = embedded.sum(1)  # (B, D)
         ctx.save_for_backward(embedded, total)  # type: ignore[attr-defined]
-        flat = embedded.flatten(1)
-        squares = (flat[:, None] @ flat[:, :, None])[:, 0, 0]
-        return 0.5 * (total.square().sum(1) - squares)
+        return 0.5 * (total.square().sum(1) - squares(embedded.flatten(1)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
@@ -42,11 +41,14 @@ class _SecondOrder(torch.autograd.Function):
         return (total[:, None] - embedded).mul_(grad[:, None, None])
 
 
-def second_order(embedded: Tensor) -> Tensor:
+def second_order(embedded: Tensor | Factored) -> Tensor:
     """Sum of the inner products of all pairs of fields: (B, F, D) -> (B,).
 
     Rendle 2010, eq. 5: half of (square of the sum minus sum of the squares).
     """
+    if isinstance(embedded, Factored):
+        total = embedded.total()
+        return 0.5 * (torch.linalg.vecdot(total, total) - embedded.squares())
     return _SecondOrder.apply(embedded)  # type: ignore[no-any-return]
 
 
@@ -67,7 +69,13 @@ class _Dropout(nn.Dropout):
 
 
 class MLP(nn.Sequential):
-    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, I) -> (B,)."""
+    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, ...) -> (B,).
+
+    Args:
+        inputs: numbers of a row, F * D for field vectors.
+        hidden: widths of the hidden layers.
+        dropout: share of a hidden layer's outputs that training drops.
+    """
 
     def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
         if any(width < 1 for width in hidden) or not 0 <= dropout < 1:
@@ -77,3 +85,15 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), _Dropout(dropout)]
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, 1), nn.Flatten(0))
+
+    def forward(self, inputs: Tensor | Factored) -> Tensor:
+        if not isinstance(inputs, Factored):
+            outputs: Tensor = super().forward(inputs.flatten(1))
+            return outputs
+        if len(self) < 4:  # no hidden layer
+            return super().forward(inputs.dense().flatten(1))  # type: ignore[no-any-return]
+        first, norm, *rest = self
+        outputs = inputs.through(first, norm)  # type: ignore[arg-type]
+        for layer in rest:
+            outputs = layer(outputs)
+        return outputs

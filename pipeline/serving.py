@@ -1,4 +1,9 @@
-"""A trained model as it is served: packed tables, in float32 or int8, one file, nothing sorted, no loop over fields."""
+"""A trained model as it is served: packed tables, in float32 or int8, one file, nothing sorted, no loop over fields.
+
+A field of d < D dimensions is e P in training. Serving keeps e L and Q instead, where P = L Q and the rows of Q (d, D)
+are orthonormal: as many numbers, the same vectors, and as long as what the table holds. So the first layer of an MLP is
+multiplied with Q once, when the model is loaded, and a row of a batch costs the numbers that were looked up, not F * D.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +22,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.embeddings import Direct, MixedTables, Packing
+from pipeline.factored import Factored, Lifts
 from pipeline.model import CTRModel
 from pipeline.plug import plug
 from pipeline.schema import PADDING, Schema
 
-FEW = 8  # rows up to which all numbers of a batch are gathered and projected at once; more go dimension by dimension
+FEW = 8  # rows up to which all numbers of a batch are gathered at once; more go dimension by dimension
 
 
 class Served(nn.Module):
     """ids (B, S) -> logits (B,) of a trained `CTRModel`, from packed tables.
 
-    In float32 the rows that are looked up are the trained ones bit for bit, and so are the vectors of fields as
-    wide as D. Projections sum the same d products; how a matrix product orders them may depend on the batch, for
-    the trained model too. In int8 every row is rounded to 255 levels of its own: no number is off by more than
-    half of the row's scale.
+    In float32 fields as wide as D have their trained vectors bit for bit, the others up to rounding. In int8 every
+    row is rounded to 255 levels of its own: no number is off by more than half of the row's scale.
 
     Args:
         schema: of the ids, all fields.
@@ -57,32 +61,28 @@ class Served(nn.Module):
         self.backbone = backbone
         self.num_fields, self.has_bags = len(kept), kept.num_slots > len(kept)
         widths = packing.distinct.repeat(np.diff(packing.groups))  # of the packed fields
-        self.quantised = "scale" in packed
         _check(packed, sum(r * int(d) for r, d in zip(packing.rows, packing.distinct, strict=True)), packing, dim)
-        self.table, self.scale = packed["table"], packed.get("scale")
+        self.table, self.scale, self.projection = packed["table"], packed.get("scale"), packed["projection"]
         cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))]).tolist()
         row_cuts = np.cumsum([0, *packing.rows]).tolist()
         eye = torch.eye(dim).repeat(int((widths == dim).sum()), 1)
-        lifts = torch.cat([packed.get("projection", eye[:0]), eye])  # (sum of dims, D)
+        self.lifts = Lifts(torch.cat([self.projection, eye]), widths.tolist(), packing.order.tolist())
+        self.whole = len(self.projection) == 0  # plain tables of width D, packed as the schema has them
 
-        # Slots by packed field, and of each distinct dim the parts that `_many` works on.
+        # Slots by packed field, and of each distinct dim the table that `_many` looks up in.
         place = np.argsort(packing.order)  # of the schema's fields among the packed ones
         slot_place = place[kept.slot_fields]
         slots = np.argsort(slot_place, kind="stable")
         places = np.searchsorted(slot_place[slots], np.arange(len(kept) + 1))  # where each packed field's slots begin
-        lift_cuts = np.cumsum([0, *widths]).tolist()
         self.parts = [
             _Part(
                 self.table[cuts[g] : cuts[g + 1]].view(packing.rows[g], int(d)),
                 None if self.scale is None else self.scale[row_cuts[g] : row_cuts[g + 1]],
-                lifts[lift_cuts[a] : lift_cuts[b]].view(b - a, int(d), dim) if d < dim else None,
-                slice(a, b),
                 slice(int(places[a]), int(places[b])),
                 torch.from_numpy(places[a:b] - places[a]) if places[b] - places[a] > b - a else None,
             )
             for g, (d, (a, b)) in enumerate(zip(packing.distinct, itertools.pairwise(packing.groups), strict=True))
         ]
-        self.whole = len(self.parts) == 1 and self.parts[0].lift is None  # plain tables of width D
 
         def constant(name: str, values: np.ndarray, dtype: torch.dtype = torch.int64) -> None:
             self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
@@ -92,39 +92,36 @@ class Served(nn.Module):
         constant("offsets", kept.first_rows[kept.slot_fields], torch.int32)  # in tables of all fields, as first order
         constant("slot_fields", kept.slot_fields)
         constant("slot_starts", np.cumsum(kept.widths) - kept.widths)
-        constant("unpacked", place)
         constant("packed_slots", slots)
-        constant("packed_base", packing.base[slot_place[slots]][:, None], torch.int32)
-        # One entry for each number that a row of ids looks up, slot by slot, for `_few`.
-        slot_dims = widths[slot_place]
+        constant("packed_base", packing.base[slot_place[slots]], torch.int32)
+        # One entry for each number that a row of ids looks up, by packed slot, for `_few`.
+        slot_dims = widths[slot_place[slots]]
         entry_slots = np.repeat(np.arange(kept.num_slots), slot_dims)
         within = np.arange(len(entry_slots)) - np.repeat(np.cumsum(slot_dims) - slot_dims, slot_dims)
         group = np.searchsorted(packing.distinct, slot_dims)
-        first = np.array(cuts)[group] + packing.base[slot_place] * slot_dims
-        constant("entry_slots", entry_slots)
-        constant("entry_dims", slot_dims[entry_slots])
-        constant("entry_first", first[entry_slots] + within)
-        constant("entry_lifts", np.array(lift_cuts)[slot_place][entry_slots] + within)
-        entries = np.bincount(kept.slot_fields[entry_slots], minlength=len(kept))
-        constant("entry_starts", np.cumsum(entries) - entries)
-        constant("scale_first", np.array(row_cuts)[group] + packing.base[slot_place], torch.int32)
-        self.register_buffer("lifts", lifts, persistent=False)
+        first = np.array(cuts)[group] + packing.base[slot_place[slots]] * slot_dims
+        begins = np.cumsum(widths) - widths  # of each packed field's numbers
+        index = torch.int32 if len(self.table) < 2**31 else torch.int64
+        constant("entry_slots", slots[entry_slots])
+        constant("entry_dims", slot_dims[entry_slots], index)
+        constant("entry_first", first[entry_slots] + within, index)
+        constant("entry_columns", begins[slot_place[slots]][entry_slots] + within)
+        scale_first = np.empty(kept.num_slots, dtype=np.int64)
+        scale_first[slots] = np.array(row_cuts)[group] + packing.base[slot_place[slots]]
+        constant("scale_first", scale_first, torch.int32)
         self.requires_grad_(False).eval()
 
     chosen: Tensor | None
     offsets: Tensor
     slot_fields: Tensor
     slot_starts: Tensor
-    unpacked: Tensor
     packed_slots: Tensor
     packed_base: Tensor
     entry_slots: Tensor
     entry_dims: Tensor
     entry_first: Tensor
-    entry_lifts: Tensor
-    entry_starts: Tensor
+    entry_columns: Tensor
     scale_first: Tensor
-    lifts: Tensor
 
     @classmethod
     def of(cls, model: CTRModel, int8: bool = False) -> Served:
@@ -151,50 +148,42 @@ class Served(nn.Module):
             weights = present / sizes.clamp_(min=1).index_select(1, self.slot_fields)
             starts = (torch.arange(len(ids))[:, None] * ids.shape[1] + self.slot_starts).flatten()
             ids = ids.clamp(min=0)
-        rows = (ids + self.offsets).flatten()
-        occ = Direct(rows, starts, None if weights is None else weights.flatten(), (len(ids), self.num_fields))
-        embed = self._few if len(ids) <= FEW and not self.whole else self._many
-        logits: Tensor = self.backbone(occ, embed(ids, weights))
-        return logits
+        shares = None if weights is None else weights.flatten()
+        occ = Direct((ids + self.offsets).flatten(), starts, shares, (len(ids), self.num_fields))
+        if self.whole:
+            values = self.parts[0].rows(occ.rows) if weights is None else self._many(ids, weights)
+            return self.backbone(occ, values.view(len(ids), self.num_fields, self.dim))  # type: ignore[no-any-return]
+        values = self._few(ids, weights) if len(ids) <= FEW else self._many(ids, weights)
+        embedded = Factored(values, self.lifts)
+        takes = getattr(self.backbone, "factored", False)
+        return self.backbone(occ, embedded if takes else embedded.dense())  # type: ignore[no-any-return]
 
     def _few(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """(B, S), (B, S) -> (B, F, D): every number times its row of its field's projection, summed by field."""
-        entries = torch.addcmul(self.entry_first, ids.long().index_select(1, self.entry_slots), self.entry_dims)
-        values = self.table.take(entries)
+        """(B, S), (B, S) -> (B, K): number by number."""
+        drawn = ids.to(self.entry_first.dtype).index_select(1, self.entry_slots)
+        entries = torch.addcmul(self.entry_first, drawn, self.entry_dims)
+        values = self.table.index_select(0, entries.flatten()).view(entries.shape)
         if self.scale is not None:
-            scale = self.scale.take((ids + self.scale_first).long()).float()
+            scale = self.scale.index_select(0, (ids + self.scale_first).flatten()).view(ids.shape).float()
             weights = scale if weights is None else scale * weights
             values = values.float()
         if weights is not None:
             values = values * weights.index_select(1, self.entry_slots)
-        lifts, starts = self.entry_lifts, self.entry_starts
-        if len(ids) > 1:
-            lifts = lifts.repeat(len(ids))
-            starts = (torch.arange(len(ids))[:, None] * entries.shape[1] + starts).flatten()
-        lifted = nn.functional.embedding_bag(
-            lifts, self.lifts, starts, mode="sum", per_sample_weights=values.flatten()
-        )
-        return lifted.view(len(ids), self.num_fields, self.dim)
+        if not self.has_bags:
+            return values
+        return torch.zeros(len(ids), len(self.lifts.stacked)).index_add_(1, self.entry_columns, values)
 
     def _many(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """(B, S), (B, S) -> (B, F, D): a lookup and a batched product for each distinct dim."""
-        if self.whole and weights is None:
-            rows = (ids + self.offsets).flatten()  # with one dimension fields are packed as in the schema
-            return self.parts[0].rows(rows).view(len(ids), self.num_fields, self.dim)
-        rows = ids.t().index_select(0, self.packed_slots) + self.packed_base
-        shares = None if weights is None else weights.t().index_select(0, self.packed_slots)
-        embedded = torch.empty(self.num_fields, len(ids), self.dim)  # so that every product writes to one block
-        for part in self.parts:
-            part.embed(rows[part.slots], None if shares is None else shares[part.slots], embedded[part.fields])
-        return embedded.transpose(0, 1).index_select(1, self.unpacked)
+        """(B, S), (B, S) -> (B, K): row by row, a lookup for each distinct dim."""
+        rows = ids.index_select(1, self.packed_slots) + self.packed_base
+        shares = None if weights is None else weights.index_select(1, self.packed_slots)
+        own = [None if shares is None else shares[:, part.slots] for part in self.parts]
+        return torch.cat([part.embed(rows[:, part.slots], o) for part, o in zip(self.parts, own, strict=True)], 1)
 
     def packed(self) -> dict[str, Tensor]:
         """What is kept to serve the embedding, as `pack` gave it; `pipeline.budget.cost` counts it."""
-        sizes = {"table": self.table, "projection": self.lifts[: self._projected()]}
+        sizes = {"table": self.table, "projection": self.projection}
         return sizes if self.scale is None else sizes | {"scale": self.scale}
-
-    def _projected(self) -> int:
-        return sum(d for d in self.dims.values() if d < self.dim)
 
     def save(self, path: str | Path) -> None:
         """Write all that `load` needs to one safetensors file, whole or not at all."""
@@ -238,19 +227,10 @@ class Served(nn.Module):
 
 
 class _Part:
-    """The fields of one dimension d: their table, scales, projections, places among packed fields and slots."""
+    """The fields of one dimension d: their table, scales and slots, and where the bags begin among those."""
 
-    def __init__(
-        self,
-        table: Tensor,
-        scale: Tensor | None,
-        lift: Tensor | None,
-        fields: slice,
-        slots: slice,
-        bag_starts: Tensor | None,
-    ) -> None:
-        self.table, self.scale, self.lift = table, scale, lift
-        self.fields, self.slots, self.bag_starts = fields, slots, bag_starts
+    def __init__(self, table: Tensor, scale: Tensor | None, slots: slice, bag_starts: Tensor | None) -> None:
+        self.table, self.scale, self.slots, self.bag_starts = table, scale, slots, bag_starts
 
     def rows(self, rows: Tensor) -> Tensor:
         """(n,) -> (n, d) float32."""
@@ -259,39 +239,45 @@ class _Part:
             return values
         return values.float().mul_(self.scale.index_select(0, rows).float()[:, None])
 
-    def embed(self, rows: Tensor, weights: Tensor | None, out: Tensor) -> None:
-        """Write rows (s, B), with shares (s, B) in their bags, to (f, B, D)."""
-        fields, batch, dim = out.shape
-        if self.bag_starts is None:
-            if self.lift is None and self.scale is None:
-                torch.index_select(self.table, 0, rows.flatten(), out=out.view(-1, dim))
-                return
-            values = self.rows(rows.flatten()).view(fields, batch, -1)
-        else:
+    def embed(self, rows: Tensor, weights: Tensor | None) -> Tensor:
+        """Rows (B, s), with shares (B, s) in their bags -> (B, f * d)."""
+        values = self.rows(rows.flatten())
+        if self.bag_starts is not None:
             assert weights is not None
-            starts = (torch.arange(batch)[:, None] * len(rows) + self.bag_starts).flatten()
-            every = torch.arange(rows.numel())
-            shares = weights.t().flatten()
-            values = nn.functional.embedding_bag(
-                every, self.rows(rows.t().flatten()), starts, mode="sum", per_sample_weights=shares
-            )
-            values = values.view(batch, fields, -1).transpose(0, 1)
-        if self.lift is None:
-            out.copy_(values)
-        else:
-            torch.bmm(values, self.lift, out=out)
+            starts = (torch.arange(len(rows))[:, None] * rows.shape[1] + self.bag_starts).flatten()
+            every, shares = torch.arange(len(values)), weights.flatten()
+            values = nn.functional.embedding_bag(every, values, starts, mode="sum", per_sample_weights=shares)
+        return values.view(len(rows), -1)
+
+
+def settle(embedding: MixedTables) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Tables (rows, d) and projections (f, d, D) of the same vectors, the rows of each projection orthonormal.
+
+    With P = L Q of every field, rows e become e L and P becomes Q. By ascending dimension; D has no projection.
+    """
+    tables, projections = {}, {}
+    for d, start, stop in zip(embedding.distinct.tolist(), embedding.groups, embedding.groups[1:], strict=False):
+        table = embedding.tables[str(d)].get_parameter("weight").detach()
+        if d < embedding.dim:
+            across, down = torch.linalg.qr(embedding.projections[str(d)].detach().double().transpose(1, 2))
+            sizes = embedding.cardinalities[start:stop]
+            fields = zip(table.split(sizes), down, strict=True)
+            table = torch.cat([(rows.double() @ lower.T).float() for rows, lower in fields])
+            projections[d] = across.transpose(1, 2).float().contiguous()
+        tables[d] = table
+    return tables, projections
 
 
 def pack(embedding: MixedTables, int8: bool = False) -> dict[str, Tensor]:
     """The tensors that serve an embedding, N numbers and V rows in its tables.
 
     Returns:
-        ``table`` (N,) float32 or int8, the tables by ascending dimension one after the other; ``scale`` (V,)
-        float16, with int8 alone; ``projection`` (P, D) float32, the projections below each other. Those are small,
-        and stay as they are.
+        ``table`` (N,) float32 or int8, the tables that `settle` gives by ascending dimension one after the other;
+        ``scale`` (V,) float16, with int8 alone; ``projection`` (P, D) float32, the projections below each other.
+        Those are small, and stay as they are.
     """
-    tables = {int(d): embedding.tables[str(d)].get_parameter("weight").detach() for d in embedding.distinct}
-    lifts = [embedding.projections[str(d)].detach().flatten(0, 1) for d in tables if d < embedding.dim]
+    tables, projections = settle(embedding)
+    lifts = [projection.flatten(0, 1) for projection in projections.values()]
     packed = {"projection": torch.cat(lifts) if lifts else torch.empty(0, embedding.dim)}
     if not int8:
         return {"table": torch.cat([table.flatten() for table in tables.values()])} | packed

@@ -11,7 +11,7 @@ from tests.closure import ROOT, closure, imports
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 FLOORS = [
-    {"schema", "metrics", "plug", "tracking", "files", "source"},
+    {"schema", "metrics", "plug", "tracking", "files", "source", "factored"},
     {
         "allocation",
         "data",

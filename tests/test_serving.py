@@ -11,11 +11,12 @@ from torch import Tensor
 
 from pipeline.allocation import Allocation
 from pipeline.budget import cost
+from pipeline.factored import Factored
 from pipeline.methods import autodim
 from pipeline.model import CTRModel, assemble
 from pipeline.plug import names, plug
 from pipeline.schema import PADDING, Field, Schema
-from pipeline.serving import FEW, Served, pack, quantise
+from pipeline.serving import FEW, Served, pack, quantise, settle
 
 PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
 BAGS = Schema((Field("user", 70), Field("tags", 40, width=3), Field("age", 8), Field("genres", 20, width=2)))
@@ -54,7 +55,11 @@ def embedded(served: Served, ids: Tensor) -> Tensor:
     hook = served.backbone.register_forward_pre_hook(lambda _, arguments: given.append(arguments[1]))
     served(ids)
     hook.remove()
-    return given[0]
+    return given[0].dense() if isinstance(given[0], Factored) else given[0]
+
+
+def with_packed(served: Served, packed: Mapping[str, Tensor]) -> Served:
+    return Served(served.schema, served.dims, served.dim, packed, served.backbone, served.made)
 
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
@@ -77,26 +82,77 @@ def test_full_tables_answer_bit_for_bit(schema: Schema, batch: int) -> None:
         assert torch.equal(Served.of(model)(ids), model(ids))
 
 
-def test_packed_rows_are_the_trained_rows_bit_for_bit() -> None:
+@pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
+@pytest.mark.parametrize("batch", [1, 300])
+def test_a_backbone_that_wants_all_vectors_multiplied_out_gets_them(schema: Schema, batch: int) -> None:
+    model, ids = trained(schema), draw(schema, batch)
+    served = Served.of(model)
+    expected = served(ids)
+    asked: list[Tensor] = []
+
+    class Multiplied(type(served.backbone)):  # type: ignore[misc]
+        factored = False
+
+        def forward(self, occ: object, vectors: Tensor) -> Tensor:
+            asked.append(vectors)
+            return super().forward(occ, vectors)
+
+    served.backbone.__class__ = Multiplied
+    torch.testing.assert_close(served(ids), expected, rtol=1e-5, atol=1e-5)
+    assert asked[0].shape == (batch, len(schema), 16)
+
+
+@pytest.mark.parametrize("backbone", ["deepfm", "wide_deep"])
+def test_an_mlp_without_hidden_layers_is_served_too(backbone: str) -> None:
+    allocation = Allocation("autodim", {name: MIXED[name] for name in PLAIN.names})
+    made = plug("backbones", backbone).Backbone
+    model = assemble(PLAIN, 16, allocation, autodim.build, made, {"hidden": []}).eval()
+    ids = draw(PLAIN, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(Served.of(model)(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_packed_rows_are_the_settled_rows_bit_for_bit_and_those_as_wide_as_d_the_trained_ones() -> None:
     embedding = trained(PLAIN).embedding
+    tables, projections = settle(embedding)
+    assert torch.equal(tables[16], embedding.tables["16"].weight) and set(projections) == {2, 5, 8}
     flat, start = pack(embedding)["table"], 0
     for d in (2, 5, 8, 16):
-        table = embedding.tables[str(d)].weight.detach()
-        assert torch.equal(flat[start : start + table.numel()].view(-1, d), table)
-        start += table.numel()
+        assert torch.equal(flat[start : start + tables[d].numel()].view(-1, d), tables[d])
+        start += tables[d].numel()
     assert start == len(flat)
 
 
+def test_settled_projections_have_orthonormal_rows_and_settled_rows_their_vectors_lengths() -> None:
+    embedding = trained(PLAIN).embedding
+    tables, projections = settle(embedding)
+    for d, lifts in projections.items():
+        torch.testing.assert_close(lifts @ lifts.transpose(1, 2), torch.eye(d).expand(len(lifts), d, d))
+    rows = tables[2].split([50, 24])  # of item and hour
+    for i, trained_rows in enumerate(embedding.tables["2"].weight.split([50, 24])):
+        vectors = trained_rows @ embedding.projections["2"][i]
+        torch.testing.assert_close(rows[i] @ projections[2][i], vectors)
+        torch.testing.assert_close(rows[i].norm(dim=1), vectors.norm(dim=1))
+
+
+def test_a_projection_of_lower_rank_loses_nothing() -> None:
+    embedding = trained(PLAIN).embedding
+    with torch.no_grad():
+        embedding.projections["8"][0, 3:] = embedding.projections["8"][0, :1]
+        vectors = embedding.tables["8"].weight @ embedding.projections["8"][0]
+    tables, projections = settle(embedding)
+    torch.testing.assert_close(tables[8] @ projections[8][0], vectors, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 300])
-def test_vectors_are_off_by_no_more_than_sums_in_another_order_may_be(batch: int) -> None:
+def test_vectors_are_off_by_no_more_than_roundings_can_amount_to(batch: int) -> None:
     model = trained(PLAIN)
     served, ids = Served.of(model), draw(PLAIN, batch)
     ours = embedded(served, ids)
     exact = model.double().embedding(model.lookup(ids))
-    for parameter in model.embedding.parameters():
-        parameter.data.abs_()
-    magnitude = model.embedding(model.lookup(ids))
-    bound = magnitude * 8 * EPSILON / 2 * 1.01  # of a sum of at most 8 products, whatever its order
+    magnitude = embedded(with_packed(served, {name: value.abs() for name, value in served.packed().items()}), ids)
+    # Of a sum of at most 8 products, whatever its order, whose factors were rounded once.
+    bound = magnitude.double() * (8 + 2) * EPSILON / 2 * 1.01
     bound[:, PLAIN.names.index("age")] = 0  # as wide as D: looked up and no more
     assert bool(((ours.double() - exact).abs() <= bound).all())
 
@@ -106,14 +162,13 @@ def test_vectors_are_off_by_no_more_than_sums_in_another_order_may_be(batch: int
 def test_int8_vectors_are_off_by_half_a_scale_through_the_projections(schema: Schema, batch: int) -> None:
     model = trained(schema)
     ids = draw(schema, batch)
-    exact = embedded(Served.of(model), ids)
-    ours = embedded(Served.of(model, int8=True), ids)
-    for table in model.embedding.tables.values():
-        halves = quantise(table.weight.detach())[1].float() / 2
-        table.weight.data.copy_(halves[:, None].expand_as(table.weight))
-    for projection in model.embedding.projections.values():
-        projection.data.abs_()
-    bound = embedded(Served.of(model), ids)
+    served, rounded = Served.of(model), Served.of(model, int8=True)
+    exact, ours = embedded(served, ids), embedded(rounded, ids)
+    halves = rounded.packed()["scale"].float() / 2
+    rows = torch.tensor([len(table.weight) for table in model.embedding.tables.values()])
+    widths = torch.tensor([table.weight.shape[1] for table in model.embedding.tables.values()])
+    table = halves.repeat_interleave(widths.repeat_interleave(rows))
+    bound = embedded(with_packed(served, {"table": table, "projection": served.packed()["projection"].abs()}), ids)
     assert bool(((ours - exact).abs() <= bound + 1e-5).all()) and not torch.equal(ours, exact)
 
 

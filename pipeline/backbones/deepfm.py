@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.embeddings import Occurrences
+from pipeline.factored import Factored
 from pipeline.layers import MLP, FirstOrder, second_order
 from pipeline.schema import Schema
 
 
 class Backbone(nn.Module):
     """y = FM + MLP, both on the same field vectors (eq. 1)."""
+
+    factored = True  # takes field vectors that are not multiplied out
 
     def __init__(
         self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
@@ -19,6 +22,6 @@ class Backbone(nn.Module):
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)
 
-    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+    def forward(self, occ: Occurrences, embedded: Tensor | Factored) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
-        return self.first_order(occ) + second_order(embedded) + self.mlp(embedded.flatten(1))
+        return self.first_order(occ) + second_order(embedded) + self.mlp(embedded)

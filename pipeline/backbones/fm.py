@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from pipeline.embeddings import Occurrences
+from pipeline.factored import Factored
 from pipeline.layers import FirstOrder, second_order
 from pipeline.schema import Schema
 
@@ -10,10 +11,12 @@ from pipeline.schema import Schema
 class Backbone(nn.Module):
     """y = bias + sum of first-order weights + sum of inner products of all pairs of fields."""
 
+    factored = True  # takes field vectors that are not multiplied out
+
     def __init__(self, schema: Schema, dim: int) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
 
-    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+    def forward(self, occ: Occurrences, embedded: Tensor | Factored) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
         return self.first_order(occ) + second_order(embedded)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.embeddings import Occurrences
+from pipeline.factored import Factored
 from pipeline.layers import MLP, FirstOrder
 from pipeline.schema import Schema
 
@@ -15,6 +16,8 @@ class Backbone(nn.Module):
     The wide part takes the single features, as in AutoDim's experiments; no crossed features.
     """
 
+    factored = True  # takes field vectors that are not multiplied out
+
     def __init__(
         self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
     ) -> None:
@@ -22,6 +25,6 @@ class Backbone(nn.Module):
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)
 
-    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+    def forward(self, occ: Occurrences, embedded: Tensor | Factored) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
-        return self.first_order(occ) + self.mlp(embedded.flatten(1))
+        return self.first_order(occ) + self.mlp(embedded)
