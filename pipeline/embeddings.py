@@ -238,7 +238,8 @@ def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         parts = torch.tensor_split(values, ends[:-1].long().cpu())
         return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
     columns, width = matrices.shape[1:]
-    matrices = nn.functional.pad(matrices, (0, -width % 4, 0, -columns % 4))
+    if columns % 4 or width % 4:
+        matrices = nn.functional.pad(matrices, (0, -width % 4, 0, -columns % 4))
     return nn.functional.grouped_mm(_aligned(values), matrices, offs=ends)[:, :width]
 
 
@@ -254,6 +255,8 @@ def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
 
 def _aligned(values: Tensor) -> Tensor:
     """Pad rows of float32 to 16 bytes, which grouped_mm insists on."""
+    if values.shape[1] % 4 == 0:
+        return values
     return nn.functional.pad(values, (0, -values.shape[1] % 4))
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from pipeline.embeddings import Occurrences, Table, grouped_matmul, grouped_outer, spread
 from pipeline.schema import Schema
@@ -105,6 +106,50 @@ class Selection(nn.Module):
         return torch.softmax((scaled / self.tau).masked_fill(~self.valid, -torch.inf), dim=1)
 
 
+class _Moments(torch.autograd.Function):
+    """Mean and covariance of each field's vector over a batch, from its distinct rows, and the rows less their mean.
+
+    Args:
+        rows: (U, K), rows of one field standing together.
+        mass: (U,) share of the batch that each row stands for; those of a field add up to 1.
+        ends: (F,) int32, where each field's rows end.
+
+    Returns:
+        centred (U, K), mean (F, K), covariance (F, K, K). The mean takes no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, mass: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fields = _fields(ends, len(rows))
+        mean = _sums(rows, ends, mass)
+        centred = rows - mean.index_select(0, fields)
+        covariance = grouped_outer(centred * mass[:, None], centred, ends)
+        ctx.save_for_backward(centred, mass, ends, fields)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(mean)
+        return centred, mean, covariance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any, grad_covariance: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """The covariance does not depend on the mean, for the centred rows add up to 0."""
+        centred, mass, ends, fields = ctx.saved_tensors
+        through = grouped_matmul(centred, grad_covariance + grad_covariance.transpose(1, 2), ends)
+        through = through - _sums(grad, ends).index_select(0, fields)
+        return torch.addcmul(grad, through, mass[:, None]), None, None
+
+
+def _fields(ends: Tensor, rows: int) -> Tensor:
+    """(F,) ends of fields -> (U,) field of each row."""
+    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+    return torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=rows)
+
+
+def _sums(rows: Tensor, ends: Tensor, mass: Tensor | None = None) -> Tensor:
+    """(U, K) -> (F, K): each field's rows summed, with weights mass (U,)."""
+    every = torch.arange(len(rows), device=rows.device)
+    starts = nn.functional.pad(ends[:-1].long(), (1, 0))
+    return nn.functional.embedding_bag(every, rows, starts, mode="sum", per_sample_weights=mass)
+
+
 class FoldedMixture(nn.Module):
     """Weight-shared or separate candidate embeddings, unified to D coordinates and mixed (design: module doc).
 
@@ -177,25 +222,16 @@ class FoldedMixture(nn.Module):
     def forward(self, occ: Occurrences, p: Tensor) -> Tensor:
         """Occurrences, mixture weights p (F, N) -> embedded (B, F, D)."""
         rows = self.table(occ.rows)  # (U, K)
-        lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
         if self.training:
-            mass = (occ.mass() / occ.shape[0])[:, None]
-            mean = torch.segment_reduce(rows * mass, "sum", lengths=lengths, axis=0)
-            centred = rows - mean.repeat_interleave(lengths, dim=0, output_size=len(rows))
-            covariance = self._covariance(centred, mass, occ)
+            centred, mean, covariance = _Moments.apply(rows, occ.mass() / occ.shape[0], occ.ends)
+            if len(self.bag_fields):  # a bag's vector is the average of several rows
+                bags = spread(centred, occ)[:, self.bag_fields].transpose(0, 1)
+                covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
             self._track(mean, covariance, occ.shape[0])
         else:
-            centred = rows - self.mean.repeat_interleave(lengths, dim=0, output_size=len(rows))
+            centred = rows - self.mean.index_select(0, _fields(occ.ends, len(rows)))
             covariance = self.covariance
         return spread(grouped_matmul(centred, self._folded(p, covariance), occ.ends), occ)
-
-    def _covariance(self, centred: Tensor, mass: Tensor, occ: Occurrences) -> Tensor:
-        """(F, K, K) covariance of the batch's field vectors, from their distinct rows (U, K)."""
-        covariance = grouped_outer(centred * mass, centred, occ.ends)
-        if len(self.bag_fields):  # a bag's vector is the average of several rows
-            bags = spread(centred, occ)[:, self.bag_fields].transpose(0, 1)
-            covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
-        return covariance
 
     @torch.no_grad()
     def _track(self, mean: Tensor, covariance: Tensor, batch: int) -> None:
