@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint ui sync clean
+.PHONY: help repro test lint ui sync bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ ui: $(READY) ## open the MLflow UI on the results
 sync: $(READY) ## bring results that are not in MLflow yet, e.g. from DVC's cache, into it
 	python -m stages.sync
 
+bench: $(VENV)/.bench ## time everything beside other libraries; the tables go to benchmarks/results/
+	python -m benchmarks
+
 clean: ## remove results, caches and the virtual environment; data and source stay
 	rm -rf $(VENV) artifacts .pipeline .dvc/cache .dvc/tmp mlflow.db mlartifacts
 
@@ -38,4 +41,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	test -e .dvc/config || $(BIN)/dvc init --quiet $$(git rev-parse --git-dir >/dev/null 2>&1 || echo --no-scm)
 	git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	touch $@
+
+$(VENV)/.bench: $(READY) requirements-bench.lock
+	$(BIN)/pip install --quiet -r requirements-bench.lock
 	touch $@

@@ -61,7 +61,7 @@ def ratio(values: np.ndarray, reference: np.ndarray) -> float:
 
 def target(what: str, reached: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
     """One line of the table of targets."""
-    met = reached >= at_least if at_least is not None else reached <= (at_most if at_most is not None else np.inf)
+    met = (at_least is None or reached >= at_least) and (at_most is None or reached <= at_most)
     return {"what": what, "reached": reached, "at_least": at_least, "at_most": at_most, "met": bool(met)}
 
 
