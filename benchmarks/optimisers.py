@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import tempfile
 import time
 import warnings
@@ -128,8 +127,6 @@ def train(
     arm: str, encoded: Path, seed: int, epochs: int, *, batch_size: int, patience: int | None, lr: float = LR
 ) -> dict[str, Any]:
     """One training, as `stages.retrain` does it: ``val auc`` of the best epoch, its ``test auc``, and the history."""
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     schema = Schema.load(encoded / "schema.json")
     full = plug("methods", "full")
     evidence = Evidence(schema, DIM, ((DIM,),) * len(schema), np.zeros((len(schema), 1), dtype=np.int64), 0)
@@ -138,7 +135,8 @@ def train(
     batches = Batches(Split.load(encoded, "train", "arch"), batch_size, seed=seed)
     module = ARMS[arm](model, Split.load(encoded, "val"), epochs * len(batches), lr=lr, patience=patience)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")  # its hints at workers
         fit(module, batches, epochs, f"{arm}, seed {seed}", Path(folder) / "none.ckpt", 1e9)
     seconds = time.perf_counter() - began
     model.load_state_dict(module.best)
