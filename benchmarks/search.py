@@ -38,7 +38,7 @@ def run(quick: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     schema = shapes.criteo()
     batches = shapes.batches(schema, models.BATCH, 24)
-    taken = _taken(schema, batches, rounds=20 if quick else 80)
+    taken = _taken(schema, batches, rounds=24 if quick else 120)
     memory = {model: _memory(model) for model in ("plain", "search")}
     return {
         "shape": shapes.describe(schema, batches, models.DIM),
@@ -80,7 +80,7 @@ def _taken(schema: Schema, batches: list[peers.Batch], rounds: int) -> dict[str,
         peer = peers.TorchFM(schema, models.DIM, "as it comes")
         prepared = [peer.prepare(batch) for batch in batches]
         steps[TORCHFM] = lambda i: peer.step(prepared[i % len(prepared)])
-    taken = timing.interleave(steps, rounds, seldom={LOOPS: 2})
+    taken = timing.interleave(steps, rounds, seldom={LOOPS: rounds // 4})
     for name in (FIRST, SECOND):
         taken[f"weights + {name.replace(' step', '')} / {EVERY}"] = taken[FOLDED] + taken[name] / EVERY
     return taken

@@ -33,9 +33,9 @@ class Stacked(nn.Module):
     def forward(self, occ: Occurrences, p: Tensor) -> Tensor:
         """Occurrences, mixture weights p (F, N) -> embedded (B, F, D)."""
         vectors = spread(self.table(occ.rows), occ)  # (B, F, K)
-        candidates = torch.einsum("bfk,fnkd->bfnd", vectors, self.maps * self.reads)
-        normed = self.norm(candidates.flatten(1)).view_as(candidates)
-        return torch.einsum("bfnd,fn->bfd", normed, p) * self.gain[:, 0]
+        candidates = torch.einsum("bfk,fnkd->bfnd", vectors, self.maps * self.reads).flatten(1)
+        normed = self.norm(candidates).view(len(vectors), *p.shape, self.dim)
+        return (normed * p[:, :, None]).sum(2) * self.gain[:, 0]
 
 
 def stack(searched: LitSearch) -> LitSearch:
