@@ -91,9 +91,11 @@ def targets(record: dict[str, Any]) -> str:
     rows = []
     for results in record["sections"].values():
         for entry in results["targets"]:
-            wanted = [f"{sign} {entry[key]:g}" for key, sign in (("at_least", "≥"), ("at_most", "≤")) if entry[key]]
+            signs = (("at_least", "≥"), ("at_most", "≤"))
+            wanted = [f"{sign} {entry[key]:g}" for key, sign in signs if entry[key] is not None]
             reached = "not measured" if entry["reached"] is None else f"{entry['reached']:.3g}"
-            rows.append((entry["what"], reached, ", ".join(wanted), "yes" if entry["met"] else "**no**"))
+            met = {True: "yes", False: "**no**", None: ""}[entry["met"]]
+            rows.append((entry["what"], reached, ", ".join(wanted), met))
     return "## Targets\n\n" + timing.markdown(("what", "reached", "wanted", "met"), rows)
 
 

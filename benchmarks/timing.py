@@ -59,10 +59,13 @@ def ratio(values: np.ndarray, reference: np.ndarray) -> float:
     return float(np.nanmedian(values / reference))
 
 
-def target(what: str, reached: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    """One line of the table of targets."""
-    met = (at_least is None or reached >= at_least) and (at_most is None or reached <= at_most)
-    return {"what": what, "reached": reached, "at_least": at_least, "at_most": at_most, "met": bool(met)}
+def target(
+    what: str, reached: float | None, *, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, Any]:
+    """One line of the table of targets; ``reached`` and ``met`` are None if it was not measured."""
+    low, high = -np.inf if at_least is None else at_least, np.inf if at_most is None else at_most
+    met = None if reached is None else bool(low <= reached <= high)
+    return {"what": what, "reached": reached, "at_least": at_least, "at_most": at_most, "met": met}
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
