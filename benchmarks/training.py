@@ -28,12 +28,17 @@ def run(quick: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     schema = shapes.criteo()
     batches = shapes.batches(schema, models.BATCH, 24)
-    steps = _steps(schema, batches, quick)
+    steps, whole = _steps(schema, batches, quick), _end_to_end(schema, quick)
+    shares = whole["shares of a step"]
     return {
         "shape": shapes.describe(schema, batches, models.DIM),
         "steps": steps,
-        "end to end": _end_to_end(schema, quick),
-        "targets": _targets(steps),
+        "end to end": whole,
+        "targets": [
+            *_targets(steps),
+            timing.target("loading, share of a step", shares["loader"], at_most=0.1),
+            timing.target("Lightning, added to a step", shares["Lightning"], at_most=0.1),
+        ],
     }
 
 
