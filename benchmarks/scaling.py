@@ -62,7 +62,7 @@ def run(quick: bool) -> dict[str, Any]:
 def _axis(members: dict[int, Shape], rounds: int) -> list[dict[str, Any]]:
     """One entry per member, ascending; ``growth`` is the ratio to the first one's time within a round.
 
-    All members' plain and search steps take turns; ten million values come to 7 GB.
+    All members' plain and search steps take turns; with ten million values that takes 9 GB.
     """
     touched, steps = {}, {}
     for at, shape in members.items():
