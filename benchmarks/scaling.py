@@ -47,16 +47,17 @@ def run(quick: bool) -> dict[str, Any]:
     _model.tune()
     torch.manual_seed(0)
     axes = {axis: _axis(members, rounds=12 if quick else 40) for axis, members in AXES.items()}
-    few, many = min(AXES["values"]), max(AXES["values"])
-    return {
-        "axes": axes,
-        "targets": [
-            timing.target(
-                f"{kind} step, time at {many:,} values x at {few:,}", axes["values"][-1][kind]["growth"], at_most=1.5
-            )
-            for kind in KINDS
-        ],
-    }
+    return {"axes": axes, "targets": _targets(axes)}
+
+
+def _targets(axes: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    few, many = axes["values"][0], axes["values"][-1]
+    return [
+        timing.target(
+            f"{kind} step, time at {many['at']:,} values x at {few['at']:,}", many[kind]["growth"], at_most=1.5
+        )
+        for kind in KINDS
+    ]
 
 
 def _axis(members: dict[int, Shape], rounds: int) -> list[dict[str, Any]]:
