@@ -40,6 +40,12 @@ def run(quick: bool) -> dict[str, Any]:
     batches = shapes.batches(schema, models.BATCH, 24)
     taken = _taken(schema, batches, rounds=24 if quick else 120)
     memory = {model: _memory(model) for model in ("plain", "search")}
+    return _results(schema, batches, taken, memory)
+
+
+def _results(
+    schema: Schema, batches: list[peers.Batch], taken: dict[str, np.ndarray], memory: dict[str, dict[str, float]]
+) -> dict[str, Any]:
     return {
         "shape": shapes.describe(schema, batches, models.DIM),
         "steps": {

@@ -1,12 +1,14 @@
 """What benchmarks compare computes the same, and what they say follows from what they measured."""
 
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks import models, shapes, supernets, timing
+from benchmarks import models, scaling, search, shapes, supernets, timing
 from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("a", 7), Field("b", 5), Field("c", 3)))
@@ -92,3 +94,57 @@ def test_a_target_that_was_not_measured_is_neither_met_nor_missed() -> None:
     assert timing.target("speed", None, at_least=5)["met"] is None
     assert timing.target("speed", 5.0, at_least=5)["met"] is True
     assert timing.target("size", 2.0, at_most=1.5)["met"] is False
+
+
+def test_every_step_of_the_search_s_benchmark_runs_and_stands_in_its_table() -> None:
+    drawn = shapes.batches(SCHEMA, 64, 2)
+    torch.manual_seed(0)
+    taken = search._taken(SCHEMA, drawn, rounds=4)
+    memory = {
+        "plain": {"own": 100.0, "before": 50.0, "peak": 150.0},
+        "search": {"own": 110.0, "before": 50.0, "peak": 160.0},
+    }
+    results = search._results(SCHEMA, drawn, taken, memory)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    text = search.table(results)
+    assert text.startswith("## Search") and all(f"| {name} |" in text for name in taken)
+    assert len(taken) == 10 + (search.TORCHFM in taken)
+    np.testing.assert_allclose(
+        taken["weights + architecture, second order / 10"], taken[search.FOLDED] + taken[search.SECOND] / 10
+    )
+
+
+def test_the_search_s_targets_are_ratios_within_a_round_and_say_what_was_not_measured() -> None:
+    plain = np.array([10.0, 20.0, 40.0])
+    taken = {
+        search.PLAIN: plain,
+        search.FOLDED: 1.5 * plain,
+        search.LOOPS: np.array([np.nan, 3000.0, np.nan]),
+        search.FIRST: plain,
+        search.SECOND: 3 * plain,
+    }
+    memory = {"plain": {"own": 100.0}, "search": {"own": 110.0}}
+    reached = [(target["reached"], target["met"]) for target in search._targets(taken, memory)]
+    assert reached == [(1.5, False), (None, None), (100.0, True), (3.0, True), (1.1, True)]
+    with_torchfm = search._targets(taken | {search.TORCHFM: 10 * plain}, memory)
+    assert with_torchfm[1]["reached"] == pytest.approx(0.15) and with_torchfm[1]["met"] is True
+
+
+def test_scaling_tells_what_grew_for_each_member_of_an_axis() -> None:
+    torch.manual_seed(0)
+    members = {values: scaling.Shape(values=values, fields=3, batch=50) for values in (60, 600)}
+    entries = scaling._axis(members, rounds=2)
+    assert [entry["at"] for entry in entries] == [60, 600]
+    assert all(entries[0][kind]["growth"] == 1.0 for kind in scaling.KINDS)
+    schema = shapes.criteo(600, 3)
+    distinct = [len(np.unique(ids.numpy() + schema.first_rows)) for ids, _ in shapes.batches(schema, 50, 24)]
+    assert entries[1]["touched"] == pytest.approx(np.mean(distinct))
+    for kind in scaling.KINDS:
+        per_row = entries[1][kind]["median"] / entries[1]["touched"]
+        assert entries[1][kind]["per 1,000 rows"] == pytest.approx(1000 * per_row)
+    results = {"axes": {"values": entries}, "targets": scaling._targets({"values": entries})}
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert [target["reached"] for target in results["targets"]] == [
+        entries[1][kind]["growth"] for kind in scaling.KINDS
+    ]
+    assert scaling.table(results).startswith("## Scaling")
