@@ -167,7 +167,8 @@ def table(results: dict[str, Any]) -> str:
             f"MovieLens-1M, DeepFM on the full tables, D = {settings['dim']}, learning rate {settings['lr']}, "
             f"{len(settings['seeds'])} seeds of up to {settings['epochs']} epochs; AUC, mean ± standard deviation:",
             timing.markdown(("optimiser of the tables", "val", "test"), [*rows, ("row-sparse minus dense", *between)]),
-            f"The interval of the difference on test {'includes' if low <= 0 <= high else 'does not include'} 0.",
+            f"The interval of the difference on test {'includes' if low <= 0 <= high else 'does not include'} 0; "
+            f"a loss of more than {WORSE} is {'excluded' if low >= -WORSE else 'not excluded by so few seeds'}.",
         ]
     )
 
