@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.optim import distinct
 
 EPSILON = 0.01  # Liu et al. 2019, footnote 2: finite differences step by EPSILON / |gradient|
 
@@ -40,12 +43,12 @@ def architecture_gradient(
 
     used = [w for w in weights if w.requires_grad]
     generator = torch.get_rng_state()
-    train_gradient = torch.autograd.grad(train_loss(), used, allow_unused=True)
+    train_gradient = _changes(torch.autograd.grad(train_loss(), used, allow_unused=True))
     with _moved(used, train_gradient, -xi):
         both = torch.autograd.grad(arch_loss(), [*arch, *used], allow_unused=True)
-    gradients, direction = both[: len(arch)], both[len(arch) :]
+    gradients, direction = both[: len(arch)], _changes(both[len(arch) :])
     after = torch.get_rng_state()
-    norm = torch.stack([_values(g).square().sum() for g in direction if g is not None]).sum().sqrt()
+    norm = torch.stack([change.values.square().sum() for change in direction if change]).sum().sqrt()
     eps = EPSILON / float(norm) if norm > 0 else 0.0
     if eps:
         sides = []
@@ -65,9 +68,15 @@ def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> 
         parameter.grad = gradient
 
 
-def _values(gradient: Tensor) -> Tensor:
-    """The numbers of a gradient; of a row-sparse one, each row once."""
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+class _Change(NamedTuple):
+    """A gradient: of the rows (U,), each once, or of all numbers where ``rows`` is None."""
+
+    rows: Tensor | None
+    values: Tensor
+
+
+def _changes(gradients: Sequence[Tensor | None]) -> list[_Change | None]:
+    return [g if g is None else _Change(*distinct(g)) if g.is_sparse else _Change(None, g) for g in gradients]
 
 
 @contextmanager
@@ -84,21 +93,19 @@ def _untrained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def _moved(weights: Sequence[nn.Parameter], direction: Sequence[Tensor | None], by: float) -> Iterator[None]:
+def _moved(weights: Sequence[nn.Parameter], direction: Sequence[_Change | None], by: float) -> Iterator[None]:
     """Within the block the weights stand at w + by * direction; after it at w again, to the bit."""
     kept: list[tuple[nn.Parameter, Tensor | None, Tensor]] = []
     with torch.no_grad():
-        for w, d in zip(weights, direction, strict=True):
-            if d is None:
+        for w, change in zip(weights, direction, strict=True):
+            if change is None:
                 continue
-            if d.is_sparse:
-                d = d.coalesce()
-                rows = d.indices()[0]
-                kept.append((w, rows, w.index_select(0, rows)))
-                w.index_copy_(0, rows, kept[-1][2].add(d.values(), alpha=by))
+            rows, values = change
+            kept.append((w, rows, w.clone() if rows is None else w.index_select(0, rows)))
+            if rows is None:
+                w.add_(values, alpha=by)
             else:
-                kept.append((w, None, w.clone()))
-                w.add_(d, alpha=by)
+                w.index_copy_(0, rows, kept[-1][2].add(values, alpha=by))
     try:
         yield
     finally:

@@ -50,7 +50,7 @@ class RowAdam(torch.optim.Optimizer):
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None
-        rows, values = _distinct(param.grad)
+        rows, values = distinct(param.grad)
         state = self.state[param]
         if not state:
             state["step"] = 0
@@ -71,7 +71,7 @@ class RowAdam(torch.optim.Optimizer):
         param.index_copy_(0, rows, current.addcdiv_(first, denominator, value=-group["lr"] / correction1))
 
 
-def _distinct(grad: Tensor) -> tuple[Tensor, Tensor]:
+def distinct(grad: Tensor) -> tuple[Tensor, Tensor]:
     """Row numbers (U,) and values (U, K) of a sparse gradient, each row once.
 
     Autograd forgets that a gradient was coalesced; sorting it once more would cost as much as the update.

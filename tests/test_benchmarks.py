@@ -122,10 +122,13 @@ def test_the_search_s_targets_are_ratios_within_a_round_and_say_what_was_not_mea
         search.LOOPS: np.array([np.nan, 3000.0, np.nan]),
         search.FIRST: plain,
         search.SECOND: 3 * plain,
+        search._with_weights(search.FIRST): 1.6 * plain,
+        search._with_weights(search.SECOND): 1.8 * plain,
     }
     memory = {"plain": {"own": 100.0}, "search": {"own": 110.0}}
     reached = [(target["reached"], target["met"]) for target in search._targets(taken, memory)]
-    assert reached == [(1.5, False), (None, None), (100.0, True), (3.0, True), (1.1, True)]
+    both = [(pytest.approx(1.125), True), (3.0, True)]
+    assert reached == [(1.5, False), (None, None), (100.0, True), *both, (1.1, True)]
     with_torchfm = search._targets(taken | {search.TORCHFM: 10 * plain}, memory)
     assert with_torchfm[1]["reached"] == pytest.approx(0.15) and with_torchfm[1]["met"] is True
 
