@@ -20,8 +20,10 @@ class Interacting(nn.Module):
         )
 
     def forward(self, vectors: Tensor) -> Tensor:
-        query, key, value = (  # (B, heads, F, dim); one product for all three was slower, for its parts lie apart
-            layer(vectors).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        # Of (B, heads, F, dim) each. One product for all three was slower, for its parts then lie apart.
+        query, key, value = (
+            layer(vectors).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
         )
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)  # eq. 5 does not scale
         return (mixed.transpose(1, 2).flatten(2) + self.residual(vectors)).relu()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.embeddings import Occurrences
@@ -50,7 +49,7 @@ class Backbone(nn.Module):
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
         first = crossed = embedded.flatten(1)
         for cross in self.crosses:
-            crossed = torch.addcmul(crossed, first, cross(crossed))
+            crossed = first * cross(crossed) + crossed
         if self.crossed is None:
             return self.mlp(crossed)
         return self.crossed(crossed).flatten() + self.mlp(first)
