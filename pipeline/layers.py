@@ -38,7 +38,15 @@ class _SecondOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         embedded, total = ctx.saved_tensors
-        return (total[:, None] - embedded).mul_(grad[:, None, None])
+        return (total[:, None] - embedded).mul_(grad.view(len(grad), 1, -1))
+
+
+class _BiInteraction(_SecondOrder):
+    @staticmethod
+    def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
+        total = embedded.sum(1)
+        ctx.save_for_backward(embedded, total)  # type: ignore[attr-defined]
+        return 0.5 * (total.square() - embedded.square().sum(1))
 
 
 def second_order(embedded: Tensor | Factored) -> Tensor:
@@ -52,7 +60,42 @@ def second_order(embedded: Tensor | Factored) -> Tensor:
     return _SecondOrder.apply(embedded)  # type: ignore[no-any-return]
 
 
-class _Dropout(nn.Dropout):
+def bi_interaction(embedded: Tensor) -> Tensor:
+    """Sum of the elementwise products of all pairs of fields: (B, F, D) -> (B, D). `second_order` is its sum over D.
+
+    He & Chua 2017, eq. 3, computed as in eq. 4.
+    """
+    return _BiInteraction.apply(embedded)  # type: ignore[no-any-return]
+
+
+class _InnerProducts(torch.autograd.Function):
+    """The gradient of the vectors in one product, for the matrix of all inner products is symmetric."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
+        ctx.save_for_backward(embedded)  # type: ignore[attr-defined]
+        fields = embedded.shape[1]
+        left, right = torch.triu_indices(fields, fields, 1, device=embedded.device)
+        gram = torch.bmm(embedded, embedded.transpose(1, 2))
+        return gram.flatten(1).index_select(1, left * fields + right)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (embedded,) = ctx.saved_tensors
+        fields, pairs = embedded.shape[1], grad.shape[1]
+        left, right = torch.triu_indices(fields, fields, 1, device=grad.device)
+        place = torch.full((fields, fields), pairs, device=grad.device)  # of each pair in grad, of the diagonal behind
+        place[left, right] = place[right, left] = torch.arange(pairs, device=grad.device)
+        symmetric = nn.functional.pad(grad, (0, 1)).index_select(1, place.flatten())
+        return torch.bmm(symmetric.view(-1, fields, fields), embedded)
+
+
+def inner_products(embedded: Tensor) -> Tensor:
+    """Inner products of all pairs of fields, by first and then by second field: (B, F, D) -> (B, F (F - 1) / 2)."""
+    return _InnerProducts.apply(embedded)  # type: ignore[no-any-return]
+
+
+class Dropout(nn.Dropout):
     """Dropout whose mask takes 16 random bits a number on a CPU, where drawing it cost a fifth of a training step.
 
     A number is kept with probability 1 - round(2**16 p) / 2**16, and scaled by its inverse.
@@ -82,7 +125,7 @@ class MLP(nn.Sequential):
             raise ValueError(f"an MLP needs hidden widths >= 1 and 0 <= dropout < 1, however: {hidden=}, {dropout=}")
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), _Dropout(dropout)]
+            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout)]
             inputs = width
         super().__init__(*layers, nn.Linear(inputs, 1), nn.Flatten(0))
 

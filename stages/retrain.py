@@ -10,29 +10,67 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
 from stages import _model, _stage
 from stages._stage import ENCODED, MODELS
 
+if TYPE_CHECKING:
+    from pipeline.allocation import Allocation
+    from pipeline.data import Batches, Split
+    from pipeline.lit import LitCTR
+
+
+def prepare(
+    params: Mapping[str, Any], schema: Schema, allocation: Allocation, seed: int, training: Split, validation: Split
+) -> tuple[LitCTR, Batches]:
+    """A fresh model of an allocation, ready for `pipeline.lit.fit`, and its batches."""
+    import torch
+
+    from pipeline.data import Batches
+    from pipeline.lit import LitCTR
+    from pipeline.model import assemble
+
+    settings = params["retrain"]
+    torch.manual_seed(seed)
+    build = plug("methods", allocation.method).build
+    backbone = _model.backbone(params)
+    model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
+    batches = Batches(training, settings["batch_size"], seed=seed)
+    module = LitCTR(
+        model,
+        validation,
+        settings["epochs"] * len(batches),
+        lr=settings["lr"],
+        weight_decay=settings["weight_decay"],
+        patience=settings["patience"],
+    )
+    return module, batches
+
+
+def parts() -> tuple[Split, Split]:
+    """The rows to train on, and those that stop the training."""
+    from pipeline.data import Split
+
+    return Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
+
 
 def run() -> None:
     started = time.monotonic()
     _model.tune()
-    import torch
     from safetensors.torch import save_file
 
     from pipeline.allocation import Allocation
-    from pipeline.data import Batches, Split
-    from pipeline.lit import LitCTR, fit
-    from pipeline.model import assemble
+    from pipeline.lit import fit
 
     params = _stage.params("retrain")
     settings = params["retrain"]
     schema = Schema.load(ENCODED / "schema.json")
-    backbone = _model.backbone(params)
+    _model.backbone(params)
     searched = Allocation.load("artifacts/allocation.json", schema)
     cells = [("searched", seed, searched) for seed in settings["seeds"]]
     controls = Path("artifacts/controls.json")
@@ -46,24 +84,13 @@ def run() -> None:
 
     inputs: list[str | Path] = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
     work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)
-    training, validation = Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
+    training, validation = parts()
     with _stage.tracker("retrain", work.name) as tracker:
         for name, seed, allocation in cells:
             done = work / name / f"seed-{seed}"
             if done.exists():
                 continue
-            torch.manual_seed(seed)
-            build = plug("methods", allocation.method).build
-            model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
-            batches = Batches(training, settings["batch_size"], seed=seed)
-            module = LitCTR(
-                model,
-                validation,
-                settings["epochs"] * len(batches),
-                lr=settings["lr"],
-                weight_decay=settings["weight_decay"],
-                patience=settings["patience"],
-            )
+            module, batches = prepare(params, schema, allocation, seed, training, validation)
             tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
             module.record = tracked.metrics
             checkpoint = work / name / f"seed-{seed}.ckpt"

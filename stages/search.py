@@ -8,91 +8,135 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.plug import check_options, names, plug
 from pipeline.schema import Schema
 from stages import _model, _stage
 from stages._stage import ENCODED, SCORES
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.data import Batches
+    from pipeline.embeddings import FieldEmbedding
+    from pipeline.lit import LitSearch, Record
+
 PLOTTED_STEPS = 100
 
 
-def run() -> None:
-    started = time.monotonic()
-    _model.tune()
-    import pandas as pd
-    import torch
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A supernet that is ready to be trained, with all that its results are named by."""
 
+    module: LitSearch
+    batches: Batches
+    schema: Schema
+    candidates: list[list[int]]
+    params: Mapping[str, Any]
+
+    def train(self, checkpoint: Path, record: Record) -> dict[str, Any]:
+        """Train to the end, from ``checkpoint`` if there is one; what ``scores.json`` holds."""
+        from pipeline.lit import fit, margins
+
+        module, settings = self.module, self.params["search"]
+        module.record = record
+        fit(module, self.batches, settings["epochs"], "search", checkpoint, settings["checkpoint_seconds"])
+        scores = module.model.embedding.scores()
+        assert scores is not None
+        scores = scores.detach().cpu()
+        leads = margins(scores.exp())
+        return {
+            "method": self.params["method"]["name"],
+            "seed": settings["seed"],
+            "dim": self.params["dim"],
+            "features": {
+                name: {"candidates": row, "log_probability": scores[f, : len(row)].tolist()}
+                for f, (name, row) in enumerate(zip(self.schema.names, self.candidates, strict=True))
+            },
+            "undecided": [
+                name for name, lead in zip(self.schema.names, leads, strict=True) if lead < module.architecture.margin
+            ],
+            "steps": module.steps,
+            "planned_steps": module.planned,
+            "validation": module.history,
+        }
+
+
+def supernet(params: Mapping[str, Any], schema: Schema) -> tuple[FieldEmbedding, list[list[int]], np.ndarray]:
+    """The embedding that the parameters ask for, its candidates (F lists) and their prices (F, N).
+
+    Raises:
+        ValueError: if the method, its options or the candidates are not as they should be.
+    """
     from pipeline.budget import prices
-    from pipeline.data import Batches, Split
-    from pipeline.lit import LitSearch, Steps, fit, margins
-    from pipeline.model import CTRModel
+    from pipeline.lit import Steps
 
-    params = _stage.params("search")
-    settings, dim = params["search"], params["dim"]
-    schema = Schema.load(ENCODED / "schema.json")
     method = plug("methods", params["method"]["name"])
     if method.search is None:
         searched = [name for name in names("methods") if plug("methods", name).search is not None]
         raise ValueError(
             f"method.name in params.yaml: {params['method']['name']!r} has nothing to search; there are {searched}"
         )
-    backbone = _model.backbone(params)
+    _model.backbone(params)
     options = params["method"]["options"]
     check_options(method.search, options, "method.options in params.yaml")
-    check_options(Steps, settings["architecture"], "search.architecture in params.yaml")
-    architecture = Steps(**settings["architecture"])
-    chosen = _model.candidates(settings["candidates"], params["candidates"], schema, dim)
-    priced = prices(method.build, schema, chosen, dim)
+    check_options(Steps, params["search"]["architecture"], "search.architecture in params.yaml")
+    Steps(**params["search"]["architecture"])
+    chosen = _model.candidates(params["search"]["candidates"], params["candidates"], schema, params["dim"])
+    priced = prices(method.build, schema, chosen, params["dim"])
+    return method.search(schema, params["dim"], chosen, priced, **options), chosen, priced
 
+
+def prepare(params: Mapping[str, Any], schema: Schema) -> Search:
+    """A fresh supernet on the parts ``train``, ``arch`` and ``val``; see `supernet` for errors."""
+    import torch
+
+    from pipeline.data import Batches, Split
+    from pipeline.lit import LitSearch, Steps
+    from pipeline.model import CTRModel
+
+    settings = params["search"]
     torch.manual_seed(settings["seed"])
-    embedding = method.search(schema, dim, chosen, priced, **options)
-    model = CTRModel(schema, embedding, backbone, params["backbone"]["options"])
+    embedding, chosen, priced = supernet(params, schema)
+    model = CTRModel(schema, embedding, _model.backbone(params), params["backbone"]["options"])
     batches = Batches(Split.load(ENCODED, "train"), settings["batch_size"], seed=settings["seed"])
     module = LitSearch(
         model,
         Split.load(ENCODED, "val"),
         settings["epochs"] * len(batches),
         Batches(Split.load(ENCODED, "arch"), settings["batch_size"], seed=settings["seed"] + 1),
-        architecture,
+        Steps(**settings["architecture"]),
         schema.names,
         chosen,
         priced,
         lr=settings["lr"],
         weight_decay=settings["weight_decay"],
     )
+    return Search(module, batches, schema, chosen, params)
+
+
+def run() -> None:
+    started = time.monotonic()
+    _model.tune()
+    import pandas as pd
+
+    params = _stage.params("search")
+    schema = Schema.load(ENCODED / "schema.json")
+    search = prepare(params, schema)
+    module = search.module
     key = _stage.fingerprint("search", [ENCODED / "schema.json"])
     checkpoint = _stage.root() / ".pipeline/ckpt/search" / key / "last.ckpt"
     with _stage.tracker("search", key) as tracker:
-        tracked = tracker.run(seed=settings["seed"], params=params)
-        module.record = tracked.metrics
-        fit(module, batches, settings["epochs"], "search", checkpoint, settings["checkpoint_seconds"])
-
-        scores = embedding.scores().detach().cpu()
-        p = scores.exp()
-        undecided = [name for name, lead in zip(schema.names, margins(p), strict=True) if lead < architecture.margin]
-        record = {
-            "method": params["method"]["name"],
-            "seed": settings["seed"],
-            "dim": dim,
-            "features": {
-                name: {
-                    "candidates": chosen[f],
-                    "log_probability": scores[f, : len(chosen[f])].tolist(),
-                }
-                for f, name in enumerate(schema.names)
-            },
-            "undecided": undecided,
-            "steps": module.steps,
-            "planned_steps": module.planned,
-            "validation": module.history,
-        }
+        tracked = tracker.run(seed=params["search"]["seed"], params=params)
+        record = search.train(checkpoint, tracked.metrics)
         with _stage.whole(SCORES.parent) as folder:
             folder.mkdir()
             (folder / SCORES.name).write_text(json.dumps(record, indent=1) + "\n")
-        table = _trajectory(module.trajectory, schema, chosen)
+        table = _trajectory(module.trajectory, schema, search.candidates)
         with _stage.whole("artifacts/trajectory.parquet") as file:
             pd.DataFrame(table).to_parquet(file, index=False)
         every = max(1, len(module.trajectory) // PLOTTED_STEPS)
@@ -103,11 +147,12 @@ def run() -> None:
             thin[["step", "feature", "dimension", "probability"]].round(4).to_csv(file, index=False)
         checkpoint.unlink(missing_ok=True)
         tracked.artifact("artifacts/trajectory.parquet")
+        undecided = record["undecided"]
         tracked.tag("undecided", ", ".join(undecided) or "none")
         if undecided:
             print(
-                f"search: warning: undecided, the first candidate leads the second by less than {architecture.margin}: "
-                f"{', '.join(undecided)}; train longer, or raise search.architecture.lr"
+                "search: warning: undecided, the first candidate leads the second by less than "
+                f"{module.architecture.margin}: {', '.join(undecided)}; train longer, or raise search.architecture.lr"
             )
         last = module.history[-1]
         print(

@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.backbones import deepfm, fm, wide_deep
 from pipeline.embeddings import Lookup
-from pipeline.layers import MLP, FirstOrder, second_order
+from pipeline.layers import MLP, FirstOrder, bi_interaction, inner_products, second_order
 from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5)))
@@ -57,6 +57,29 @@ def test_the_second_order_term_is_the_sum_over_all_pairs_and_so_is_its_gradient(
     torch.testing.assert_close(ours, theirs)
     assert torch.autograd.gradcheck(second_order, (embedded,))
     assert not bool(second_order(embedded[:, :1]).abs().max() > 1e-12)  # one field has no pair
+
+
+def test_bi_interaction_is_the_sum_of_elementwise_products_of_all_pairs_and_so_is_its_gradient() -> None:
+    torch.manual_seed(1)
+    embedded = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    expected = sum(embedded[:, i] * embedded[:, j] for i in range(4) for j in range(i + 1, 4))
+    torch.testing.assert_close(bi_interaction(embedded), expected)
+    torch.testing.assert_close(bi_interaction(embedded).sum(1), second_order(embedded))
+    assert torch.autograd.gradcheck(bi_interaction, (embedded,))
+    assert torch.equal(bi_interaction(embedded[:, :1]), torch.zeros(3, 5, dtype=torch.float64))  # one field has no pair
+
+
+def test_inner_products_are_of_every_pair_once_in_order_and_so_is_their_gradient() -> None:
+    torch.manual_seed(1)
+    embedded = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    expected = torch.stack([(embedded[:, i] * embedded[:, j]).sum(1) for i, j in pairs], 1)
+    torch.testing.assert_close(inner_products(embedded), expected)
+    assert torch.autograd.gradcheck(inner_products, (embedded,))
+    alone = embedded[:, :1].detach().requires_grad_()
+    none = inner_products(alone)
+    none.sum().backward()
+    assert none.shape == (3, 0) and torch.equal(alone.grad, torch.zeros_like(alone))
 
 
 @pytest.mark.parametrize("name", ["fm", "wide_deep", "deepfm"])

@@ -369,7 +369,7 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("search", {"search__architecture": {"f": 10}}, "search.architecture in params.yaml: no option 'f'; valid are lr"),
     ("search", {"search__architecture": {"order": 3}}, "option 'order' must be one of [1, 2], however 3"),
     ("search", {"search__architecture": {"stable_steps": -1}}, "stable_steps is a share, above 0 and up to 1, or null"),
-    ("search", {"backbone__name": "nope"}, "no 'nope' in pipeline/backbones; there are deepfm, fm, wide_deep"),
+    ("search", {"backbone__name": "nope"}, "no 'nope' in pipeline/backbones; there are autoint, dcn_v2, deepfm"),
     ("search", {"backbone__options": {"layers": 2}}, "backbone.options: no option 'layers'; valid are hidden, dropout"),
     ("search", {"backbone__options": {"hidden": [0]}}, "an MLP needs hidden widths >= 1"),
     ("search", {"method__name": "full"}, "method.name in params.yaml: 'full' has nothing to search; there are ['auto"),

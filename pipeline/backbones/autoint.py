@@ -1,0 +1,58 @@
+"""AutoInt. Song et al. 2019, "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks"."""
+
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from pipeline.embeddings import Occurrences
+from pipeline.plug import Least
+from pipeline.schema import Schema
+
+
+class Interacting(nn.Module):
+    """Multi-head self-attention over the fields with a residual (eq. 5 to 8): (B, F, inputs) -> (B, F, heads * dim)."""
+
+    def __init__(self, inputs: int, heads: int, dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.residual = (
+            nn.Linear(inputs, heads * dim, bias=False) for _ in range(4)
+        )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        # Of (B, heads, F, dim) each. One product for all three was slower, for its parts then lie apart.
+        query, key, value = (
+            layer(vectors).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0)  # eq. 5 does not scale
+        return (mixed.transpose(1, 2).flatten(2) + self.residual(vectors)).relu()
+
+
+class Backbone(nn.Module):
+    """y = linear in the field vectors that the interacting layers give (eq. 9), without the MLP of AutoInt+.
+
+    Args:
+        layers: interacting layers on each other.
+        heads: of each layer.
+        attention_dim: numbers of a head, d' in the paper; a layer gives vectors of heads * attention_dim.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        dim: int,
+        *,
+        layers: Annotated[int, Least(1)] = 3,
+        heads: Annotated[int, Least(1)] = 2,
+        attention_dim: Annotated[int, Least(1)] = 32,
+    ) -> None:
+        super().__init__()
+        width = heads * attention_dim
+        inputs = [dim] + [width] * (layers - 1)
+        self.interacting = nn.Sequential(*(Interacting(numbers, heads, attention_dim) for numbers in inputs))
+        self.output = nn.Linear(len(schema) * width, 1)
+
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        """Occurrences, embedded (B, F, D) -> logits (B,)."""
+        return self.output(self.interacting(embedded).flatten(1)).flatten()

@@ -1,0 +1,28 @@
+"""NFM. He & Chua 2017, "Neural Factorization Machines for Sparse Predictive Analytics"."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pipeline.embeddings import Occurrences
+from pipeline.layers import MLP, Dropout, FirstOrder, bi_interaction
+from pipeline.schema import Schema
+
+
+class Backbone(nn.Module):
+    """y = first-order weights + MLP of the bi-interaction pooled field vectors (eq. 7).
+
+    BatchNorm and dropout come after the pooling too (section 3.3).
+    """
+
+    def __init__(
+        self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.first_order = FirstOrder(schema)
+        self.regularised = nn.Sequential(nn.BatchNorm1d(dim), Dropout(dropout))
+        self.mlp = MLP(dim, hidden, dropout)
+
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        """Occurrences, embedded (B, F, D) -> logits (B,)."""
+        return self.first_order(occ) + self.mlp(self.regularised(bi_interaction(embedded)))
