@@ -7,13 +7,16 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint ui sync bench clean
+.PHONY: help repro sweep test lint ui sync bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 repro: $(READY) ## run the main job, from raw data to artifacts/report.json; only what has changed runs
 	dvc repro
+
+sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goes on where it was interrupted
+	dvc repro sweep/dvc.yaml
 
 test: $(READY) ## run the tests
 	pytest -q

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,6 +210,87 @@ def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapp
         )
         rings = [(float(at), float(rank)) for at, rank, _ in planted]
         _name_where_free(figure, axes, list(zip(names, x.tolist(), y, strict=True)), rings)
+    return figure
+
+
+def sweep_front(trials: Sequence[Mapping[str, Any]], budget: int | None = None) -> Figure:
+    """AUC on val of a sweep's trials against bytes; the best are numbered, and joined where they are several.
+
+    Args:
+        trials: ``trial``, ``val_auc`` (None where there is none), ``bytes``, ``best`` of each.
+        budget: bytes, drawn as a line.
+    """
+    shown = [trial for trial in trials if trial["val_auc"] is not None]
+    best = sorted((trial for trial in shown if trial["best"]), key=lambda trial: trial["bytes"])
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 4.2)
+        axes = figure.subplots()
+        rest = [trial for trial in shown if not trial["best"]]
+        axes.scatter([t["bytes"] for t in rest], [t["val_auc"] for t in rest], s=22, color=COLOURS["random"])
+        axes.plot(
+            [t["bytes"] for t in best],
+            [t["val_auc"] for t in best],
+            "o-",
+            color=COLOURS["searched"],
+            linewidth=1,
+            drawstyle="steps-post",
+        )
+        for trial in best:
+            text = str(trial["trial"])
+            axes.annotate(text, (trial["bytes"], trial["val_auc"]), (4, 4), textcoords="offset points", fontsize=8)
+        if budget is not None:
+            axes.axvline(budget, color=COLOURS["full"], linewidth=1, linestyle="--", label="budget")
+            axes.legend(frameon=False)
+        axes.set_xscale("log")
+        _bytes_axis(axes)
+        axes.set_ylabel("AUC on val")
+        axes.set_title("AUC on val against memory (red, with their numbers: the best trials)", loc="left", fontsize=9)
+    return figure
+
+
+def sweep_history(trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """AUC on val of a sweep's trials in their order, and the highest so far of those that came to their end.
+
+    Args:
+        trials: ``trial``, ``val_auc`` (None where there is none), ``ended`` of each.
+    """
+    shown = [trial for trial in trials if trial["val_auc"] is not None]
+    whole = [trial for trial in shown if trial["ended"] == "complete"]
+    early = [trial for trial in shown if trial["ended"] != "complete"]
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 3.2)
+        axes = figure.subplots()
+        for some, filled, label in ((whole, COLOURS["uniform"], "complete"), (early, "none", "ended early")):
+            if some:
+                x, y = [t["trial"] for t in some], [t["val_auc"] for t in some]
+                axes.scatter(x, y, s=24, facecolors=filled, edgecolors=COLOURS["uniform"], label=label)
+        if whole:
+            highest = np.maximum.accumulate([trial["val_auc"] for trial in whole])
+            axes.step([t["trial"] for t in whole], highest, where="post", color=COLOURS["searched"], label="best so far")
+            axes.legend(frameon=False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("trial")
+        axes.set_ylabel("AUC on val")
+        axes.set_title("AUC on val, trial by trial", loc="left", fontsize=9)
+    return figure
+
+
+def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """How much of what is measured each parameter decides.
+
+    Args:
+        shares: of each parameter by name, for every measure; one panel each.
+    """
+    names = sorted({name for of in shares.values() for name in of}, reverse=True)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 0.3 * len(names) + 1.2)
+        panels = figure.subplots(1, len(shares), sharey=True, squeeze=False)
+        for axes, (measure, of) in zip(panels.flat, shares.items(), strict=True):
+            axes.barh(names, [of.get(name, 0) for name in names], color=COLOURS["uniform"], height=0.6)
+            axes.set_xlim(0, 1)
+            axes.set_title(measure, loc="left", fontsize=9)
+            axes.grid(axis="y", visible=False)
+        figure.supxlabel("share of the variation between trials (functional ANOVA)", fontsize=9)
     return figure
 
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_hints
 
 import yaml
 
@@ -79,6 +79,18 @@ class Evaluate(TypedDict):
     seed: Whole
 
 
+class Sweep(TypedDict):
+    name: str
+    trials: Count
+    seed: Whole
+    sampler: Literal["tpe", "random", "nsga2"]
+    objective: Literal["pareto", "budget"]
+    budget: Any  # as derive.budget
+    space: Mapping[str, Any]  # `stages._space.read` says what it may be
+    storage: str | None
+    workers: Count
+
+
 class Params(TypedDict):
     """What params.yaml holds, as far as no signature says it: options are those of the function they go to."""
 
@@ -92,6 +104,7 @@ class Params(TypedDict):
     derive: Derive
     retrain: Retrain
     evaluate: Evaluate
+    sweep: Sweep
 
 
 def root() -> Path:
@@ -107,8 +120,8 @@ def params(stage: str) -> dict[str, Any]:
     Raises:
         ValueError: if one is missing, or anything in params.yaml is not as `Params` says.
     """
-    declared = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage].get("params", [])
-    values = _checked(all_params())
+    declared = in_dvc(stage).get("params", [])
+    values = checked(all_params())
     given: dict[str, Any] = {}
     for key in declared:
         source, target = values, given
@@ -121,8 +134,20 @@ def params(stage: str) -> dict[str, Any]:
     return given
 
 
+def in_dvc(stage: str) -> dict[str, Any]:
+    """What DVC is told of a stage. One that plain ``dvc repro`` leaves out has a dvc.yaml in a folder of its name."""
+    own = Path(stage) / "dvc.yaml"
+    record: dict[str, Any] = yaml.safe_load((own if own.is_file() else Path("dvc.yaml")).read_text())["stages"][stage]
+    return record
+
+
+def configuration() -> dict[str, Any]:
+    """The parameters by which MLflow tells runs of the pipeline apart: all that some stage of it reads."""
+    return {section: value for section, value in all_params().items() if section != "sweep"}
+
+
 def all_params() -> dict[str, Any]:
-    """The whole of params.yaml, for the name of the configuration in MLflow; no stage computes with it."""
+    """The whole of params.yaml; no stage computes with it."""
     try:
         values: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
     except yaml.YAMLError as error:
@@ -131,8 +156,12 @@ def all_params() -> dict[str, Any]:
     return values
 
 
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Of all of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it."""
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """All of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it.
+
+    Raises:
+        ValueError: if anything is not as `Params` says.
+    """
     for section, hint in get_type_hints(Params, include_extras=True).items():
         if section in values:
             check_value(values[section], hint, f"params.yaml: {section}")
@@ -165,11 +194,15 @@ def fingerprint(stage: str, contents: Iterable[str | Path] = ()) -> str:
         contents: files whose bytes count, e.g. a schema.json, which holds checksums of the large arrays.
     """
     digest = hashlib.sha256(json.dumps(params(stage), sort_keys=True).encode())
-    deps = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]["deps"]
-    code = sorted(re.sub(r"\$\{([\w.]+)\}", _value, path) for path in deps if path.endswith(".py"))
-    for path in [*code, *map(str, contents)]:
+    for path in [*code(stage), *map(str, contents)]:
         digest.update(path.encode() + b"\0" + Path(path).read_bytes())
     return digest.hexdigest()[:20]
+
+
+def code(stage: str) -> list[str]:
+    """The files of the project that a stage runs."""
+    deps = in_dvc(stage)["deps"]
+    return sorted(re.sub(r"\$\{([\w.]+)\}", _value, path) for path in deps if path.endswith(".py"))
 
 
 def _value(reference: re.Match[str]) -> str:
@@ -180,21 +213,32 @@ def _value(reference: re.Match[str]) -> str:
     return str(value).replace("-", "_")
 
 
-def tracker(stage: str, key: str, raw_sha256: str | None = None, later: bool = False) -> Tracker:
+def tracker(
+    stage: str,
+    key: str,
+    raw_sha256: str | None = None,
+    later: bool = False,
+    *,
+    given: Mapping[str, Any] | None = None,
+    publish: str | None = None,
+) -> Tracker:
     """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``.
 
     Args:
         key: names what the stage computes, e.g. its `fingerprint`.
         raw_sha256: checksum of the raw table, by which MLflow tells data sets apart; schema.json's if left out.
         later: do not wait for the upload; for stages that are shorter than it.
+        given: what names the parent run; `configuration` if left out, and then the journal is the stage's output.
+        publish: where the journal goes, for those that say what is ``given``.
     """
     from pipeline.tracking import Tracker
 
-    given = all_params()
-    tags = {name: given[name]["name"] for name in ("dataset", "backbone", "method")}
+    plain = configuration()
+    if given is None:
+        given, publish = plain, f"artifacts/runs/{stage}.jsonl"
+    tags = {name: plain[name]["name"] for name in ("dataset", "backbone", "method")}
     digest = raw_sha256 or read(ENCODED / "schema.json")["raw_sha256"]
-    dataset = {"name": given["dataset"]["name"], "digest": digest[:36], "source": given["dataset"]["path"]}
-    publish = f"artifacts/runs/{stage}.jsonl"
+    dataset = {"name": plain["dataset"]["name"], "digest": digest[:36], "source": plain["dataset"]["path"]}
     return Tracker(root(), stage, key, given, tags=tags, dataset=dataset, publish=publish, later=later)
 
 
@@ -251,6 +295,15 @@ def _dvc_ancestors() -> list[tuple[int, float]]:
             if any("dvc" in Path(word).name for word in parent.cmdline()[:3]):
                 return chain
     return chain[:1]
+
+
+def end_with_parent() -> None:
+    """End when the process that started this one does."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=([(parent.pid, parent.create_time())],), daemon=True).start()
 
 
 def _end_with(watched: list[tuple[int, float]]) -> None:

@@ -16,7 +16,7 @@ from stages import _stage
 
 
 def run() -> None:
-    values = _stage.all_params()
+    values = _stage.configuration()
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     published = [Path(f"artifacts/runs/{stage}.jsonl") for stage in current(list(stages), values)]
     there = [path for path in published if path.is_file()]
