@@ -61,6 +61,17 @@ class Split:
     def __len__(self) -> int:
         return sum(map(len, self.labels))
 
+    def thinned(self, share: float) -> Split:
+        """Every k-th row of each part, for a share of 1/k.
+
+        Raises:
+            ValueError: if there is no such k.
+        """
+        every = round(1 / share) if share > 0 else 0
+        if every < 1 or abs(every * share - 1) > 1e-6:
+            raise ValueError(f"a share of the rows must be 1/k for a whole number k, however: {share}")
+        return Split(tuple(ids[::every] for ids in self.ids), tuple(labels[::every] for labels in self.labels))
+
     def all_labels(self) -> np.ndarray:
         """(n,) uint8."""
         return np.concatenate(self.labels)

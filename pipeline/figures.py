@@ -294,6 +294,52 @@ def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
+def differences(rows: Sequence[tuple[str, float, Sequence[float] | None]], title: str) -> Figure:
+    """A difference for each setting, with its interval where there is one.
+
+    Args:
+        rows: name, mean, interval.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 0.28 * len(rows) + 1.1)
+        axes = figure.subplots()
+        for place, (_, mean, interval) in enumerate(rows):
+            if interval is not None:
+                axes.plot(interval, [place, place], color=COLOURS["searched"], linewidth=1.4)
+            axes.plot([mean], [place], "o", color=COLOURS["searched"], markersize=4)
+        axes.axvline(0, color="#555555", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel("difference in AUC, 95 % interval over seeds")
+        axes.set_title(title, loc="left", fontsize=9)
+    return figure
+
+
+def curves(points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], title: str) -> Figure:
+    """AUC against bytes, a curve for each allocation: mean over seeds, and the range between them as a band.
+
+    Args:
+        points: by allocation, bytes and the AUC of every seed.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(6.4, 4.2)
+        axes = figure.subplots()
+        for place, (name, of_name) in enumerate(points.items()):
+            colour = COLOURS.get(name, OTHERS[place % len(OTHERS)])
+            ordered = sorted(of_name)
+            size = [size for size, _ in ordered]
+            axes.plot(size, [np.mean(values) for _, values in ordered], "o-", color=colour, label=name, markersize=4)
+            lows, highs = ([pick(values) for _, values in ordered] for pick in (min, max))
+            axes.fill_between(size, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xscale("log")
+        _bytes_axis(axes)
+        axes.set_ylabel("AUC on test")
+        axes.set_title(title, loc="left", fontsize=9)
+        axes.legend(frameon=False)
+    return figure
+
+
 def _apart(x: np.ndarray) -> np.ndarray:
     """Ascending values, moved to the right where they stand closer than a marker on a logarithmic axis."""
     at = np.log(x)

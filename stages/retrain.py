@@ -52,11 +52,11 @@ def prepare(
     return module, batches
 
 
-def parts() -> tuple[Split, Split]:
+def parts(encoded: Path = ENCODED) -> tuple[Split, Split]:
     """The rows to train on, and those that stop the training."""
     from pipeline.data import Split
 
-    return Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
+    return Split.load(encoded, "train", "arch"), Split.load(encoded, "val")
 
 
 def run() -> None:

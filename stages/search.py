@@ -91,8 +91,13 @@ def supernet(params: Mapping[str, Any], schema: Schema) -> tuple[FieldEmbedding,
     return method.search(schema, params["dim"], chosen, priced, **options), chosen, priced
 
 
-def prepare(params: Mapping[str, Any], schema: Schema) -> Search:
-    """A fresh supernet on the parts ``train``, ``arch`` and ``val``; see `supernet` for errors."""
+def prepare(params: Mapping[str, Any], schema: Schema, encoded: Path = ENCODED, share: float = 1.0) -> Search:
+    """A fresh supernet on the parts ``train``, ``arch`` and ``val``; see `supernet` for errors.
+
+    Args:
+        encoded: folder of the encoded data.
+        share: of the rows of ``train`` and ``arch``, 1/k: every k-th is taken.
+    """
     import torch
 
     from pipeline.data import Batches, Split
@@ -103,12 +108,13 @@ def prepare(params: Mapping[str, Any], schema: Schema) -> Search:
     torch.manual_seed(settings["seed"])
     embedding, chosen, priced = supernet(params, schema)
     model = CTRModel(schema, embedding, _model.backbone(params), params["backbone"]["options"])
-    batches = Batches(Split.load(ENCODED, "train"), settings["batch_size"], seed=settings["seed"])
+    training, arch = (Split.load(encoded, part).thinned(share) for part in ("train", "arch"))
+    batches = Batches(training, settings["batch_size"], seed=settings["seed"])
     module = LitSearch(
         model,
-        Split.load(ENCODED, "val"),
+        Split.load(encoded, "val"),
         settings["epochs"] * len(batches),
-        Batches(Split.load(ENCODED, "arch"), settings["batch_size"], seed=settings["seed"] + 1),
+        Batches(arch, settings["batch_size"], seed=settings["seed"] + 1),
         Steps(**settings["architecture"]),
         schema.names,
         chosen,

@@ -35,7 +35,7 @@ from pipeline.tracking.identity import configuration_key, origin
 from pipeline.tracking.journal import Journal, Status, flat, now
 from pipeline.tracking.place import EXPERIMENT, StoreError, folder, meeting_mlflow, refusal, store_uri
 
-__all__ = ["Run", "StoreError", "Tracker", "configuration_key", "synchronise"]
+__all__ = ["Run", "StoreError", "Tracker", "configuration_key", "run_ids", "synchronise"]
 
 LAST_WORD_SECONDS = 10.0  # that a failing stage waits for the store
 
@@ -301,6 +301,28 @@ def synchronise(
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
             raise StoreError(refusal(store_uri(root), error)) from error
     return lines
+
+
+def run_ids(root: Path, stage: str, keys: Iterable[str], experiment: str = EXPERIMENT) -> dict[tuple[str, str], str]:
+    """MLflow's ids of the runs of a stage, by content key and name, as far as they have arrived.
+
+    Raises:
+        StoreError: if the store does not answer.
+    """
+    root = Path(root).resolve()
+    found: dict[tuple[str, str], str] = {}
+    with meeting_mlflow():
+        try:
+            # here, and not above: it imports MLflow
+            from pipeline.tracking.store import Store
+
+            store = Store(store_uri(root), root, experiment)
+            for key in keys:
+                for whole, run in store.keyed(key).items():
+                    found[key, whole.removeprefix(f"{stage}/").removesuffix(f":{key}")] = run
+        except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
+            raise StoreError(refusal(store_uri(root), error)) from error
+    return found
 
 
 def _status(error: BaseException | None) -> Status:

@@ -61,6 +61,12 @@ class Store:
         runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", order_by=["start_time ASC"])
         return next((run for run in runs if run.info.status == "FINISHED"), runs[0] if runs else None)
 
+    def keyed(self, key: str) -> dict[str, str]:
+        """Ids of all runs whose stage computed this content, by the whole of their ``pipeline.key``."""
+        wanted = f"tags.`pipeline.key` LIKE '%:{key}'"
+        runs = self._client.search_runs([self._experiment_id], wanted, max_results=5000)
+        return {run.data.tags["pipeline.key"]: run.info.run_id for run in runs}
+
     def create(self, start: int, name: str, tags: Mapping[str, str]) -> Any:
         return self._client.create_run(self._experiment_id, start_time=start, run_name=name, tags=_legal_tags(tags))
 

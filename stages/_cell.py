@@ -1,0 +1,183 @@
+"""One cell of a study: for every seed search, derive, retrain all arms, and open ``test`` for each trained model.
+
+Nothing that ``test`` says is fed back into anything. Every search and every training that is done is kept in ``work``
+until the cell is complete, so that a cell which was interrupted goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.plug import plug
+from pipeline.schema import Schema
+from stages import _stage, derive, retrain, search
+from stages._study import Cell
+
+if TYPE_CHECKING:
+    from pipeline.allocation import Allocation
+    from pipeline.evidence import Evidence
+    from pipeline.tracking import Tracker
+
+
+def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, Any]:
+    """Run a cell, or what is left of it.
+
+    Args:
+        encoded: folder of the encoded data.
+        work: folder of finished pieces and checkpoints; the caller removes it.
+
+    Returns:
+        ``rows``, one per seed, budget and arm; ``searches``, one per seed; ``fields``, their names in order.
+    """
+    schema = Schema.load(encoded / "schema.json")
+    searches, rows = [], []
+    for seed in cell.seeds:
+        found = None
+        if cell.searches:
+            found = _searched(cell, schema, encoded, seed, work / f"seed-{seed}", tracker)
+            searches.append({"seed": seed} | found["summary"])
+        for budget in cell.budgets:
+            for arm, allocation in _allocations(cell, schema, seed, budget, found).items():
+                name = f"seed-{seed}/{arm}" + ("" if budget is None else f"-{budget}")
+                rows.append(_trained(cell, schema, encoded, seed, arm, budget, allocation, work, name, tracker))
+    return {"fields": list(schema.names), "searches": searches, "rows": rows}
+
+
+def _searched(
+    cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, tracker: Tracker
+) -> dict[str, Any]:
+    """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any budget."""
+    done = work / "scores.json"
+    if not done.exists():
+        params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
+        began, before = time.monotonic(), _peak_mib()
+        tracked = tracker.run(f"search/seed-{seed}", seed=seed, params=params)
+        prepared = search.prepare(params, schema, encoded, cell.share)
+        found = prepared.train(work / "search.ckpt", tracked.metrics)
+        allocation, spent = derive.decide(found["method"], derive.evidence(found, schema, None))
+        found["summary"] = {
+            "seconds": time.monotonic() - began,
+            "peak_mib": None if before is None else (_peak_mib() or before) - before,
+            "dims": allocation.dims,
+            "bytes": spent,
+            "undecided": found["undecided"],
+            "run": tracked.name,
+        }
+        tracked.metrics(0, {f"dim/{name}": d for name, d in allocation.dims.items()})
+        tracked.end()
+        with _stage.whole(done) as file:
+            file.write_text(json.dumps(found))
+    result: dict[str, Any] = _stage.read(done)
+    return result
+
+
+def _allocations(
+    cell: Cell, schema: Schema, seed: int, budget: Any, found: Mapping[str, Any] | None
+) -> dict[str, Allocation]:
+    """The allocation of every arm under a budget. Arms that have no size of their own come with the first one alone."""
+    from pipeline.allocation import Allocation
+
+    chosen: dict[str, Allocation] = {}
+    match: int | None = None
+    given = _evidence(cell, schema, seed, budget) if found is None else derive.evidence(found, schema, budget)
+    if {"searched", "uniform", "random"} & set(cell.arms):
+        searched, match = derive.decide(cell.params["method"]["name"], given)
+        if "searched" in cell.arms:
+            chosen["searched"] = searched
+    first = budget == cell.budgets[0]
+    for arm in cell.arms:
+        if arm in ("uniform", "random"):
+            chosen[arm] = plug("methods", arm).derive(replace(given, scores=None, seed=seed, budget=None, match=match))
+        elif arm == "full" and first:
+            chosen[arm] = plug("methods", arm).derive(given)
+        elif arm == "alone" and first:
+            schema.check_names([cell.field or ""])
+            dims = {name: given.dim if name == cell.field else 0 for name in schema.names}
+            chosen[arm] = Allocation("full", dims)
+    return chosen
+
+
+def _evidence(cell: Cell, schema: Schema, seed: int, budget: Any) -> Evidence:
+    """What arms are derived from where nothing was searched."""
+    from pipeline.budget import full_tables, in_bytes, prices
+    from pipeline.evidence import Evidence
+    from stages import _model
+
+    params, dim = cell.params, cell.params["dim"]
+    rows = _model.candidates(params["search"]["candidates"], params["candidates"], schema, dim)
+    full = full_tables(schema, dim).bytes
+    priced = prices(plug("methods", "autodim").build, schema, rows, dim)
+    limit = None if budget is None else in_bytes(budget, full)
+    return Evidence(schema, dim, tuple(map(tuple, rows)), priced, full, seed, budget=limit)
+
+
+def _trained(
+    cell: Cell,
+    schema: Schema,
+    encoded: Path,
+    seed: int,
+    arm: str,
+    budget: Any,
+    allocation: Allocation,
+    work: Path,
+    name: str,
+    tracker: Tracker,
+) -> dict[str, Any]:
+    """One arm, trained and tested. One that was trained before under another name is not trained again."""
+    from pipeline.budget import cost, full_tables
+    from pipeline.data import Split
+    from pipeline.lit import fit
+    from pipeline.metrics import auc, logloss
+    from pipeline.model import predict
+
+    place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
+    done = work / f"{name}.json"
+    built = plug("methods", allocation.method).__name__
+    for other in sorted((work / f"seed-{seed}").glob("*.json")):
+        kept = _stage.read(other)
+        if "arm" in kept and kept["built"] == built and kept["dims"] == allocation.dims:
+            return {**kept, **place}
+    params = {**cell.params, "retrain": {**cell.params["retrain"], "seeds": [seed]}}
+    settings = params["retrain"]
+    began = time.monotonic()
+    training, validation = retrain.parts(encoded)
+    module, batches = retrain.prepare(params, schema, allocation, seed, training, validation)
+    tracked = tracker.run(name.replace("seed-", "retrain/seed-"), seed=seed, params=params, tags={"allocation": arm})
+    module.record = tracked.metrics
+    fit(module, batches, settings["epochs"], f"{cell.name}, {name}", work / f"{name}.ckpt", settings["checkpoint_seconds"])
+    seconds = time.monotonic() - began
+    module.model.load_state_dict(module.best)
+    test = Split.load(encoded, "test")
+    labels, logits = test.all_labels(), predict(module.model, test)
+    size = cost(module.model.embedding.packed())
+    figures = {"auc": auc(labels, logits), "logloss": logloss(labels, logits), "bytes": size.bytes}
+    tracked.metrics(0, {f"test/{key}": value for key, value in figures.items()})
+    tracked.metrics(0, {f"dim/{field}": d for field, d in allocation.dims.items()})
+    tracked.end()
+    row = {
+        **place,
+        **figures,
+        "built": built,
+        "of_full": size.bytes / full_tables(schema, params["dim"]).bytes,
+        "table_params": size.table_params,
+        "val_auc": max(entry["auc"] for entry in module.history),
+        "epochs": len(module.history),
+        "seconds": seconds,
+        "run": tracked.name,
+    }
+    with _stage.whole(done) as file:
+        file.write_text(json.dumps(row))
+    (work / f"{name}.ckpt").unlink(missing_ok=True)
+    print(f"{cell.name}: {name}: AUC {figures['auc']:.4f}, {size.bytes:,} bytes, {seconds:.0f} s", flush=True)
+    return row
+
+
+def _peak_mib() -> float | None:
+    """Of this process, until now; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024 if status.exists() else None

@@ -1,0 +1,171 @@
+"""What a study consists of: a grid of cells, each of which has parameters, arms and seeds of its own.
+
+``studies/<name>/params.yaml`` has a section for each profile, with the lists that the grid is the product of and the
+seeds, and a section for each key of the grid, which says what a value of it stands for. ``studies/datasets.yaml`` does
+so for ``dataset``. What a value stands for (all optional):
+
+* ``params``: differs from the repository's params.yaml;
+* ``search``: differs from that in the search alone;
+* ``arms``: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``, the
+  one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
+* ``budgets``: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each;
+* ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
+* ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.plug import check_value, plug
+from stages import _stage
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "studies"
+ARMS = ("searched", "uniform", "random", "full", "alone")
+Arm = Literal["searched", "uniform", "random", "full", "alone"]
+KNOWN = {
+    "params": Mapping[str, Any],
+    "search": Mapping[str, Any],
+    "arms": Sequence[Arm],
+    "budgets": Sequence[Any],
+    "share": float,
+    "field": str,
+    "seconds": float,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a study.
+
+    Args:
+        keys: its place in the grid.
+        seeds: of search and retraining alike.
+        params: complete parameters, as params.yaml's.
+        search: complete parameters of the search.
+        arms, budgets, share, field, seconds: see the module.
+    """
+
+    study: str
+    profile: str
+    keys: dict[str, str]
+    seeds: list[int]
+    params: dict[str, Any]
+    search: dict[str, Any]
+    arms: list[Arm]
+    budgets: list[Any]
+    share: float = 1.0
+    field: str | None = None
+    seconds: float = 60.0
+
+    @property
+    def name(self) -> str:
+        return "-".join(self.keys.values())
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search: the arms ask for it, or it is all that the cell does."""
+        if plug("methods", self.params["method"]["name"]).search is None:
+            return False
+        return not self.arms or bool({"searched", "uniform", "random"} & set(self.arms))
+
+    @property
+    def runs(self) -> int:
+        """Searches and trainings, of all seeds."""
+        sized = len([arm for arm in self.arms if arm in ("searched", "uniform", "random")])
+        return len(self.seeds) * (self.searches + sized * len(self.budgets) + len(self.arms) - sized)
+
+
+class Study:
+    """A study's definition.
+
+    Raises:
+        ValueError: naming the file and the place, if it is not as the module says.
+    """
+
+    def __init__(self, name: str, profile: str, folder: Path | None = None) -> None:
+        self.name, self.profile = name, profile
+        self.folder = folder or STUDIES / name
+        if not (self.folder / "params.yaml").is_file():
+            there = sorted(path.parent.name for path in STUDIES.glob("*/params.yaml"))
+            raise ValueError(f"no study {name!r} in {STUDIES.relative_to(ROOT)}; there are {', '.join(there)}")
+        self.given = _yaml(self.folder / "params.yaml")
+        self.datasets = _yaml(self.folder.parent / "datasets.yaml")
+        profiles = [key for key, value in self.given.items() if isinstance(value, dict) and "seeds" in value]
+        if profile not in profiles:
+            raise ValueError(f"{self._place()}: no profile {profile!r}; there are {', '.join(profiles)}")
+        grid = dict(self.given[profile])
+        self.seeds: list[int] = grid.pop("seeds")
+        self.grid: dict[str, list[str]] = grid
+
+    def cells(self) -> list[Cell]:
+        return [self.cell(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())]
+
+    def cell(self, keys: Mapping[str, str]) -> Cell:
+        """The cell at a place of the grid."""
+        if set(keys) != set(self.grid):
+            raise ValueError(f"a cell of {self.name} has the keys {list(self.grid)}, however {dict(keys)}")
+        base = _yaml(ROOT / "params.yaml")
+        for section in set(base) - set(_stage.Params.__annotations__):
+            del base[section]
+        base.pop("sweep", None)
+        entry: dict[str, Any] = copy.deepcopy(self.given.get("every", {}))
+        place = f"{self._place()}: every"
+        for key, value in keys.items():
+            check_value(entry, dict[str, Any], place)
+            place = f"{self._place()}: {key}: {value}"
+            source = self.datasets.get(self.profile, {}) if key == "dataset" else self.given.get(key, {})
+            if value not in source:
+                raise ValueError(f"{place} is in the grid, but says nowhere what it stands for")
+            entry = merged(entry, source[value] or {})
+        for name in entry:
+            if name not in KNOWN:
+                raise ValueError(f"{place}: no {name!r}; there are {', '.join(KNOWN)}")
+            check_value(entry[name], KNOWN[name], f"{place}: {name}")
+        params = merged(base, entry.get("params", {}))
+        rest = {name: entry[name] for name in ("share", "field", "seconds") if name in entry}
+        return Cell(
+            self.name,
+            self.profile,
+            {key: keys[key] for key in self.grid},
+            self.seeds,
+            _stage.checked(params),
+            _stage.checked(merged(params, entry.get("search", {}))),
+            entry.get("arms", ["searched", "uniform", "random"]),
+            entry.get("budgets", [None]),
+            **rest,
+        )
+
+    def stage(self, kind: Literal["data", "cell", "report"]) -> dict[str, Any]:
+        """What the study's dvc.yaml says of a kind of stage."""
+        stages: dict[str, Any] = _yaml(self.folder / "dvc.yaml")["stages"]
+        found: dict[str, Any] = stages[f"{kind}-{self.profile}"]
+        return found
+
+    def _place(self) -> str:
+        return str((self.folder / "params.yaml").relative_to(self.folder.parents[1]))
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping, changed where another one says so."""
+    result = dict(copy.deepcopy(dict(base)))
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
+    return result
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}; correct it") from error
+    return found

@@ -1,0 +1,347 @@
+"""What the cells of a study say together: tables, figures, and the study's section of the page of all studies."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import figures, statistics
+from stages import _page
+from stages._study import STUDIES, Study
+
+Table = tuple[str, list[str], list[list[str]]]  # what it shows, names of the columns, cells
+FIGURES = ["auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "epochs", "seconds"]
+ABOUT = {
+    "overall": "Every backbone and method beside one dimension for all fields and random dimensions of the same size.",
+    "components": "AD-1: shared table, zero-padding; AD-2, the method: shared, linear; AD-3: separate, zero-padding; "
+    "AD-4: separate, linear; single-level: weights and architecture learn from the same batches. All are retrained with "
+    "linear maps.",
+    "schedule": "f: weight steps per architecture step. Cooling: over the run, not at all, or as in the paper. Warm-up: "
+    "the share of the steps in which all candidates weigh the same.",
+    "transfer": "Dimensions found with FM, in backbones that had no part in the search.",
+    "stability": "Whether several seeds choose alike: mean correlation of the chosen dimensions over all pairs of seeds.",
+    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives the field.",
+    "budget": "One search, many budgets: the best choice within each, beside one dimension for all fields and random ones.",
+    "data": "The search sees a share of the rows, the retraining all of them.",
+}
+
+
+def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[str], folder: Path) -> str:
+    """Write ``table.md``, ``table.csv``, figures and ``section.html``; the text of the first.
+
+    Args:
+        results: of the cells.
+        missing: names of cells that have none.
+    """
+    rows, searches = _frames(study, results)
+    _with_runs([rows, searches], results)
+    tables = _tables(study, rows, searches)
+    drawn = _figures(study, rows, searches, folder)
+    commits = sorted({result["commit"] for result in results})
+    about = (
+        f"{ABOUT.get(study.name, '')} Profile {study.profile}, seeds {', '.join(map(str, study.seeds))}, "
+        f"{datetime.date.today().isoformat()}, commit {', '.join(commits)}. Mean ± standard deviation over the seeds; "
+        "intervals are of 95 %, from the paired differences of the seeds; p-values are of a paired t-test, after Holm "
+        "for all tests of the table. "
+        + (f"Not there yet: {', '.join(missing)}." if missing else "")
+    ).strip()
+    (rows if len(rows) else searches).to_csv(folder / "table.csv", index=False, quoting=csv.QUOTE_MINIMAL)
+    text = [f"# Study: {study.name}", about]
+    for title, head, cells in tables:
+        text += [f"**{title}**", _markdown(head, cells)]
+    (folder / "table.md").write_text("\n\n".join(text) + "\n")
+    body = [_page.heading(f"{study.name}, {study.profile}"), _page.paragraph(about)]
+    for title, head, cells in tables:
+        body += [_page.paragraph(title), _page.table(head, cells)]
+    body += [_page.image(path, caption) for path, caption in drawn]
+    body.append(_details(rows if len(rows) else searches))
+    (folder / "section.html").write_text("\n".join(body) + "\n")
+    return "\n\n".join(text)
+
+
+def _frames(study: Study, results: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows, searches = [], []
+    for result in results:
+        place = {**result["keys"], "cell": "-".join(result["keys"].values())}
+        for row in result["rows"]:
+            rows.append({**place, **row, "dims": json.dumps(row["dims"]), "commit": result["commit"]})
+        for search in result["searches"]:
+            searches.append({**place, **search, "dims": json.dumps(search["dims"]), "commit": result["commit"]})
+    order = [*study.grid, "cell", "budget", "arm", "seed", *FIGURES, "dims", "run", "commit"]
+    frame = pd.DataFrame(rows)
+    return frame[[c for c in order if c in frame]] if len(frame) else frame, pd.DataFrame(searches)
+
+
+def _with_runs(frames: Sequence[pd.DataFrame], results: Sequence[Mapping[str, Any]]) -> None:
+    """Put MLflow's id beside the name of every run, as far as the store knows it."""
+    from pipeline.tracking import StoreError, run_ids
+
+    keys = {"-".join(result["keys"].values()): result["key"] for result in results}
+    try:
+        known = run_ids(STUDIES.parent, "study", keys.values())
+    except StoreError as error:
+        print(f"report: warning: no ids of runs: {error}")
+        known = {}
+    for frame in frames:
+        if len(frame):
+            pairs = zip(frame["cell"], frame["run"], strict=True)
+            frame["mlflow_run"] = [known.get((keys[cell], name), "") for cell, name in pairs]
+
+
+# --- tables
+
+
+def _tables(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> list[Table]:
+    made: list[Table] = []
+    if study.name == "stability":
+        return [_stability(study, searches), *_choices(study, searches)]
+    if study.name == "case":
+        return [_case(study, rows, searches)]
+    made.append(_main(study, rows, searches))
+    if study.name == "overall":
+        made += _ranks(study, rows) + _paper(rows)
+    if study.name == "budget":
+        made.append(_areas(study, rows))
+    if study.name == "data":
+        made.append(_same_dims(study, searches))
+    if study.name in ("components", "schedule", "data"):
+        made.append(_costs(study, searches))
+    return made
+
+
+def _groups(study: Study, rows: pd.DataFrame) -> Iterable[tuple[dict[str, Any], pd.DataFrame]]:
+    """Rows that differ in the seed alone, in the order of the grid."""
+    by = [*study.grid, "budget", "arm"]
+    for values, group in rows.groupby(by, sort=False, dropna=False):
+        yield dict(zip(by, values, strict=True)), group.sort_values("seed")
+
+
+def _main(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
+    """AUC, logloss and bytes of every arm; the searched one against the uniform one of its size."""
+    groups = list(_groups(study, rows))
+    tests: list[dict[str, Any] | None] = []
+    for place, group in groups:
+        control = [g for p, g in groups if p["arm"] == "uniform" and _same(p, place, skip="arm")]
+        both = place["arm"] == "searched" and control
+        tests.append(statistics.paired(*_by_seed(group, control[0], "auc")) if both else None)
+    corrected = statistics.holm([test["p_value"] if test else None for test in tests])
+    budgets = rows["budget"].notna().any()
+    head = [*study.grid, *(["budget"] if budgets else []), "arm", "AUC", "logloss", "bytes", "of full", "table params"]
+    cells = []
+    for (place, group), test, p in zip(groups, tests, corrected, strict=True):
+        keys = [str(place[key]) for key in study.grid]
+        limit = [_budget(place["budget"])] if budgets else []
+        shown = [spread(group["auc"]), spread(group["logloss"]), f"{group['bytes'].mean():,.0f}"]
+        size = [f"{group['of_full'].mean():.1%}", f"{group['table_params'].mean():,.0f}"]
+        against = ["", ""] if test is None else [_difference(test), "" if p is None else f"{p:.3f}"]
+        cells.append([*keys, *limit, place["arm"], *shown, *size, *against])
+    return "On the test rows", [*head, "minus uniform of its size", "p"], cells
+
+
+def _ranks(study: Study, rows: pd.DataFrame) -> list[Table]:
+    """Average rank of the arms over data sets and backbones."""
+    means = rows.groupby(["dataset", "backbone", "arm"], sort=False)["auc"].mean().unstack("arm").dropna()
+    if len(means) < 2:
+        return []
+    ranks = statistics.average_ranks(means.to_numpy())
+    cells = [[arm, f"{rank:.2f}"] for rank, arm in sorted(zip(ranks, means.columns, strict=True))]
+    return [(f"Average rank by AUC in {len(means)} settings", ["arm", "rank"], cells)]
+
+
+def _paper(rows: pd.DataFrame) -> list[Table]:
+    """The paper's figures beside ours, where the data set is the same."""
+    known = pd.read_csv(STUDIES / "paper.csv")
+    cells = []
+    for line in known.to_dict("records"):
+        ours = rows[
+            (rows["dataset"] == line["dataset"]) & (rows["backbone"] == line["backbone"]) & (rows["arm"] == line["method"])
+        ]
+        if len(ours):
+            theirs = [f"{line['auc']:.4f}", f"{line['logloss']:.4f}", f"{line['params_millions']:.3f}"]
+            here = [spread(ours["auc"]), spread(ours["logloss"]), f"{ours['table_params'].mean() / 1e6:.3f}"]
+            cells.append([line["dataset"], line["backbone"], line["method"], *here, *theirs])
+    head = ["dataset", "backbone", "arm", "AUC", "logloss", "M params", "paper's AUC", "logloss", "M params"]
+    return [("Beside the paper's figures (as quoted by a secondary source)", head, cells)] if cells else []
+
+
+def _areas(study: Study, rows: pd.DataFrame) -> Table:
+    """The curves of AUC over bytes as one number each, over the range of bytes that all of them cover."""
+    cells = []
+    keys = list(study.grid)
+    for values, group in rows.groupby(keys, sort=False):
+        reach = group.groupby(["arm", "seed"])["bytes"].agg(["min", "max"])
+        low, high = float(reach["min"].max()), float(reach["max"].min())
+        for arm, of_arm in group.groupby("arm", sort=False):
+            heights = [
+                statistics.mean_height(one["bytes"], one["auc"], low, high) for _, one in of_arm.groupby("seed")
+            ]
+            covered = f"{low:,.0f} to {high:,.0f}"
+            cells.append([*values, str(arm), spread(heights), covered])
+    title = "Mean AUC over the logarithm of bytes, the area under the curve as one number"
+    return title, [*keys, "arm", "mean AUC", "bytes"], cells
+
+
+def _costs(study: Study, searches: pd.DataFrame) -> Table:
+    """What the searches took."""
+    cells = []
+    for values, group in searches.groupby(list(study.grid), sort=False):
+        memory = group["peak_mib"].dropna()
+        first = f"{memory.iloc[0]:,.0f}" if len(memory) else ""
+        undecided = np.mean([len(fields) for fields in group["undecided"]])
+        cells.append([*values, spread(group["seconds"], 1), first, spread(group["bytes"], 0), f"{undecided:.1f}"])
+    head = [*study.grid, "seconds", "MiB, first seed", "bytes chosen", "fields undecided"]
+    return "The searches", head, cells
+
+
+def _dims(group: pd.DataFrame) -> np.ndarray:
+    return np.array([list(json.loads(dims).values()) for dims in group["dims"]])
+
+
+def _stability(study: Study, searches: pd.DataFrame) -> Table:
+    cells = []
+    for values, group in searches.groupby(list(study.grid), sort=False):
+        found = statistics.agreement(_dims(group))
+        shown = ["none" if found[kind] is None else f"{found[kind]:.2f}" for kind in ("pearson", "spearman")]
+        cells.append([*values, str(len(group)), *shown, spread(group["bytes"], 0)])
+    return "Agreement of the seeds (paper, Criteo: Pearson about .85)", [*study.grid, "seeds", "Pearson", "Spearman", "bytes"], cells
+
+
+def _choices(study: Study, searches: pd.DataFrame) -> list[Table]:
+    made: list[Table] = []
+    for values, group in searches.groupby(list(study.grid), sort=False):
+        names = list(json.loads(group["dims"].iloc[0]))
+        cells = [[name, *map(str, column)] for name, column in zip(names, _dims(group).T, strict=True)]
+        made.append((f"Dimensions chosen, {', '.join(values)}", ["field", *(f"seed {s}" for s in group["seed"])], cells))
+    return made
+
+
+def _same_dims(study: Study, searches: pd.DataFrame) -> Table:
+    """How far the choice from few rows is that from all, seed by seed."""
+    cells = []
+    for dataset, group in searches.groupby("dataset", sort=False):
+        whole = {row["seed"]: row for row in group[group["rows"] == "all"].to_dict("records")}
+        for share, some in group.groupby("rows", sort=False):
+            pairs = [(row, whole[row["seed"]]) for row in some.to_dict("records") if row["seed"] in whole]
+            alike, shares = [], []
+            for row, other in pairs:
+                a, b = (np.array(list(json.loads(each["dims"]).values()), dtype=float) for each in (row, other))
+                found = statistics.agreement(np.stack([a, b]))["spearman"]
+                alike += [] if found is None else [found]
+                shares.append(float((a == b).mean()))
+            if pairs:
+                saved = 1 - some["seconds"].mean() / np.mean([other["seconds"] for _, other in pairs])
+                correlation = f"{np.mean(alike):.2f}" if alike else "none"
+                cells.append([str(dataset), str(share), f"{np.mean(shares):.0%}", correlation, f"{saved:.0%}"])
+    head = ["dataset", "rows", "fields with the same dimension", "Spearman", "search time saved"]
+    return "Dimensions from a share of the rows beside those from all", head, cells
+
+
+def _case(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
+    paper = pd.read_csv(study.folder / "paper.csv").set_index("field").to_dict("index")
+    cells = []
+    for dataset, group in rows.groupby("dataset", sort=False):
+        chosen = searches[searches["dataset"] == dataset]
+        for field, one in group[group["arm"] == "alone"].groupby("field", sort=False):
+            dims = [json.loads(each)[str(field)] for each in chosen["dims"]]
+            theirs = paper.get(str(field)) if dataset == "movielens-1m" else None
+            shown = ["", "", ""] if theirs is None else [f"{theirs['auc']:.4f}", f"{theirs['logloss']:.4f}", f"{theirs['dim']:.0f}"]
+            cells.append([str(dataset), str(field), spread(one["auc"]), spread(one["logloss"]), ", ".join(map(str, dims)), *shown])
+        for arm, one in group[group["arm"] != "alone"].groupby("arm", sort=False):
+            size = f"{one['of_full'].mean():.1%} of full"
+            cells.append([str(dataset), f"all, {arm}", spread(one["auc"]), spread(one["logloss"]), size, "", "", ""])
+    head = ["dataset", "field", "AUC alone", "logloss alone", "dimension, by seed", "paper's AUC", "logloss", "dimension"]
+    return "Each field alone, and the dimension it gets", head, cells
+
+
+# --- figures
+
+
+def _figures(study: Study, rows: pd.DataFrame, searches: pd.DataFrame, folder: Path) -> list[tuple[Path, str]]:
+    drawn: list[tuple[Path, str]] = []
+
+    def keep(figure: Any, name: str, caption: str) -> None:
+        figures.save(figure, folder / f"{name}.png")
+        drawn.append((folder / f"{name}.svg", caption))
+
+    if study.name == "budget":
+        for (dataset, method), group in rows.groupby(["dataset", "method"], sort=False):
+            curves = {
+                str(arm): [(one["bytes"].mean(), one["auc"].tolist()) for _, one in of_arm.groupby("budget")]
+                for arm, of_arm in group.groupby("arm", sort=False)
+            }
+            name = f"curve-{dataset}-{method}"
+            keep(figures.curves(curves, f"{dataset}, {method}"), name, f"AUC against bytes, {dataset}, {method}")
+    elif len(rows) and {"searched", "uniform"} <= set(rows["arm"]):
+        differences = []
+        groups = list(_groups(study, rows))
+        for place, group in groups:
+            control = [g for p, g in groups if p["arm"] == "uniform" and _same(p, place, skip="arm")]
+            if place["arm"] == "searched" and control:
+                test = statistics.paired(*_by_seed(group, control[0], "auc"))
+                name = ", ".join(str(place[key]) for key in study.grid)
+                differences.append((name, test["mean"], test["interval"]))
+        title = "AUC of the searched dimensions minus that of one dimension of the same size"
+        keep(figures.differences(differences, title), "minus_uniform", title)
+    return drawn
+
+
+# --- cells
+
+
+def spread(values: Sequence[float] | pd.Series, digits: int = 4) -> str:
+    """Mean, with the standard deviation where there is more than one."""
+    array = np.asarray(values, dtype=float)
+    text = f"{array.mean():,.{digits}f}"
+    return text if len(array) < 2 else f"{text} ± {array.std(ddof=1):,.{digits}f}"
+
+
+def _difference(test: Mapping[str, Any]) -> str:
+    if test["interval"] is None:
+        return f"{test['mean']:+.4f}"
+    low, high = test["interval"]
+    return f"{test['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _budget(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "none"
+    return f"{value:.0%}" if value <= 1 else f"{value:,.0f}"
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any], skip: str) -> bool:
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and np.isnan(value) else value
+
+    return all(plain(a[key]) == plain(b[key]) for key in a if key != skip)
+
+
+def _by_seed(a: pd.DataFrame, b: pd.DataFrame, figure: str) -> tuple[list[float], list[float]]:
+    seeds = [seed for seed in a["seed"] if seed in set(b["seed"])]
+    pick: Callable[[pd.DataFrame], list[float]] = lambda f: [float(f.loc[f["seed"] == s, figure].iloc[0]) for s in seeds]  # noqa: E731
+    return pick(a), pick(b)
+
+
+def _markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _details(frame: pd.DataFrame) -> str:
+    """All single figures, with the run in MLflow and the commit that each comes from."""
+    shown = [c for c in frame if c not in ("cell", "peak_mib", "undecided")]
+    cells = [[_plain(value) for value in row] for row in frame[shown].itertuples(index=False)]
+    summary = f"<summary>All {len(frame)} single results, with their MLflow runs and commits</summary>"
+    return f"<details>{summary}{_page.table(shown, cells)}</details>"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.5g}"
+    return str(value)
