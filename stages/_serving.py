@@ -1,9 +1,9 @@
 """Retrained models in the forms they are served in, and a process that says how fast and how large each of them is.
 
-One process measures all files, with nothing but the files and rows of ``test``. It starts once, and takes times in
-turns, so that what slows the machine down slows all models alike. It has served every model before it measures memory,
-so that the libraries, threads and buffers that the first prediction of a process brings in, more than most models
-have, count for none. A fresh or forked process for each file would count them every time.
+One process measures all files, with nothing but them and rows of ``test``. It starts once, and takes times in turns, so
+that what slows the machine down slows all models alike. It has served every model before it measures the memory of any,
+for the first prediction of a process brings in libraries, threads and buffers, more than 10 MB: a fresh or forked
+process for each file would count them with every model.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def measured(files: Mapping[str, Path]) -> dict[str, Any]:
         predicting a batch of each size. Pages of the file count as they are mapped, 4 KiB each; what predictions
         allocate and give back does not.
     """
+    if not files:
+        return {}
     command = [sys.executable, "-m", __name__, *map(str, files.values())]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(zip(files, json.loads(done.stdout.splitlines()[-1]), strict=True))
@@ -76,6 +78,7 @@ def main(files: list[str]) -> None:
                 repeat[m] = time.perf_counter() - started
     low, middle, high = np.percentile(times[1:] * 1000, (25, 50, 75), axis=0)  # the first repeat is the warm-up
 
+    gc.collect()
     sizes = []
     for file in files:
         before = _resident()
@@ -103,7 +106,6 @@ def _resident() -> int:
     """Bytes of this process in memory, without what is free to be given back."""
     import psutil
 
-    gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     rss: int = psutil.Process().memory_info().rss
