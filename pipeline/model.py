@@ -73,9 +73,10 @@ def assemble(
 
 
 @torch.no_grad()
-def predict(model: CTRModel, split: Split, batch_size: int = 10_000) -> np.ndarray:
-    """Logits (n,) float32 of all rows, in order; the model is left in the mode it was in."""
-    training, device = model.training, next(model.parameters()).device
+def predict(model: nn.Module, split: Split, batch_size: int = 10_000) -> np.ndarray:
+    """Logits (n,) float32 of all rows, in order, of a trained or served model, which is left in the mode it was in."""
+    training = model.training
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a served one may have none
     model.eval()
     logits = [model(ids.to(device)).float().cpu().numpy() for ids, _ in Batches(split, batch_size)]
     model.train(training)

@@ -7,16 +7,21 @@ DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
 from stages import _model, _serving, _stage
 from stages._stage import ENCODED, MODELS, SCORES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.data import Split
 
 
 def run() -> None:
@@ -26,10 +31,8 @@ def run() -> None:
     import pandas as pd
 
     from pipeline import figures
-    from pipeline.budget import bytes_per_field, cost
     from pipeline.data import Split
-    from pipeline.metrics import auc, calibration_error, interval, logloss, paired_bootstrap
-    from pipeline.model import predict
+    from pipeline.metrics import paired_bootstrap
 
     params = _stage.params("evaluate")
     encoded = _stage.read(ENCODED / "schema.json")
@@ -38,51 +41,22 @@ def run() -> None:
     test = Split.load(ENCODED, "test")
     labels = test.all_labels()
     allocations: dict[str, dict[str, Any]] = {}
-    logits: dict[str, list[np.ndarray]] = {}
-    for name in ("searched", "full", "uniform", "random"):
-        cells: list[dict[str, Any]] = []
-        for seed in params["retrain"]["seeds"]:
-            model, allocation = _model.load(MODELS / name / f"seed-{seed}", schema, params)
-            logits.setdefault(name, []).append(predict(model, test))
-            measured = cost(model.embedding.packed())
-            build = plug("methods", allocation.method).build
-            cells.append(
-                {
-                    "auc": auc(labels, logits[name][-1]),
-                    "logloss": logloss(labels, logits[name][-1]),
-                    "calibration_error": calibration_error(labels, logits[name][-1]),
-                    "table_params": measured.table_params,
-                    "params": sum(p.numel() for p in model.parameters()),
-                    "bytes": measured.bytes,
-                    "bytes_per_field": bytes_per_field(build, schema, allocation.dims, model.embedding.dim),
-                    "dims": allocation.dims,
-                }
-            )
-        one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
-        entry: dict[str, Any] = {
-            key: interval([cell[key] for cell in cells]) for key in ("auc", "logloss", "calibration_error")
-        }
-        for key in ("table_params", "params", "bytes"):
-            entry[key] = cells[0][key] if one else round(float(np.mean([cell[key] for cell in cells])))
-            if not one:
-                entry[f"{key}_values"] = [cell[key] for cell in cells]
-        for key in ("dims", "bytes_per_field"):
-            entry[key] = cells[0][key] if one else [cell[key] for cell in cells]
-        folder = MODELS / name / f"seed-{params['retrain']['seeds'][0]}"
-        served = subprocess.run(
-            [sys.executable, "-m", _serving.__name__, str(folder)], capture_output=True, text=True, check=True
-        )
-        allocations[name] = entry | json.loads(served.stdout.splitlines()[-1])
-    for entry in allocations.values():
-        entry["ratio"] = entry["bytes"] / allocations["full"]["bytes"]
+    logits: dict[str, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("searched", "full", "uniform", "random"):
+            allocations[name], logits[name] = _evaluated(name, params, schema, test, Path(folder))
+        speeds = _serving.measured({path.name: path for path in sorted(Path(folder).iterdir())})
+    full = allocations["full"]["bytes"]
+    for name, entry in allocations.items():
+        entry["ratio"] = entry["bytes"] / full
+        for form, served in (entry["served"] or {}).items():
+            served |= {"ratio": served["bytes"] / full} | speeds[f"{name}.{form}"]
 
     settings = params["evaluate"]
     comparisons = []
     for name in ("full", "uniform", "random"):
         rng = np.random.default_rng(settings["seed"])
-        compared = paired_bootstrap(
-            labels, np.stack(logits["searched"]), np.stack(logits[name]), rng, settings["resamples"]
-        )
+        compared = paired_bootstrap(labels, logits["searched"], logits[name], rng, settings["resamples"])
         ratio = allocations["searched"]["bytes"] / allocations[name]["bytes"]
         comparisons.append({"against": name, **compared, "bytes_ratio": ratio})
     scores = _stage.read(SCORES)
@@ -104,10 +78,12 @@ def run() -> None:
     table = _table(report)
     with _stage.whole("artifacts/report.md") as file:
         file.write_text(table + "\n")
-    metrics = {
-        name: {"auc": e["auc"]["mean"], "logloss": e["logloss"]["mean"], "bytes": e["bytes"]}
-        for name, e in allocations.items()
-    }
+    metrics = {}
+    for name, e in allocations.items():
+        metrics[name] = {"auc": e["auc"]["mean"], "logloss": e["logloss"]["mean"], "bytes": e["bytes"]}
+        if e["served"]:
+            int8 = e["served"]["int8"]
+            metrics[name] |= {"int8_auc": int8["auc"]["mean"], "int8_bytes": int8["bytes"]}
     with _stage.whole("artifacts/metrics.json") as file:
         file.write_text(json.dumps(metrics, indent=1) + "\n")
     with _stage.whole("artifacts/curves.csv") as file:
@@ -128,7 +104,11 @@ def run() -> None:
             for i, seed in enumerate(params["retrain"]["seeds"]):
                 tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
                 figure = {f"test/{key}": entry[key]["values"][i] for key in ("auc", "logloss", "calibration_error")}
-                tracked.metrics(0, figure | {"bytes": _size(entry, i)})
+                figure["bytes"] = _size(entry, i)
+                if entry["served"]:
+                    int8 = entry["served"]["int8"]
+                    figure |= {"test/int8_auc": int8["auc"]["values"][i], "int8_bytes": _size(int8, i)}
+                tracked.metrics(0, figure)
                 tracked.end()
         final = {f"{name}/{key}": value for name, values in metrics.items() for key, value in values.items()}
         drawn_files = [str(path) for path in sorted(Path("artifacts/figures").glob("*.png"))]
@@ -136,6 +116,86 @@ def run() -> None:
         tracker.parent(metrics=final, artifacts=kept)
     print(table)
     print(f"evaluate: {len(labels):,} test rows, {time.monotonic() - started:.1f} s")
+
+
+def _evaluated(
+    name: str, params: dict[str, Any], schema: Schema, test: Split, folder: Path
+) -> tuple[dict[str, Any], np.ndarray]:
+    """What the report says of an allocation, but for its speed, and the trained models' logits (seeds, n).
+
+    The first seed's model is written to ``folder`` as it is served, once in each form; ``served`` is None where there
+    is none.
+    """
+    import numpy as np
+
+    from pipeline.budget import bytes_per_field, cost
+    from pipeline.metrics import auc, calibration_error, logloss
+    from pipeline.model import predict
+
+    labels = test.all_labels()
+    cells: list[dict[str, Any]] = []
+    served_cells: dict[str, list[dict[str, Any]]] = {}
+    logits: list[np.ndarray] = []
+    for seed in params["retrain"]["seeds"]:
+        model, allocation = _model.load(MODELS / name / f"seed-{seed}", schema, params)
+        logits.append(predict(model, test))
+        measured = cost(model.embedding.packed())
+        build = plug("methods", allocation.method).build
+        cells.append(
+            {
+                "auc": auc(labels, logits[-1]),
+                "logloss": logloss(labels, logits[-1]),
+                "calibration_error": calibration_error(labels, logits[-1]),
+                "table_params": measured.table_params,
+                "params": sum(p.numel() for p in model.parameters()),
+                "bytes": measured.bytes,
+                "bytes_per_field": bytes_per_field(build, schema, allocation.dims, model.embedding.dim),
+                "dims": allocation.dims,
+            }
+        )
+        for form, served in (_serving.forms(model) or {}).items():
+            found = predict(served, test)
+            served_cells.setdefault(form, []).append(
+                {
+                    "auc": auc(labels, found),
+                    "logloss": logloss(labels, found),
+                    "auc_loss": cells[-1]["auc"] - auc(labels, found),
+                    "largest_logit_difference": float(np.abs(found - logits[-1]).max()),
+                    "bytes": cost(served.packed()).bytes,
+                    "dims": allocation.dims,
+                }
+            )
+            if len(cells) == 1:
+                served.save(folder / f"{name}.{form}")
+    entry = _over_seeds(cells, ("auc", "logloss", "calibration_error"), ("table_params", "params", "bytes"))
+    one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
+    for key in ("dims", "bytes_per_field"):
+        entry[key] = cells[0][key] if one else [cell[key] for cell in cells]
+    entry["served"] = None
+    if served_cells:
+        entry["served"] = {
+            form: _over_seeds(of_form, ("auc", "logloss"), ("bytes",))
+            | {
+                "auc_loss": float(np.mean([cell["auc_loss"] for cell in of_form])),
+                "largest_logit_difference": max(cell["largest_logit_difference"] for cell in of_form),
+            }
+            for form, of_form in served_cells.items()
+        }
+    return entry, np.stack(logits)
+
+
+def _over_seeds(cells: list[dict[str, Any]], figures: Sequence[str], sizes: Sequence[str]) -> dict[str, Any]:
+    """Intervals of figures, and sizes, whose mean and values are given where the seeds' dimensions differ."""
+    from pipeline.metrics import interval
+
+    entry: dict[str, Any] = {key: interval([cell[key] for cell in cells]) for key in figures}
+    one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
+    for key in sizes:
+        values = [cell[key] for cell in cells]
+        entry[key] = values[0] if one else round(sum(values) / len(values))
+        if not one:
+            entry[f"{key}_values"] = values
+    return entry
 
 
 def _curves(scores: dict[str, Any], report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -194,14 +254,23 @@ def _table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['dataset']}, {report['backbone']}, {report['method']}, seeds {report['seeds']}",
         "",
-        "| allocation | AUC | logloss | bytes | of full | params in tables | ms, 1 row | ms, 2,000 rows |",
-        "|---|---|---|---|---|---|---|---|",
+        "| allocation | AUC | logloss | bytes | of full | ms, 1 row | ms, 2,000 rows |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, e in report["allocations"].items():
+        times = _times(e["served"] and e["served"]["float32"])
         lines.append(
-            f"| {name} | {_spread(e['auc'])} | {_spread(e['logloss'])} | {e['bytes']:,} | {e['ratio']:.1%} "
-            f"| {e['table_params']:,} | {e['latency_ms']['1']:.2f} | {e['latency_ms']['2000']:.2f} |"
+            f"| {name} | {_spread(e['auc'])} | {_spread(e['logloss'])} | {e['bytes']:,} | {e['ratio']:.1%} | {times} |"
         )
+    lines += [
+        "",
+        "| in int8 | bytes | of full | AUC lost | ms, 1 row | ms, 2,000 rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, e in report["allocations"].items():
+        int8 = e["served"] and e["served"]["int8"]
+        sizes = f"{int8['bytes']:,} | {int8['ratio']:.1%} | {int8['auc_loss']:z.4f}" if int8 else "– | – | –"
+        lines.append(f"| {name} | {sizes} | {_times(int8)} |")
     lines.append("")
     for c in report["comparisons"]:
         low, high = c["interval"]
@@ -225,6 +294,11 @@ def _table(report: dict[str, Any]) -> str:
 def _has(dims: dict[str, int] | list[dict[str, int]], searched: dict[str, int]) -> bool:
     """Whether a control's dimensions, or those of one of its seeds, are the searched ones."""
     return searched in dims if isinstance(dims, list) else dims == searched
+
+
+def _times(served: dict[str, Any] | None) -> str:
+    """Cells of the median milliseconds for each batch size; dashes for a model without an inference form."""
+    return " | ".join(f"{served['latency_ms'][str(b)]['median']:.2f}" if served else "–" for b in _serving.BATCHES)
 
 
 def _spread(figure: dict[str, Any]) -> str:

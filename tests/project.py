@@ -57,7 +57,7 @@ class Project:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[pytest.MonkeyPatch]:
-        """Work in the folder; models are served in this process instead of one for each."""
+        """Work in the folder; models are measured in this process instead of one of its own."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.delenv("DVC_ROOT", raising=False)
@@ -65,7 +65,7 @@ class Project:
             patch.delenv("DVC_STAGE", raising=False)
             patch.delenv("PIPELINE_TRACEBACK", raising=False)
             patch.setenv("PIPELINE_TRACKING", "journal")
-            patch.setattr("stages.evaluate.subprocess", SimpleNamespace(run=_serve))
+            patch.setattr("stages._serving.subprocess", SimpleNamespace(run=_serve, PIPE=None))
             patch.setattr(_serving, "REPEATS", 2)
             yield patch
 
@@ -101,5 +101,5 @@ gone = object()
 
 def _serve(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        _serving.main(command[-1])
+        _serving.main(list(command[3:]))
     return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")

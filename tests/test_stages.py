@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from pipeline.allocation import Allocation
+from pipeline.model import assemble
 from pipeline.plug import names, plug
-from stages import _stage
+from pipeline.schema import Field, Schema
+from stages import _serving, _stage, evaluate
 from tests.project import STAGES, Project, gone
 
 pytestmark = [
@@ -89,6 +93,7 @@ def check_report(project: Project, **expected: Any) -> dict[str, Any]:
         assert 0 < entry["table_params"] < entry["params"]
         assert entry["bytes"] >= 4 * entry["table_params"]
         assert entry["ratio"] == entry["bytes"] / report["allocations"]["full"]["bytes"]
+        check_served(entry, report["allocations"]["full"]["bytes"])
     assert [compared["against"] for compared in report["comparisons"]] == ["full", "uniform", "random"]
     for compared in report["comparisons"]:
         low, high = compared["interval"]
@@ -96,8 +101,36 @@ def check_report(project: Project, **expected: Any) -> dict[str, Any]:
         assert compared["auc_difference"] == pytest.approx(mean["searched"] - mean[compared["against"]])
         assert low <= high and 0 < compared["p_value"] <= 1
     shown = (project.folder / "artifacts/report.md").read_text()
-    assert all(f"| {name} | {report['allocations'][name]['auc']['mean']:.4f}" in shown for name in ALLOCATIONS)
+    for name, entry in report["allocations"].items():
+        float32, int8 = entry["served"]["float32"], entry["served"]["int8"]
+        times = [
+            " | ".join(f"{form['latency_ms'][batch]['median']:.2f}" for batch in ("1", "2000"))
+            for form in (float32, int8)
+        ]
+        assert f"| {name} | {entry['auc']['mean']:.4f}" in shown
+        assert f"| {entry['bytes']:,} | {entry['ratio']:.1%} | {times[0]} |" in shown
+        assert f"| {name} | {int8['bytes']:,} | {int8['ratio']:.1%} | {int8['auc_loss']:z.4f} | {times[1]} |" in shown
     return report
+
+
+def check_served(entry: dict[str, Any], full: int) -> None:
+    """The part of an allocation's entry that says how it is served."""
+    assert list(entry["served"]) == ["float32", "int8"]
+    for served in entry["served"].values():
+        assert served["ratio"] == served["bytes"] / full
+        assert ("bytes_values" in served) == ("bytes_values" in entry)
+        lost = np.subtract(entry["auc"]["values"], served["auc"]["values"])
+        assert served["auc_loss"] == pytest.approx(lost.mean(), abs=1e-12)
+        assert served["logloss"]["mean"] == pytest.approx(np.mean(served["logloss"]["values"]))
+        for time in served["latency_ms"].values():
+            low, high = time["quartiles"]
+            assert 0 < low <= time["median"] <= high
+    float32, int8 = entry["served"]["float32"], entry["served"]["int8"]
+    assert float32["bytes"] == entry["bytes"] and float32.get("bytes_values") == entry.get("bytes_values")
+    assert float32["largest_logit_difference"] < 1e-4  # sums in another order
+    assert float32["logloss"]["values"] == pytest.approx(entry["logloss"]["values"], abs=1e-5)
+    assert int8["bytes"] < float32["bytes"]
+    assert float32["largest_logit_difference"] < int8["largest_logit_difference"] < 1
 
 
 def test_planted_data_end_to_end_with_the_defaults(finished: Project) -> None:
@@ -105,16 +138,21 @@ def test_planted_data_end_to_end_with_the_defaults(finished: Project) -> None:
     assert 0.5 < report["best_possible_auc"] < 1
     assert report["rank_correlation"] is None or -1 <= report["rank_correlation"] <= 1
     full = report["allocations"]["full"]
-    cardinalities = [field["cardinality"] for field in finished.read("encoded/schema.json")["fields"]]
-    assert full["bytes"] == 4 * 8 * sum(cardinalities) and set(full["dims"].values()) == {8}
+    rows = {field["name"]: field["cardinality"] for field in finished.read("encoded/schema.json")["fields"]}
+    assert full["bytes"] == 4 * 8 * sum(rows.values()) and set(full["dims"].values()) == {8}
+    assert full["served"]["int8"]["bytes"] == (8 + 2) * sum(rows.values())  # a byte a number, two for a row's scale
     searched = report["allocations"]["searched"]
     assert searched["dims"] == finished.read("allocation.json")["dims"]
+    spent = sum((d + 2) * rows[name] + (d * 8 * 4 if d < 8 else 0) for name, d in searched["dims"].items())
+    assert searched["served"]["int8"]["bytes"] == spent
     assert abs(report["allocations"]["random"]["bytes"] / searched["bytes"] - 1) <= 0.02
     metrics = finished.read("metrics.json")
     assert metrics["searched"] == {
         "auc": searched["auc"]["mean"],
         "logloss": searched["logloss"]["mean"],
         "bytes": searched["bytes"],
+        "int8_auc": searched["served"]["int8"]["auc"]["mean"],
+        "int8_bytes": searched["served"]["int8"]["bytes"],
     }
     trajectory = pd.read_parquet(finished.folder / "artifacts/trajectory.parquet")
     last = trajectory[trajectory.step == trajectory.step.max()]
@@ -311,17 +349,79 @@ def test_the_journal_alone_touches_no_store(finished: Project) -> None:
     assert not (finished.folder / "mlflow.db").exists()
 
 
-def test_a_process_of_its_own_says_how_fast_a_model_is(finished: Project) -> None:
-    with finished.inside():
-        done = subprocess.run(
-            [sys.executable, "-m", "stages._serving", "artifacts/models/searched/seed-0"],
-            capture_output=True,
-            text=True,
-            check=True,
+def test_every_evaluation_is_recorded_in_both_forms(finished: Project) -> None:
+    lines = (finished.folder / "artifacts/runs/evaluate.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    names = {record["id"]: record["names"] for record in records if "id" in record}
+    runs = [dict(zip(names[line[0]], line[2], strict=True)) for line in records if isinstance(line, list)]
+    expected = [
+        {"test/auc": auc, "test/int8_auc": int8_auc, "int8_bytes": size}
+        for entry in finished.read("report.json")["allocations"].values()
+        for int8 in [entry["served"]["int8"]]
+        for auc, int8_auc, size in zip(
+            entry["auc"]["values"],
+            int8["auc"]["values"],
+            int8.get("bytes_values", [int8["bytes"]] * 2),
+            strict=True,
         )
-    served = json.loads(done.stdout)
-    assert set(served) == {"latency_ms", "peak_memory_bytes"} and set(served["latency_ms"]) == {"1", "2000"}
-    assert min(served["latency_ms"].values()) > 0 and served["peak_memory_bytes"] > 2**20
+    ]
+    assert [{key: run[key] for key in expected[0]} for run in runs] == expected
+
+
+# --- how models are served
+
+
+def test_a_process_of_its_own_says_how_fast_a_file_is_and_that_it_takes_its_size_of_memory(tmp_path: Path) -> None:
+    schema = Schema((Field("user", 100_000), Field("item", 50)))
+    allocation = Allocation("autodim", {"user": 16, "item": 4})
+    backbone = plug("backbones", "fm").Backbone
+    forms = _serving.forms(assemble(schema, 16, allocation, plug("methods", "autodim").build, backbone))
+    assert forms is not None
+    project = Project(tmp_path)
+    files = {name: tmp_path / name for name in forms}
+    for name, served in forms.items():
+        served.save(files[name])
+    test = tmp_path / "artifacts/encoded/test"
+    test.mkdir(parents=True)
+    np.save(test / "ids.npy", np.array([[5, 6], [99_999, 49], [0, 0]], dtype=np.int32))  # fewer than a batch
+    np.save(test / "labels.npy", np.array([0, 1, 1], dtype=np.uint8))
+    with project.inside() as patch:
+        patch.setattr(_serving, "subprocess", subprocess)
+        found = _serving.measured(files)
+    assert list(found) == ["float32", "int8"]
+    for name, measured in found.items():
+        size = files[name].stat().st_size
+        assert size > 2**20 and 0.99 * size < measured["resident_bytes"] < size + 2**20
+        assert list(measured["latency_ms"]) == ["1", "2000"]
+        assert all(time["median"] > 0 for time in measured["latency_ms"].values())
+
+
+def test_an_embedding_of_another_kind_has_no_form_to_serve() -> None:
+    schema = Schema((Field("user", 5), Field("item", 4)))
+    build, backbone = plug("methods", "autodim").build, plug("backbones", "fm").Backbone
+    model = assemble(schema, 4, Allocation("autodim", {"user": 4, "item": 2}), build, backbone)
+    model.embedding = torch.nn.Identity()  # type: ignore[assignment]
+    assert _serving.forms(model) is None
+    assert _serving.measured({}) == {}
+
+
+def test_a_method_without_an_inference_form_is_reported_without_one(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    dims = finished.read("allocation.json")["dims"]
+    forms = _serving.forms
+    with project.inside() as patch:
+        patch.setattr(_serving, "forms", lambda model: None if model.embedding.dims == dims else forms(model))
+        evaluate.run()
+    report, before = project.read("report.json")["allocations"], finished.read("report.json")["allocations"]
+    searched = report["searched"]
+    assert searched == before["searched"] | {"served": None}
+    for name in ("full", "uniform", "random"):
+        check_served(report[name], before["full"]["bytes"])
+    shown = (tmp_path / "artifacts/report.md").read_text()
+    assert f"| {searched['bytes']:,} | {searched['ratio']:.1%} | – | – |" in shown
+    assert "| searched | – | – | – | – | – |" in shown
+    metrics = project.read("metrics.json")
+    assert set(metrics["searched"]) == {"auc", "logloss", "bytes"} and "int8_auc" in metrics["full"]
 
 
 # --- what users get wrong

@@ -18,6 +18,8 @@ class Interacting(nn.Module):
         self.query, self.key, self.value, self.residual = (
             nn.Linear(inputs, heads * dim, bias=False) for _ in range(4)
         )
+        for layer in (self.query, self.key, self.value, self.residual):
+            nn.init.xavier_uniform_(layer.weight)  # torch's own start shrinks vectors layer by layer, and learns later
 
     def forward(self, vectors: Tensor) -> Tensor:
         # Of (B, heads, F, dim) each. One product for all three was slower, for its parts then lie apart.
