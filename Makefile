@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro sweep test lint ui sync bench clean
+.PHONY: help repro sweep study report test lint ui sync bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,12 @@ repro: $(READY) ## run the main job, from raw data to artifacts/report.json; onl
 
 sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goes on where it was interrupted
 	dvc repro sweep/dvc.yaml
+
+study: $(READY) ## one study: NAME=overall PROFILE=quick JOBS=2; cells that are done are not run again
+	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) --jobs $(or $(JOBS),1)
+
+report: $(READY) ## all studies' results in one page, studies/report.html
+	python -m stages.study html
 
 test: $(READY) ## run the tests
 	pytest -q

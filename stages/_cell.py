@@ -48,9 +48,7 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
     return {"fields": list(schema.names), "searches": searches, "rows": rows}
 
 
-def _searched(
-    cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, tracker: Tracker
-) -> dict[str, Any]:
+def _searched(cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, tracker: Tracker) -> dict[str, Any]:
     """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any budget."""
     done = work / "scores.json"
     if not done.exists():
@@ -149,7 +147,14 @@ def _trained(
     module, batches = retrain.prepare(params, schema, allocation, seed, training, validation)
     tracked = tracker.run(name.replace("seed-", "retrain/seed-"), seed=seed, params=params, tags={"allocation": arm})
     module.record = tracked.metrics
-    fit(module, batches, settings["epochs"], f"{cell.name}, {name}", work / f"{name}.ckpt", settings["checkpoint_seconds"])
+    fit(
+        module,
+        batches,
+        settings["epochs"],
+        f"{cell.name}, {name}",
+        work / f"{name}.ckpt",
+        settings["checkpoint_seconds"],
+    )
     seconds = time.monotonic() - began
     module.model.load_state_dict(module.best)
     test = Split.load(encoded, "test")

@@ -6,8 +6,8 @@ so for ``dataset``. What a value stands for (all optional):
 
 * ``params``: differs from the repository's params.yaml;
 * ``search``: differs from that in the search alone;
-* ``arms``: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``, the
-  one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
+* ``arms``: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``,
+  the one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
 * ``budgets``: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each;
 * ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
 * ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate alone.
@@ -107,7 +107,9 @@ class Study:
         self.grid: dict[str, list[str]] = grid
 
     def cells(self) -> list[Cell]:
-        return [self.cell(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())]
+        return [
+            self.cell(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
+        ]
 
     def cell(self, keys: Mapping[str, str]) -> Cell:
         """The cell at a place of the grid."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ Table = tuple[str, list[str], list[list[str]]]  # what it shows, names of the co
 FIGURES = ["auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "epochs", "seconds"]
 ABOUT = {
     "overall": "Every backbone and method beside one dimension for all fields and random dimensions of the same size.",
-    "components": "AD-1: shared table, zero-padding; AD-2, the method: shared, linear; AD-3: separate, zero-padding; "
-    "AD-4: separate, linear; single-level: weights and architecture learn from the same batches. All are retrained with "
-    "linear maps.",
-    "schedule": "f: weight steps per architecture step. Cooling: over the run, not at all, or as in the paper. Warm-up: "
-    "the share of the steps in which all candidates weigh the same.",
+    "components": "AD-1: shared table, zero-padding. AD-2, the method: shared, linear. AD-3: separate, zero-padding. "
+    "AD-4: separate, linear. Single-level: weights and architecture learn from the same batches. All are retrained "
+    "with linear maps.",
+    "schedule": "f: weight steps per architecture step. Cooling: over the run, not at all, or as in the paper. "
+    "Warm-up: the share of the steps in which all candidates weigh the same.",
     "transfer": "Dimensions found with FM, in backbones that had no part in the search.",
-    "stability": "Whether several seeds choose alike: mean correlation of the chosen dimensions over all pairs of seeds.",
-    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives the field.",
-    "budget": "One search, many budgets: the best choice within each, beside one dimension for all fields and random ones.",
+    "stability": "Whether seeds choose alike: mean correlation of the chosen dimensions over all pairs of seeds.",
+    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives it.",
+    "budget": "One search, many budgets: the best choice within each, beside one dimension for all fields and random "
+    "ones.",
     "data": "The search sees a share of the rows, the retraining all of them.",
 }
 
@@ -49,8 +50,7 @@ def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[
         f"{ABOUT.get(study.name, '')} Profile {study.profile}, seeds {', '.join(map(str, study.seeds))}, "
         f"{datetime.date.today().isoformat()}, commit {', '.join(commits)}. Mean ± standard deviation over the seeds; "
         "intervals are of 95 %, from the paired differences of the seeds; p-values are of a paired t-test, after Holm "
-        "for all tests of the table. "
-        + (f"Not there yet: {', '.join(missing)}." if missing else "")
+        "for all tests of the table. " + (f"Not there yet: {', '.join(missing)}." if missing else "")
     ).strip()
     (rows if len(rows) else searches).to_csv(folder / "table.csv", index=False, quoting=csv.QUOTE_MINIMAL)
     text = [f"# Study: {study.name}", about]
@@ -161,7 +161,9 @@ def _paper(rows: pd.DataFrame) -> list[Table]:
     cells = []
     for line in known.to_dict("records"):
         ours = rows[
-            (rows["dataset"] == line["dataset"]) & (rows["backbone"] == line["backbone"]) & (rows["arm"] == line["method"])
+            (rows["dataset"] == line["dataset"])
+            & (rows["backbone"] == line["backbone"])
+            & (rows["arm"] == line["method"])
         ]
         if len(ours):
             theirs = [f"{line['auc']:.4f}", f"{line['logloss']:.4f}", f"{line['params_millions']:.3f}"]
@@ -179,9 +181,7 @@ def _areas(study: Study, rows: pd.DataFrame) -> Table:
         reach = group.groupby(["arm", "seed"])["bytes"].agg(["min", "max"])
         low, high = float(reach["min"].max()), float(reach["max"].min())
         for arm, of_arm in group.groupby("arm", sort=False):
-            heights = [
-                statistics.mean_height(one["bytes"], one["auc"], low, high) for _, one in of_arm.groupby("seed")
-            ]
+            heights = [statistics.mean_height(one["bytes"], one["auc"], low, high) for _, one in of_arm.groupby("seed")]
             covered = f"{low:,.0f} to {high:,.0f}"
             cells.append([*values, str(arm), spread(heights), covered])
     title = "Mean AUC over the logarithm of bytes, the area under the curve as one number"
@@ -210,7 +210,11 @@ def _stability(study: Study, searches: pd.DataFrame) -> Table:
         found = statistics.agreement(_dims(group))
         shown = ["none" if found[kind] is None else f"{found[kind]:.2f}" for kind in ("pearson", "spearman")]
         cells.append([*values, str(len(group)), *shown, spread(group["bytes"], 0)])
-    return "Agreement of the seeds (paper, Criteo: Pearson about .85)", [*study.grid, "seeds", "Pearson", "Spearman", "bytes"], cells
+    return (
+        "Agreement of the seeds (paper, Criteo: Pearson about .85)",
+        [*study.grid, "seeds", "Pearson", "Spearman", "bytes"],
+        cells,
+    )
 
 
 def _choices(study: Study, searches: pd.DataFrame) -> list[Table]:
@@ -218,7 +222,9 @@ def _choices(study: Study, searches: pd.DataFrame) -> list[Table]:
     for values, group in searches.groupby(list(study.grid), sort=False):
         names = list(json.loads(group["dims"].iloc[0]))
         cells = [[name, *map(str, column)] for name, column in zip(names, _dims(group).T, strict=True)]
-        made.append((f"Dimensions chosen, {', '.join(values)}", ["field", *(f"seed {s}" for s in group["seed"])], cells))
+        made.append(
+            (f"Dimensions chosen, {', '.join(values)}", ["field", *(f"seed {s}" for s in group["seed"])], cells)
+        )
     return made
 
 
@@ -251,12 +257,34 @@ def _case(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
         for field, one in group[group["arm"] == "alone"].groupby("field", sort=False):
             dims = [json.loads(each)[str(field)] for each in chosen["dims"]]
             theirs = paper.get(str(field)) if dataset == "movielens-1m" else None
-            shown = ["", "", ""] if theirs is None else [f"{theirs['auc']:.4f}", f"{theirs['logloss']:.4f}", f"{theirs['dim']:.0f}"]
-            cells.append([str(dataset), str(field), spread(one["auc"]), spread(one["logloss"]), ", ".join(map(str, dims)), *shown])
+            shown = (
+                ["", "", ""]
+                if theirs is None
+                else [f"{theirs['auc']:.4f}", f"{theirs['logloss']:.4f}", f"{theirs['dim']:.0f}"]
+            )
+            cells.append(
+                [
+                    str(dataset),
+                    str(field),
+                    spread(one["auc"]),
+                    spread(one["logloss"]),
+                    ", ".join(map(str, dims)),
+                    *shown,
+                ]
+            )
         for arm, one in group[group["arm"] != "alone"].groupby("arm", sort=False):
             size = f"{one['of_full'].mean():.1%} of full"
             cells.append([str(dataset), f"all, {arm}", spread(one["auc"]), spread(one["logloss"]), size, "", "", ""])
-    head = ["dataset", "field", "AUC alone", "logloss alone", "dimension, by seed", "paper's AUC", "logloss", "dimension"]
+    head = [
+        "dataset",
+        "field",
+        "AUC alone",
+        "logloss alone",
+        "dimension, by seed",
+        "paper's AUC",
+        "logloss",
+        "dimension",
+    ]
     return "Each field alone, and the dimension it gets", head, cells
 
 
@@ -324,8 +352,8 @@ def _same(a: Mapping[str, Any], b: Mapping[str, Any], skip: str) -> bool:
 
 def _by_seed(a: pd.DataFrame, b: pd.DataFrame, figure: str) -> tuple[list[float], list[float]]:
     seeds = [seed for seed in a["seed"] if seed in set(b["seed"])]
-    pick: Callable[[pd.DataFrame], list[float]] = lambda f: [float(f.loc[f["seed"] == s, figure].iloc[0]) for s in seeds]  # noqa: E731
-    return pick(a), pick(b)
+    one, other = ([float(frame.loc[frame["seed"] == seed, figure].iloc[0]) for seed in seeds] for frame in (a, b))
+    return one, other
 
 
 def _markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

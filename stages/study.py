@@ -120,15 +120,17 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
     runs = sum(one.runs for one in wanted)
     left = sum(one.runs * one.seconds for one in wanted)
     print(
-        f"study {study.name}, profile {study.profile}: {len(wanted)} cells, {len(study.seeds)} seeds, {runs} searches and "
-        f"trainings; about {_duration(left / jobs)} with {jobs} jobs, less for what is done already",
+        f"study {study.name}, profile {study.profile}: {len(wanted)} cells, {len(study.seeds)} seeds, {runs} searches "
+        f"and trainings; about {_duration(left / jobs)} with {jobs} jobs, less for what is done already",
         flush=True,
     )
     for dataset in dict.fromkeys(one.keys["dataset"] for one in wanted):
         _reproduce(study, f"data-{study.profile}@{dataset}", dataset, jobs)
     began, done, failed = time.monotonic(), 0, []
     with ThreadPoolExecutor(jobs) as pool:
-        started = {pool.submit(_reproduce, study, f"cell-{study.profile}@{one.name}", one.name, jobs): one for one in wanted}
+        started = {
+            pool.submit(_reproduce, study, f"cell-{study.profile}@{one.name}", one.name, jobs): one for one in wanted
+        }
         for future in as_completed(started):
             one = started[future]
             done += 1
@@ -214,7 +216,13 @@ def _means(rows: Iterable[dict[str, object]]) -> dict[str, float]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _dvc() -> str:

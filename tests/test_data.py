@@ -63,3 +63,12 @@ def test_arrays_that_are_no_whole_part_are_refused_by_file(tmp_path, name):
             np.save(tmp_path / "train" / f"{key}.npy", array)
         with pytest.raises(ValueError, match=named):
             Split.load(tmp_path, "train")
+
+
+def test_a_share_of_the_rows_is_every_kth() -> None:
+    ids, labels = np.arange(20, dtype=np.int32).reshape(10, 2), np.arange(10, dtype=np.uint8) % 2
+    thin = Split((ids,), (labels,)).thinned(0.25)
+    assert thin.ids[0].tolist() == ids[[0, 4, 8]].tolist() and thin.labels[0].tolist() == labels[[0, 4, 8]].tolist()
+    for share in (0.3, 0, 2):
+        with pytest.raises(ValueError, match="must be 1/k"):
+            Split((ids,), (labels,)).thinned(share)

@@ -1,0 +1,217 @@
+"""Studies: what they consist of, one cell from its data to the table, interruption, and what the report says."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.plug import names
+from stages import _cell, _tables, study
+from stages._study import ROOT, STUDIES, Study
+from tests.closure import closure
+
+NAMES = sorted(path.parent.name for path in STUDIES.glob("*/params.yaml"))
+MODULE = re.compile(r"^\.\./\.\./pipeline/(methods|backbones)/")
+
+
+def test_all_eight_studies_are_there() -> None:
+    assert NAMES == ["budget", "case", "components", "data", "overall", "schedule", "stability", "transfer"]
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_is_valid_and_they_are_few_enough_for_dvc(name: str, profile: str) -> None:
+    found = Study(name, profile)
+    cells = found.cells()
+    assert 0 < len(cells) < 50 and len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        assert cell.runs > 0 and cell.params["dataset"]["name"] in cell.keys["dataset"]
+    assert found.seeds and profile in ("quick", "full")
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("name", NAMES)
+def test_dvc_is_told_of_all_that_a_cell_depends_on(name: str, profile: str) -> None:
+    found = Study(name, profile)
+    declared = set(found.stage("cell")["deps"])
+    code = {f"../../{path}" for path in closure("stages/_cell.py") if "tracking" not in path}
+    plugged = {path for path in declared if MODULE.match(path)}
+    for kind in ("methods", "backbones"):
+        for module in names(kind):
+            code |= {f"../../{path}" for path in closure(f"pipeline/{kind}/{module}.py") if f"/{kind}/" not in path}
+    data = f"artifacts/data/{profile}/${{item.dataset}}"
+    assert declared == code | plugged | {data}
+    for cell in found.cells():
+        needed = {f"../../pipeline/backbones/{cell.params['backbone']['name']}.py"}
+        needed |= {f"../../pipeline/methods/{cell.params['method']['name']}.py"}
+        if cell.searches:
+            needed |= {f"../../pipeline/backbones/{cell.search['backbone']['name']}.py"}
+        needed |= {f"../../pipeline/methods/{arm}.py" for arm in cell.arms if arm in ("uniform", "random", "full")}
+        needed |= {"../../pipeline/methods/full.py"} if "alone" in cell.arms else set()
+        keys = {f"${{item.{key}}}": value for key, value in cell.keys.items()}
+        assert needed <= {_filled(path, keys) for path in plugged}
+    assert list(found.stage("cell")["matrix"]) == list(found.grid)  # so that both name a cell alike
+    params = found.stage("cell")["params"]
+    listed = {key for key in params if isinstance(key, str)}
+    wanted = {f"{profile}.seeds"} | {f"{key}.${{item.{key}}}" for key in found.grid if key != "dataset"}
+    assert listed == wanted | ({"every"} if "every" in found.given else set())
+    assert {"../datasets.yaml": [f"{profile}.${{item.dataset}}.params"]} in params
+
+
+def _filled(path: str, keys: Mapping[str, str]) -> str:
+    for reference, value in keys.items():
+        path = path.replace(reference, value)
+    return path
+
+
+# --- one small study, in a folder of its own
+
+SMALL = {
+    "quick": {"dataset": ["tiny"], "backbone": ["fm"], "method": ["autodim", "full"], "seeds": [0, 1]},
+    "backbone": {"fm": {"params": {"backbone": {"name": "fm"}}}},
+    "method": {
+        "autodim": {"arms": ["searched", "uniform", "random"]},
+        "full": {"params": {"method": {"name": "full", "options": {}}}, "arms": ["full"]},
+    },
+}
+TINY = {
+    "dataset": {"name": "synthetic", "options": {"rows": 600}},
+    "search": {"epochs": 1, "batch_size": 100},
+    "retrain": {"epochs": 1, "batch_size": 100},
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    return made(tmp_path, SMALL)
+
+
+def made(place: Path, given: Mapping[str, Any], name: str = "overall") -> Study:
+    folder = place / "studies" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(given), sort_keys=False))
+    (folder.parent / "datasets.yaml").write_text(yaml.safe_dump({"quick": {"tiny": {"params": TINY}}}))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"cell-quick": {"deps": []}}}))
+    return Study(name, "quick", folder)
+
+
+def ran(small: Study, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(small.folder)
+    if not Path("artifacts/data").exists():
+        study.data(small, "tiny")
+    study.cell(small, {"dataset": "tiny", "backbone": "fm", "method": "autodim"})
+    found: dict[str, Any] = json.loads(Path("artifacts/cells/quick/tiny-fm-autodim.json").read_text())
+    return found
+
+
+def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found["rows"]]
+
+
+def test_a_cell_searches_and_trains_every_arm_for_every_seed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ran(small, monkeypatch)
+    assert [(row["seed"], row["arm"]) for row in found["rows"]] == [
+        (seed, arm) for seed in (0, 1) for arm in ("searched", "uniform", "random")
+    ]
+    for row in found["rows"]:
+        chosen = found["searches"][row["seed"]]
+        assert 0 < row["auc"] < 1 and set(row["dims"]) == set(found["fields"])
+        if row["arm"] == "searched":
+            assert row["bytes"] == chosen["bytes"] and row["dims"] == chosen["dims"]
+        if row["arm"] == "random":
+            assert row["bytes"] == pytest.approx(chosen["bytes"], rel=0.021)
+        if row["arm"] == "uniform":
+            assert len(set(row["dims"].values())) == 1
+    assert not list((study.ROOT / ".pipeline/studies/overall").iterdir())  # nothing is left of its work
+
+
+def test_a_cell_that_was_interrupted_goes_on_where_it_stood(
+    small: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = ran(small, monkeypatch)
+    trained: list[str] = []
+    real = _cell.retrain.prepare
+
+    def counted(params: Any, schema: Any, allocation: Any, seed: int, *rest: Any) -> Any:
+        if len(trained) == 4:
+            trained.append("interrupted")
+            raise KeyboardInterrupt
+        trained.append(f"{allocation.method}-{seed}")
+        return real(params, schema, allocation, seed, *rest)
+
+    monkeypatch.setattr(_cell.retrain, "prepare", counted)
+    with pytest.raises(KeyboardInterrupt):
+        ran(small, monkeypatch)
+    again = ran(small, monkeypatch)
+    assert trained.count("interrupted") == 1 and len(trained) == 1 + 6  # every model once
+    assert figures(again) == figures(whole)
+
+
+def test_the_report_says_what_the_rows_say(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ran(small, monkeypatch)
+    with pytest.raises(ValueError, match="cells tiny-fm-full have no results yet"):
+        study.report(small)
+    study.cell(small, {"dataset": "tiny", "backbone": "fm", "method": "full"})
+    study.report(small)
+    folder = small.folder / "results/quick"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "minus_uniform.png",
+        "minus_uniform.svg",
+        "section.html",
+        "table.csv",
+        "table.md",
+    ]
+    rows = pd.read_csv(folder / "table.csv")
+    assert len(rows) == 8 and rows["commit"].notna().all() and {"run", "mlflow_run"} <= set(rows)
+    searched = [row["auc"] for row in found["rows"] if row["arm"] == "searched"]
+    uniform = [row["auc"] for row in found["rows"] if row["arm"] == "uniform"]
+    text = (folder / "table.md").read_text()
+    assert f"| tiny | fm | autodim | searched | {_tables.spread(searched)} |" in text
+    difference = (searched[0] - uniform[0] + searched[1] - uniform[1]) / 2
+    assert f"| {difference:+.4f} (" in text
+    study.html(small.folder / "page.html")
+    page = (small.folder / "page.html").read_text()
+    outside = re.findall(r"""(?:src|href)=["'](?!data:)[^"']*""", page)
+    assert not outside and "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        **SMALL,
+        "quick": {**SMALL["quick"], "seeds": [0]},
+        "method": {"autodim": {"arms": ["searched", "full"], "budgets": [0.3, 0.5, 1.0, 1.0]}, "full": {}},
+    }
+    found = ran(made(small.folder.parents[1], given, "budget"), monkeypatch)
+    assert len(found["searches"]) == 1
+    sizes = {row["budget"]: row["of_full"] for row in found["rows"] if row["arm"] == "searched"}
+    assert all(size <= budget for budget, size in sizes.items()) and len(sizes) == 3
+    assert [row["arm"] for row in found["rows"]].count("full") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quick": {"dataset": ["tiny"], "method": ["mde"], "seeds": [0]}}, "method: mde is in the grid, but says nowhere"),
+        ({"method": {"autodim": {"arm": ["searched"]}, "full": {}}}, "method: autodim: no 'arm'; there are params"),
+        ({"method": {"autodim": {"arms": ["serched"]}, "full": {}}}, "method: autodim: arms"),
+        ({"method": {"autodim": {"params": {"dim": 0}}, "full": {}}}, "dim"),
+        ({"quick": {"dataset": ["tiny"]}}, "no profile 'quick'"),
+    ],
+)
+def test_a_slip_in_a_study_is_named_with_its_place(small: Study, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(small.folder.parents[1], {**SMALL, **changes}).cells()
+
+
+def test_a_study_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match="no study 'overal' in studies; there are budget, case"):
+        Study("overal", "quick")
+    assert ROOT.samefile(Path(__file__).parents[1])
