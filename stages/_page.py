@@ -32,7 +32,8 @@ def page(title: str, body: Sequence[str]) -> str:
     """The whole file; ``body`` is HTML, as the other functions make it."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     inner = "\n".join([f"<h1>{escape(title)}</h1>", *body])
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n{inner}\n</body></html>\n'
+    head = f'<html lang="en"><head>{head}<style>{STYLE}</style></head>'
+    return f"<!doctype html>\n{head}<body>\n{inner}\n</body></html>\n"
 
 
 def heading(text: str) -> str:

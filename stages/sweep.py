@@ -28,6 +28,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -103,7 +104,7 @@ class Sweep:
     def _key(self) -> str:
         """All that a trial's figures depend on, in short."""
         fixed = {section: value for section, value in self.params.items() if section != "sweep"}
-        for path, found in self.space.items():
+        for path in self.space:
             if path[:2] != _space.CANDIDATES or path == _space.CANDIDATES:
                 fixed = _space.apply(fixed, {path: None})
         searched = {".".join(path): repr(found) for path, found in self.space.items()}
@@ -138,7 +139,7 @@ class Sweep:
         if url is None:
             place = _stage.root() / ".pipeline/optuna" / f"{self.name}.journal"
             place.parent.mkdir(parents=True, exist_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(str(place))
+            backend = JournalFileBackend(str(place))
             return optuna.storages.JournalStorage(backend)
         return optuna.storages.RDBStorage(
             url,
@@ -213,7 +214,7 @@ class Sweep:
             return not trial.should_prune()
 
         name = f"trial-{trial.user_attrs['trial']}"
-        with self._tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
+        with self.tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
             tracked = tracker.run(name, seed=seed, params=params, tags={"study": self.name})
             found = _trial.run(params, self.schema, folder, tracked.metrics, worth, go_on)
             figures = {"bytes": found.bytes, "of_full": found.bytes / self.full_bytes}
@@ -237,9 +238,11 @@ class Sweep:
             raise optuna.TrialPruned
         return found.auc if self.single else (found.auc, found.bytes)
 
-    def _tracker(self, key: str, publish: str | None = None) -> Tracker:
-        lasting = {name: value for name, value in self.settings.items() if name not in ("trials", "storage", "workers")}
-        return _stage.tracker("sweep", key, given={**self.params, "sweep": lasting, "study": self.name}, publish=publish)
+    def tracker(self, key: str) -> Tracker:
+        """For runs under the study's own parent, which stays the same when the study goes on."""
+        passing = ("trials", "storage", "workers")
+        lasting = {name: value for name, value in self.settings.items() if name not in passing}
+        return _stage.tracker("sweep", key, given={**self.params, "sweep": lasting, "study": self.name})
 
     # --- results
 
@@ -272,13 +275,14 @@ class Sweep:
         """How much of what is measured each parameter decides, a share; empty where there are too few trials to say."""
         measured = {"AUC on val": 0} if self.single else {"AUC on val": 0, "bytes": 1}
         found = {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.settings["seed"])
         for name, place in measured.items():
+
+            def target(trial: FrozenTrial, place: int = place) -> float:
+                return float(trial.values[place])
+
             with contextlib.suppress(ValueError, RuntimeError):
-                found[name] = optuna.importance.get_param_importances(
-                    study,
-                    evaluator=optuna.importance.FanovaImportanceEvaluator(seed=self.settings["seed"]),
-                    target=lambda trial, place=place: trial.values[place],
-                )
+                found[name] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
         return found
 
 
@@ -350,7 +354,7 @@ def ordinal(study: optuna.Study, number: int) -> int:
 
 
 def give_back(study: optuna.Study, number: int, ours: bool = False) -> None:
-    """End a trial, and let it be done again: ``ours``, or that of a dead process, which somebody else may have ended."""
+    """End a trial and let it be done again: ``ours``, or that of a dead process, which another may have ended."""
     try:
         study.tell(number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
@@ -407,7 +411,7 @@ def run() -> None:
     rows, importances = sweep.rows(study), sweep.importances(study)
     with _stage.whole(OUT) as folder:
         lines = _sweep.write(folder, sweep.name, sweep.params, sweep.space, rows, importances, sweep.budget)
-    with sweep._tracker(sweep.name, publish="artifacts/runs/sweep.jsonl") as tracker:
+    with sweep.tracker(sweep.name) as tracker:
         best = _sweep.chosen(rows)
         figures = {"trials": len(rows)} | ({} if best is None else {"val/auc": best["val_auc"], "bytes": best["bytes"]})
         tracker.parent(metrics=figures, tags={"study": sweep.name}, artifacts=sorted(OUT.rglob("*.*")))
