@@ -50,11 +50,14 @@ def write(
     names = list(rows[0]["values"])
     with (folder / "trials.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "ended", "val_auc", "bytes", "of_full", "best", *names])
+        fields = list(rows[0]["dims"])
+        own = ["trial", "ended", "val_auc", "bytes", "of_full", "best"]
+        writer.writerow([*own, *names, *(f"dim.{field}" for field in fields)])
         for row in rows:
             auc = "" if row["val_auc"] is None else repr(row["val_auc"])
             cells = [row["trial"], row["ended"], auc, row["bytes"], f"{row['of_full']:.6f}", int(row["best"])]
-            writer.writerow([*cells, *(row["values"][name] for name in names)])
+            values = [row["values"][name] for name in names]
+            writer.writerow([*cells, *values, *(row["dims"][field] for field in fields)])
     drawn = folder / "figures"
     figures.save(figures.sweep_front(rows, budget), drawn / "front.png")
     figures.save(figures.sweep_history(rows), drawn / "history.png")

@@ -33,8 +33,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.schema import Schema
-from pipeline.tracking import Tracker, configuration_key
-from pipeline.tracking.identity import is_dead, this_process
+from pipeline.tracking import Tracker, configuration_key, is_dead, this_process
 from stages import _model, _space, _stage, _sweep
 from stages._stage import ENCODED
 
@@ -86,14 +85,18 @@ class Sweep:
         return full, None if budget is None else in_bytes(budget, full)
 
     def _check_space(self) -> None:
-        """Try the ends of every two parameters together: a sweep must not find in its last hour what cannot be."""
+        """Try the ends of all that is searched: a sweep must not find in its last hour what cannot be.
+
+        Those of one section together, for they may exclude each other, as a floor above the start does.
+        """
         from stages.search import supernet
 
-        fields = tuple(type(field)(field.name, 1, field.width) for field in self.schema.fields)
-        small = Schema(fields)
+        small = Schema(tuple(type(field)(field.name, 1, field.width) for field in self.schema.fields))
         tried = [(path, value) for path, found in self.space.items() for value in found.ends()]
         for i, one in enumerate(tried):
             for other in tried[: i + 1]:
+                if other != one and (other[0] == one[0] or other[0][0] != one[0][0]):
+                    continue
                 values = dict([one, other])
                 try:
                     supernet(_stage.checked(_space.apply(self.params, values)), small)

@@ -31,11 +31,11 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pipeline.tracking import uploader
-from pipeline.tracking.identity import configuration_key, origin
+from pipeline.tracking.identity import configuration_key, is_dead, origin, this_process
 from pipeline.tracking.journal import Journal, Status, flat, now
 from pipeline.tracking.place import EXPERIMENT, StoreError, folder, meeting_mlflow, refusal, store_uri
 
-__all__ = ["Run", "StoreError", "Tracker", "configuration_key", "synchronise"]
+__all__ = ["Run", "StoreError", "Tracker", "configuration_key", "is_dead", "synchronise", "this_process"]
 
 LAST_WORD_SECONDS = 10.0  # that a failing stage waits for the store
 
