@@ -142,7 +142,7 @@ class Sweep:
         if url is None:
             place = _stage.root() / ".pipeline/optuna" / f"{self.name}.journal"
             place.parent.mkdir(parents=True, exist_ok=True)
-            backend = JournalFileBackend(str(place))
+            backend = JournalFileBackend(str(place), _Lock(place.with_suffix(".lock")))  # type: ignore[arg-type]
             return optuna.storages.JournalStorage(backend)
         return optuna.storages.RDBStorage(
             url,
@@ -287,6 +287,21 @@ class Sweep:
             with contextlib.suppress(ValueError, RuntimeError):
                 found[name] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
         return found
+
+
+class _Lock:
+    """Of a journal; ends with its process. After a kill Optuna's own would keep everybody waiting for 30 s."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def acquire(self) -> bool:
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self._file.close()
 
 
 class _ByTrial(BaseSampler):

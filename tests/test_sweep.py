@@ -228,10 +228,10 @@ def test_more_trials_go_on_with_the_same_study_and_give_what_one_sweep_would(
 def test_a_sweep_that_is_killed_goes_on_where_it_was(swept: Project, ready: Project, tmp_path: Path) -> None:
     project = ready.copy(tmp_path)
     with project.inside():
-        process = subprocess.Popen([sys.executable, "-m", "stages.sweep"], stdout=subprocess.DEVNULL)
+        process = start()
         folder = wait_for(lambda: next(tmp_path.glob(".pipeline/sweep/*/trial-1"), None), process)
         process.kill()
-        process.wait()
+        process.communicate()
     assert folder.exists()
     project.run("sweep")
     assert results(project) == results(swept)
@@ -241,10 +241,17 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(swept: Project, ready: Proj
     assert not list(tmp_path.glob(".pipeline/sweep/*/trial-*"))  # nothing is left to go on with
 
 
-def wait_for(there: Any, process: subprocess.Popen[Any]) -> Any:
+def start() -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "stages.sweep"], stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(there: Any, process: subprocess.Popen[str]) -> Any:
+    """What ``there`` finds while the process is at it; without that, the process ends too."""
     deadline = time.monotonic() + 120
     while (found := there()) is None:
-        assert process.poll() is None and time.monotonic() < deadline
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the sweep ended too early, with {process.wait()}: {process.communicate()[0]}")
         time.sleep(0.005)
     return found
 
@@ -270,7 +277,7 @@ def postgres() -> Iterator[str]:
     options = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "check": True, **owner}
     data = folder / "data"
     try:
-        subprocess.run(["initdb", "-A", "trust", "-U", "sweep", "--no-sync", "-D", data], **options)
+        subprocess.run(["initdb", "-A", "trust", "-U", "sweep", "-E", "UTF8", "--no-sync", "-D", data], **options)
         start = [
             "pg_ctl",
             "-w",
@@ -297,7 +304,7 @@ def test_workers_lose_and_double_no_trial_though_one_is_killed(
     url = storage and request.getfixturevalue(storage)
     project = ready.copy(tmp_path).give(sweep__storage=url, sweep__workers=workers, sweep__trials=2 * workers)
     with project.inside():
-        process = subprocess.Popen([sys.executable, "-m", "stages.sweep"], stdout=subprocess.PIPE, text=True)
+        process = start()
         wait_for(lambda: next(tmp_path.glob(".pipeline/sweep/*/trial-*"), None), process)
         opened = study(project)
         victim = wait_for(lambda: at_work(opened), process)
