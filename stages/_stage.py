@@ -300,13 +300,15 @@ def _dvc_ancestors() -> list[tuple[int, float]]:
     return chain[:1]
 
 
-def end_with_parent() -> None:
-    """End when the process that started this one does."""
+def end_with(pid: int) -> None:
+    """End when the process with this id does."""
     import psutil
 
-    parent = psutil.Process().parent()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=([(parent.pid, parent.create_time())],), daemon=True).start()
+    try:
+        watched = [(pid, psutil.Process(pid).create_time())]
+    except psutil.NoSuchProcess:
+        sys.exit(1)
+    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
 
 
 def _end_with(watched: list[tuple[int, float]]) -> None:

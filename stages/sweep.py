@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from stages import _model, _space, _stage, _sweep
 from stages._stage import ENCODED
 
 OUT = Path("artifacts/sweep")
-STUDY = "PIPELINE_STUDY"  # tells a worker which study it works for
 RETRIES = 2  # of a trial whose process died; the third time it may be the trial's fault
 HEARTBEAT_SECONDS = 30  # of trials in a database, where other machines may work too
 UNPRUNED_TRIALS = 5  # that the median wants to know before any trial is ended early
@@ -120,6 +120,8 @@ class Sweep:
 
     def open(self) -> optuna.Study:
         """Under a lock: two processes that make the same database do not bear each other."""
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -402,18 +404,13 @@ def reap(study: optuna.Study) -> None:
 
 def run() -> None:
     started = time.monotonic()
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     params = _stage.params("sweep")
     _model.tune(params["sweep"]["workers"])
+    if params["sweep"]["workers"] > 1:  # what the workers are forked from; its imports take as long as ours
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["stages.sweep", "pipeline.lit"])
+        forkserver.ensure_running()
     sweep = Sweep(params, Schema.load(ENCODED / "schema.json"))
     study = sweep.open()
-    if STUDY in os.environ:
-        _stage.end_with_parent()
-        if os.environ[STUDY] != sweep.name:
-            raise ValueError(f"params.yaml, data or code have changed since sweep {os.environ[STUDY]} was started")
-        sweep.work_off(study)
-        return
     reap(study)
     total, before = sweep.settings["trials"], len(finished(study))
     print(f"sweep: study {sweep.name}, {before} of {total} trials finished", flush=True)
@@ -440,28 +437,30 @@ def run() -> None:
 def _employ(sweep: Sweep, study: optuna.Study) -> None:
     """Let processes of their own do the trials; replace those that are killed.
 
+    They are forked from one that has imported what they need, which takes seconds, and has run nothing.
+
     Raises:
         ValueError: if a worker ends with an error, which it has printed, or worker after worker is killed.
     """
     total = sweep.settings["trials"]
-    workers: list[subprocess.Popen[bytes]] = []
+    context = multiprocessing.get_context("forkserver")
+    workers: list[ForkServerProcess] = []
     killed, done = 0, len(finished(study))
     try:
         while done < total:
-            missing = total - counted(study)
-            for _ in range(min(missing, sweep.settings["workers"] - len(workers))):
-                environment = {**os.environ, STUDY: sweep.name}
-                workers.append(subprocess.Popen([sys.executable, "-m", "stages.sweep"], env=environment))
+            for _ in range(min(total - counted(study), sweep.settings["workers"] - len(workers))):
+                workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
+                workers[-1].start()
             time.sleep(POLL_SECONDS)
-            ended = [worker for worker in workers if worker.poll() is not None]
+            ended = [worker for worker in workers if not worker.is_alive()]
             if not ended and workers:
                 continue
             workers = [worker for worker in workers if worker not in ended]
-            if any(worker.returncode == 1 for worker in ended):
+            if any(worker.exitcode == 1 for worker in ended):
                 raise ValueError("a worker has ended with the error above; correct it and start the sweep again")
             reap(study)
             now = len(finished(study))
-            killed = sum(worker.returncode != 0 for worker in ended) + (killed if now == done else 0)
+            killed = sum(worker.exitcode != 0 for worker in ended) + (killed if now == done else 0)
             done = now
             if killed > RETRIES:
                 raise ValueError(
@@ -472,8 +471,15 @@ def _employ(sweep: Sweep, study: optuna.Study) -> None:
         for worker in workers:
             worker.terminate()
         for worker in workers:
-            worker.wait()
+            worker.join()
+
+
+def _worker(sweep: Sweep, employer: int) -> None:
+    _stage.end_with(employer)
+    _stage.main(lambda: sweep.work_off(sweep.open()))
 
 
 if __name__ == "__main__":
-    _stage.main(run)
+    from stages import sweep  # not this file again: workers find what they are given there
+
+    _stage.main(sweep.run)
