@@ -226,6 +226,7 @@ def tracker(
     raw_sha256: str | None = None,
     later: bool = False,
     given: Mapping[str, Any] | None = None,
+    title: str | None = None,
 ) -> Tracker:
     """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``.
 
@@ -234,6 +235,7 @@ def tracker(
         raw_sha256: checksum of the raw table, by which MLflow tells data sets apart; schema.json's if left out.
         later: do not wait for the upload; for stages that are shorter than it.
         given: what names the parent run; `configuration` if left out, and then the journal is an output of the stage.
+        title: of the parent run.
     """
     from pipeline.tracking import Tracker
 
@@ -242,7 +244,8 @@ def tracker(
     tags = {name: plain[name]["name"] for name in ("dataset", "backbone", "method")}
     digest = raw_sha256 or read(ENCODED / "schema.json")["raw_sha256"]
     dataset = {"name": plain["dataset"]["name"], "digest": digest[:36], "source": plain["dataset"]["path"]}
-    return Tracker(root(), stage, key, given or plain, tags=tags, dataset=dataset, publish=publish, later=later)
+    named = given or plain
+    return Tracker(root(), stage, key, named, tags=tags, dataset=dataset, publish=publish, later=later, title=title)
 
 
 @contextlib.contextmanager

@@ -247,7 +247,8 @@ class Sweep:
         """For runs under the study's own parent, which stays the same when the study goes on."""
         passing = ("trials", "storage", "workers")
         lasting = {name: value for name, value in self.settings.items() if name not in passing}
-        return _stage.tracker("sweep", key, given={**self.params, "sweep": lasting, "study": self.name})
+        given = {**self.params, "sweep": lasting, "study": self.name}
+        return _stage.tracker("sweep", key, given=given, title=self.name)
 
     # --- results
 

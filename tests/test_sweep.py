@@ -199,7 +199,7 @@ def test_every_trial_is_a_child_of_the_sweep_with_its_trajectories(
         children = {name: run for run, name in names.items() if run in parents}
         assert sorted(children) == ["sweep/trial-0", "sweep/trial-1", "sweep/trial-2"]
         (parent,) = set(names) - set(parents)
-        assert set(parents.values()) == {parent}
+        assert set(parents.values()) == {parent} and names[parent].startswith("sweep-")
         for row in trials(swept):
             asked = (children[f"sweep/trial-{row['trial']}"],)
             points = list(store.execute("select key, step, value from metrics where run_uuid = ?", asked))
@@ -351,6 +351,28 @@ def dead_process() -> dict[str, str]:
         started = psutil.Process(process.pid).create_time()
     process.wait()
     return {**this_process(), "pipeline.pid": str(process.pid), "pipeline.started": f"{started:.2f}"}
+
+
+def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again(
+    ready: Project, tmp_path: Path
+) -> None:
+    database = tmp_path / "studies.db"
+    with ready.copy(tmp_path / "project").give(sweep__storage=f"sqlite:///{database}").inside():
+        opened = study(ready)
+        trial = opened.ask()
+        trial.set_user_attr("trial", 0)
+        trial.set_user_attr("process", {**this_process(), "pipeline.host": "elsewhere"})
+        trial.suggest_float("x", 0, 1)
+        opened._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+        sweep.reap(opened)
+        assert [t.state.name for t in opened.trials] == ["RUNNING"]
+        with closing(sqlite3.connect(database)) as store:
+            store.execute("update trial_heartbeats set heartbeat = '2020-01-01 00:00:00'")
+            store.commit()
+        sweep.reap(opened)
+        assert [t.state.name for t in opened.trials] == ["FAIL", "WAITING"]
+        assert opened.ask().suggest_float("x", 0, 1) == trial.params["x"]
+        opened._storage._backend.engine.dispose()  # type: ignore[attr-defined]
 
 
 def test_of_two_that_begin_the_last_trial_at_once_one_steps_back() -> None:

@@ -76,6 +76,7 @@ class Tracker:
         publish: str | Path | None = None,
         experiment: str = EXPERIMENT,
         later: bool = False,
+        title: str | None = None,
     ) -> None:
         for word in (stage, key):
             if not re.fullmatch(r"[\w.\-]+", word):
@@ -91,6 +92,7 @@ class Tracker:
                 "key": key,
                 "experiment": experiment,
                 "configuration": configuration,
+                "title": title,
                 "tags": dict(tags or {}),
                 "dataset": dict(dataset) if dataset else None,
                 "origin": origin(self._root),
