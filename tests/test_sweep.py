@@ -353,6 +353,7 @@ def dead_process() -> dict[str, str]:
     return {**this_process(), "pipeline.pid": str(process.pid), "pipeline.started": f"{started:.2f}"}
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")
 def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again(
     ready: Project, tmp_path: Path
 ) -> None:
