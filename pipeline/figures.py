@@ -266,7 +266,8 @@ def sweep_history(trials: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.scatter(x, y, s=24, facecolors=filled, edgecolors=COLOURS["uniform"], label=label)
         if whole:
             highest = np.maximum.accumulate([trial["val_auc"] for trial in whole])
-            axes.step([t["trial"] for t in whole], highest, where="post", color=COLOURS["searched"], label="best so far")
+            x = [trial["trial"] for trial in whole]
+            axes.step(x, highest, where="post", color=COLOURS["searched"], label="best so far")
             axes.legend(frameon=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trial")

@@ -20,7 +20,7 @@ img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th { background: var(--soft); }
+th { background: var(--soft); white-space: normal; vertical-align: bottom; }
 pre { background: var(--soft); padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print { body { max-width: none; margin: 0; font-size: 10pt; } .wide { overflow: visible; }
   table { font-size: 7pt; } th, td { white-space: normal; padding: .1rem .3rem; } h2 { break-after: avoid; }
@@ -32,7 +32,8 @@ def page(title: str, body: Sequence[str]) -> str:
     """The whole file; ``body`` is HTML, as the other functions make it."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     inner = "\n".join([f"<h1>{escape(title)}</h1>", *body])
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>\n{inner}\n</body></html>\n'
+    head = f'<html lang="en"><head>{head}<style>{STYLE}</style></head>'
+    return f"<!doctype html>\n{head}<body>\n{inner}\n</body></html>\n"
 
 
 def heading(text: str) -> str:
@@ -48,7 +49,7 @@ def code(text: str) -> str:
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f"<th>{escape(name).replace('.', '.<wbr>')}</th>" for name in names)
     lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
 

@@ -129,7 +129,7 @@ def apply(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, An
     """The parameters with these values in their places."""
     given: dict[str, Any] = deepcopy(dict(params))
     for path, value in values.items():
-        if path[: len(CANDIDATES)] == CANDIDATES and path != CANDIDATES:
+        if path != _whole(path):
             _set_by_field(given["search"], path[-1], value)
             continue
         target = given
@@ -150,9 +150,7 @@ def patch(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, An
     """Of the parameters with these values, those that the values concern, nested."""
     given = apply(params, values)
     found: dict[str, Any] = {}
-    for path in values:
-        if path[: len(CANDIDATES)] == CANDIDATES:
-            path = CANDIDATES
+    for path in map(_whole, values):
         source, target = given, found
         for name in path[:-1]:
             source, target = source[name], target.setdefault(name, {})
@@ -160,21 +158,34 @@ def patch(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, An
     return found
 
 
-def command(patched: Mapping[str, Any]) -> str:
+def _whole(path: Path) -> Path:
+    """Where a value stands in the parameters; those of fields stand together."""
+    return CANDIDATES if path[: len(CANDIDATES)] == CANDIDATES else path
+
+
+def command(params: Mapping[str, Any], values: Mapping[Path, Any]) -> str:
     """The ``dvc exp run`` that gives params.yaml these values."""
-    words = [f"-S {shlex.quote(f'{name}={_written(value)}')}" for name, value in _flat(patched)]
-    return " ".join(["dvc exp run", *words])
+    given = apply(params, values)
+    words: list[str] = []
+    for path in dict.fromkeys(map(_whole, values)):
+        before, after = params, given
+        for name in path:
+            before, after = before[name], after[name]
+        words += _overrides(".".join(path), before, after)
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(word)}" for word in words)])
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for name, value in nested.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and path != ".".join(CANDIDATES):
-            flat += _flat(value, f"{path}.")
+def _overrides(place: str, before: Any, after: Any) -> list[str]:
+    """Hydra merges a mapping with the one that is there, so each of its keys is set, added (++) or removed (~)."""
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return [f"{place}={_written(after)}"]
+    words = [f"~{place}.{name}" for name in before if name not in after]
+    for name, value in after.items():
+        if name in before:
+            words += _overrides(f"{place}.{name}", before[name], value)
         else:
-            flat.append((path, value))
-    return flat
+            words.append(f"++{place}.{name}={_written(value)}")
+    return words
 
 
 def _written(value: Any) -> str:

@@ -107,6 +107,13 @@ class Params(TypedDict):
     sweep: Sweep
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads 1e-05 as a number, as DVC does, which writes it so."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def root() -> Path:
     """The repository itself, even where `dvc exp run --temp` works in a copy of it."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
@@ -149,7 +156,7 @@ def configuration() -> dict[str, Any]:
 def all_params() -> dict[str, Any]:
     """The whole of params.yaml; no stage computes with it."""
     try:
-        values: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+        values: dict[str, Any] = yaml.load(Path("params.yaml").read_text(), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"params.yaml is no YAML: {' '.join(str(error).split())}; correct it") from error
     check_value(values, Mapping[str, Any], "params.yaml")
@@ -218,9 +225,8 @@ def tracker(
     key: str,
     raw_sha256: str | None = None,
     later: bool = False,
-    *,
     given: Mapping[str, Any] | None = None,
-    publish: str | None = None,
+    title: str | None = None,
 ) -> Tracker:
     """Where a stage's runs are recorded: MLflow, through ``artifacts/runs/<stage>.jsonl``.
 
@@ -228,18 +234,18 @@ def tracker(
         key: names what the stage computes, e.g. its `fingerprint`.
         raw_sha256: checksum of the raw table, by which MLflow tells data sets apart; schema.json's if left out.
         later: do not wait for the upload; for stages that are shorter than it.
-        given: what names the parent run; `configuration` if left out, and then the journal is the stage's output.
-        publish: where the journal goes, for those that say what is ``given``.
+        given: what names the parent run; `configuration` if left out, and then the journal is an output of the stage.
+        title: of the parent run.
     """
     from pipeline.tracking import Tracker
 
     plain = configuration()
-    if given is None:
-        given, publish = plain, f"artifacts/runs/{stage}.jsonl"
+    publish = f"artifacts/runs/{stage}.jsonl" if given is None else None
     tags = {name: plain[name]["name"] for name in ("dataset", "backbone", "method")}
     digest = raw_sha256 or read(ENCODED / "schema.json")["raw_sha256"]
     dataset = {"name": plain["dataset"]["name"], "digest": digest[:36], "source": plain["dataset"]["path"]}
-    return Tracker(root(), stage, key, given, tags=tags, dataset=dataset, publish=publish, later=later)
+    named = given or plain
+    return Tracker(root(), stage, key, named, tags=tags, dataset=dataset, publish=publish, later=later, title=title)
 
 
 @contextlib.contextmanager
@@ -297,13 +303,15 @@ def _dvc_ancestors() -> list[tuple[int, float]]:
     return chain[:1]
 
 
-def end_with_parent() -> None:
-    """End when the process that started this one does."""
+def end_with(pid: int) -> None:
+    """End when the process with this id does."""
     import psutil
 
-    parent = psutil.Process().parent()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=([(parent.pid, parent.create_time())],), daemon=True).start()
+    try:
+        watched = [(pid, psutil.Process(pid).create_time())]
+    except psutil.NoSuchProcess:
+        sys.exit(1)
+    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
 
 
 def _end_with(watched: list[tuple[int, float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,24 +50,28 @@ def write(
     names = list(rows[0]["values"])
     with (folder / "trials.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "ended", "val_auc", "bytes", "of_full", "best", *names])
+        fields = list(rows[0]["dims"])
+        own = ["trial", "ended", "val_auc", "bytes", "of_full", "best"]
+        writer.writerow([*own, *names, *(f"dim.{field}" for field in fields)])
         for row in rows:
             auc = "" if row["val_auc"] is None else repr(row["val_auc"])
             cells = [row["trial"], row["ended"], auc, row["bytes"], f"{row['of_full']:.6f}", int(row["best"])]
-            writer.writerow([*cells, *(row["values"][name] for name in names)])
+            values = [row["values"][name] for name in names]
+            writer.writerow([*cells, *values, *(row["dims"][field] for field in fields)])
     drawn = folder / "figures"
     figures.save(figures.sweep_front(rows, budget), drawn / "front.png")
     figures.save(figures.sweep_history(rows), drawn / "history.png")
     if importances:
         figures.save(figures.importances(importances), drawn / "importances.png")
     best = chosen(rows)
-    lines = [f"sweep: no trial of {len(rows)} kept the budget of {budget:,} bytes" if budget else "sweep: no trial ended"]
-    commands = {row["trial"]: _command(params, space, row) for row in rows if row["best"]}
+    aim = "" if budget is None else f" within the budget of {budget:,} bytes"
+    lines = [f"sweep: none of {len(rows)} trials came to its end{aim}; widen sweep.space in params.yaml"]
+    commands = {row["trial"]: _space.command(params, _by_place(space, row)) for row in rows if row["best"]}
     if best is not None:
         said = f"trial {best['trial']}: val AUC {best['val_auc']:.4f}, {best['bytes']:,} bytes, {best['of_full']:.1%}"
         seed = params["retrain"]["seeds"][0]
         head = f"# The best of {name}, {said} of the full tables'; its seed-{seed} comes again with\n"
-        patched = yaml.safe_dump(_patch(params, space, best), sort_keys=False)
+        patched = yaml.safe_dump(_space.patch(params, _by_place(space, best)), sort_keys=False)
         (folder / "best.yaml").write_text(f"{head}# {commands[best['trial']]}\n{patched}")
         others = sum(row["best"] for row in rows) - 1
         front = f"; {others} smaller on the front, in artifacts/sweep/sweep.html" if others else ""
@@ -75,17 +80,13 @@ def write(
     return lines
 
 
-def _patch(params: Mapping[str, Any], space: _space.Space, row: Row) -> dict[str, Any]:
-    return _space.patch(params, {path: row["values"][".".join(path)] for path in space})
-
-
-def _command(params: Mapping[str, Any], space: _space.Space, row: Row) -> str:
-    return _space.command(_patch(params, space, row))
+def _by_place(space: _space.Space, row: Row) -> dict[_space.Path, Any]:
+    return {path: row["values"][".".join(path)] for path in space}
 
 
 def _html(name: str, rows: Sequence[Row], drawn: Path, commands: Mapping[int, str], budget: int | None) -> str:
-    ended = {kind: sum(row["ended"] == kind for row in rows) for kind in ("complete", "early", "over budget", "diverged")}
-    counts = ", ".join(f"{number} {kind}" for kind, number in ended.items() if number)
+    ended = Counter(row["ended"] for row in rows)
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(ended.items()))
     aim = "highest AUC on val, fewest bytes" if budget is None else f"highest AUC on val within {budget:,} bytes"
     body = [_page.paragraph(f"{len(rows)} trials ({counts}). Aim: {aim}. The test rows were not opened.")]
     best = [row for row in rows if row["best"]]

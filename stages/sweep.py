@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,16 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.schema import Schema
-from pipeline.tracking import Tracker, configuration_key
-from pipeline.tracking.identity import is_dead, this_process
+from pipeline.tracking import Tracker, configuration_key, is_dead, this_process
 from stages import _model, _space, _stage, _sweep
 from stages._stage import ENCODED
 
 OUT = Path("artifacts/sweep")
-STUDY = "PIPELINE_STUDY"  # tells a worker which study it works for
 RETRIES = 2  # of a trial whose process died; the third time it may be the trial's fault
 HEARTBEAT_SECONDS = 30  # of trials in a database, where other machines may work too
 UNPRUNED_TRIALS = 5  # that the median wants to know before any trial is ended early
@@ -85,14 +85,18 @@ class Sweep:
         return full, None if budget is None else in_bytes(budget, full)
 
     def _check_space(self) -> None:
-        """Try the ends of every two parameters together: a sweep must not find in its last hour what cannot be."""
+        """Try the ends of all that is searched: a sweep must not find in its last hour what cannot be.
+
+        Those of one section together, for they may exclude each other, as a floor above the start does.
+        """
         from stages.search import supernet
 
-        fields = tuple(type(field)(field.name, 1, field.width) for field in self.schema.fields)
-        small = Schema(fields)
+        small = Schema(tuple(type(field)(field.name, 1, field.width) for field in self.schema.fields))
         tried = [(path, value) for path, found in self.space.items() for value in found.ends()]
         for i, one in enumerate(tried):
             for other in tried[: i + 1]:
+                if other != one and (other[0] == one[0] or other[0][0] != one[0][0]):
+                    continue
                 values = dict([one, other])
                 try:
                     supernet(_stage.checked(_space.apply(self.params, values)), small)
@@ -103,7 +107,7 @@ class Sweep:
     def _key(self) -> str:
         """All that a trial's figures depend on, in short."""
         fixed = {section: value for section, value in self.params.items() if section != "sweep"}
-        for path, found in self.space.items():
+        for path in self.space:
             if path[:2] != _space.CANDIDATES or path == _space.CANDIDATES:
                 fixed = _space.apply(fixed, {path: None})
         searched = {".".join(path): repr(found) for path, found in self.space.items()}
@@ -116,6 +120,8 @@ class Sweep:
 
     def open(self) -> optuna.Study:
         """Under a lock: two processes that make the same database do not bear each other."""
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -138,7 +144,7 @@ class Sweep:
         if url is None:
             place = _stage.root() / ".pipeline/optuna" / f"{self.name}.journal"
             place.parent.mkdir(parents=True, exist_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(str(place))
+            backend = JournalFileBackend(str(place), _Lock(place.with_suffix(".lock")))  # type: ignore[arg-type]
             return optuna.storages.JournalStorage(backend)
         return optuna.storages.RDBStorage(
             url,
@@ -213,7 +219,7 @@ class Sweep:
             return not trial.should_prune()
 
         name = f"trial-{trial.user_attrs['trial']}"
-        with self._tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
+        with self.tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
             tracked = tracker.run(name, seed=seed, params=params, tags={"study": self.name})
             found = _trial.run(params, self.schema, folder, tracked.metrics, worth, go_on)
             figures = {"bytes": found.bytes, "of_full": found.bytes / self.full_bytes}
@@ -237,9 +243,12 @@ class Sweep:
             raise optuna.TrialPruned
         return found.auc if self.single else (found.auc, found.bytes)
 
-    def _tracker(self, key: str, publish: str | None = None) -> Tracker:
-        lasting = {name: value for name, value in self.settings.items() if name not in ("trials", "storage", "workers")}
-        return _stage.tracker("sweep", key, given={**self.params, "sweep": lasting, "study": self.name}, publish=publish)
+    def tracker(self, key: str) -> Tracker:
+        """For runs under the study's own parent, which stays the same when the study goes on."""
+        passing = ("trials", "storage", "workers")
+        lasting = {name: value for name, value in self.settings.items() if name not in passing}
+        given = {**self.params, "sweep": lasting, "study": self.name}
+        return _stage.tracker("sweep", key, given=given, title=self.name)
 
     # --- results
 
@@ -272,14 +281,30 @@ class Sweep:
         """How much of what is measured each parameter decides, a share; empty where there are too few trials to say."""
         measured = {"AUC on val": 0} if self.single else {"AUC on val": 0, "bytes": 1}
         found = {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.settings["seed"])
         for name, place in measured.items():
+
+            def target(trial: FrozenTrial, place: int = place) -> float:
+                return float(trial.values[place])
+
             with contextlib.suppress(ValueError, RuntimeError):
-                found[name] = optuna.importance.get_param_importances(
-                    study,
-                    evaluator=optuna.importance.FanovaImportanceEvaluator(seed=self.settings["seed"]),
-                    target=lambda trial, place=place: trial.values[place],
-                )
+                found[name] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
         return found
+
+
+class _Lock:
+    """Of a journal; ends with its process. After a kill Optuna's own would keep everybody waiting for 30 s."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def acquire(self) -> bool:
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self._file.close()
 
 
 class _ByTrial(BaseSampler):
@@ -350,7 +375,7 @@ def ordinal(study: optuna.Study, number: int) -> int:
 
 
 def give_back(study: optuna.Study, number: int, ours: bool = False) -> None:
-    """End a trial, and let it be done again: ``ours``, or that of a dead process, which somebody else may have ended."""
+    """End a trial and let it be done again: ``ours``, or that of a dead process, which another may have ended."""
     try:
         study.tell(number, state=TrialState.FAIL)
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
@@ -380,18 +405,13 @@ def reap(study: optuna.Study) -> None:
 
 def run() -> None:
     started = time.monotonic()
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     params = _stage.params("sweep")
     _model.tune(params["sweep"]["workers"])
+    if params["sweep"]["workers"] > 1:  # what the workers are forked from; its imports take as long as ours
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["stages.sweep", "pipeline.lit"])
+        forkserver.ensure_running()
     sweep = Sweep(params, Schema.load(ENCODED / "schema.json"))
     study = sweep.open()
-    if STUDY in os.environ:
-        _stage.end_with_parent()
-        if os.environ[STUDY] != sweep.name:
-            raise ValueError(f"params.yaml, data or code have changed since sweep {os.environ[STUDY]} was started")
-        sweep.work_off(study)
-        return
     reap(study)
     total, before = sweep.settings["trials"], len(finished(study))
     print(f"sweep: study {sweep.name}, {before} of {total} trials finished", flush=True)
@@ -407,7 +427,7 @@ def run() -> None:
     rows, importances = sweep.rows(study), sweep.importances(study)
     with _stage.whole(OUT) as folder:
         lines = _sweep.write(folder, sweep.name, sweep.params, sweep.space, rows, importances, sweep.budget)
-    with sweep._tracker(sweep.name, publish="artifacts/runs/sweep.jsonl") as tracker:
+    with sweep.tracker(sweep.name) as tracker:
         best = _sweep.chosen(rows)
         figures = {"trials": len(rows)} | ({} if best is None else {"val/auc": best["val_auc"], "bytes": best["bytes"]})
         tracker.parent(metrics=figures, tags={"study": sweep.name}, artifacts=sorted(OUT.rglob("*.*")))
@@ -418,28 +438,30 @@ def run() -> None:
 def _employ(sweep: Sweep, study: optuna.Study) -> None:
     """Let processes of their own do the trials; replace those that are killed.
 
+    They are forked from one that has imported what they need, which takes seconds, and has run nothing.
+
     Raises:
         ValueError: if a worker ends with an error, which it has printed, or worker after worker is killed.
     """
     total = sweep.settings["trials"]
-    workers: list[subprocess.Popen[bytes]] = []
+    context = multiprocessing.get_context("forkserver")
+    workers: list[ForkServerProcess] = []
     killed, done = 0, len(finished(study))
     try:
         while done < total:
-            missing = total - counted(study)
-            for _ in range(min(missing, sweep.settings["workers"] - len(workers))):
-                environment = {**os.environ, STUDY: sweep.name}
-                workers.append(subprocess.Popen([sys.executable, "-m", "stages.sweep"], env=environment))
+            for _ in range(min(total - counted(study), sweep.settings["workers"] - len(workers))):
+                workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
+                workers[-1].start()
             time.sleep(POLL_SECONDS)
-            ended = [worker for worker in workers if worker.poll() is not None]
+            ended = [worker for worker in workers if not worker.is_alive()]
             if not ended and workers:
                 continue
             workers = [worker for worker in workers if worker not in ended]
-            if any(worker.returncode == 1 for worker in ended):
+            if any(worker.exitcode == 1 for worker in ended):
                 raise ValueError("a worker has ended with the error above; correct it and start the sweep again")
             reap(study)
             now = len(finished(study))
-            killed = sum(worker.returncode != 0 for worker in ended) + (killed if now == done else 0)
+            killed = sum(worker.exitcode != 0 for worker in ended) + (killed if now == done else 0)
             done = now
             if killed > RETRIES:
                 raise ValueError(
@@ -450,8 +472,15 @@ def _employ(sweep: Sweep, study: optuna.Study) -> None:
         for worker in workers:
             worker.terminate()
         for worker in workers:
-            worker.wait()
+            worker.join()
+
+
+def _worker(sweep: Sweep, employer: int) -> None:
+    _stage.end_with(employer)
+    _stage.main(lambda: sweep.work_off(sweep.open()))
 
 
 if __name__ == "__main__":
-    _stage.main(run)
+    from stages import sweep  # not this file again: workers find what they are given there
+
+    _stage.main(sweep.run)

@@ -2,13 +2,49 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.project import Project
+from pipeline.tracking.place import meeting_mlflow
+from tests.project import SMALL, Project
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Planted data, ingested and encoded."""
+    return Project(tmp_path_factory.mktemp("planted"), dataset__options={"rows": 2500}, **SMALL).run("ingest", "encode")
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A click log as a user would bring it, ingested and encoded; users differ in how often they click."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    lines = ["clicked,user,item,price,tags"]
+    for _ in range(1500):
+        user, item, price = rng.integers(0, 30), rng.integers(0, 20), rng.integers(0, 99)
+        tags = "|".join(f"t{tag}" for tag in rng.integers(0, 6, rng.integers(1, 4)))
+        lines.append(f"{int(rng.random() < (0.8 if user % 2 else 0.2))},u{user},i{item},{price},{tags}")
+    (folder / "clicks.csv").write_text("\n".join(lines) + "\n")
+    options = {"label": "clicked", "categorical": ["user", "item"], "numeric": ["price"], "bag": ["tags"]}
+    dataset = {"name": "table", "path": "clicks.csv", "options": options}
+    return Project(folder, dataset=dataset, **SMALL).run("ingest", "encode")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has migrated once; a copy of it saves each test some seconds."""
+    file = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    with meeting_mlflow():
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 @pytest.fixture(scope="session")

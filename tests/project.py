@@ -21,6 +21,14 @@ from stages import _serving, _stage
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("ingest", "encode", "search", "derive", "retrain", "evaluate")
+SMALL = {
+    "search__epochs": 2,
+    "search__batch_size": 200,
+    "retrain__epochs": 2,
+    "retrain__batch_size": 500,
+    "retrain__seeds": [0, 1],
+    "evaluate__resamples": 20,
+}
 
 
 class Project:
@@ -30,7 +38,7 @@ class Project:
         self.folder = folder
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("pipeline", "stages"):  # the code that a fingerprint reads
+        for name in ("pipeline", "stages", "sweep"):  # the code that a fingerprint reads, and what is beside dvc.yaml
             (folder / name).symlink_to(ROOT / name)
         self.give(**changes)
 

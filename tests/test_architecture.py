@@ -9,7 +9,11 @@ import yaml
 
 from tests.closure import ROOT, closure, imports
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {
+    stage: record
+    for place in ("dvc.yaml", "sweep/dvc.yaml")
+    for stage, record in yaml.safe_load((ROOT / place).read_text())["stages"].items()
+}
 FLOORS = [
     {"schema", "metrics", "plug", "tracking", "files", "source", "factored"},
     {
@@ -65,6 +69,12 @@ def test_third_parties_stay_in_their_rooms(path: str) -> None:
     assert "pytorch_lightning" not in used or room == "lit"
     assert not used & {"optuna", "dvc"}
     assert not used & {"pandas", "pyarrow"} or room in {"datasets", "encode", "source", "files", "ratings"}
+
+
+def test_only_the_sweep_knows_optuna() -> None:
+    files = sorted((ROOT / "stages").glob("*.py"))
+    knowing = [file.name for file in files if re.search(r"(?m)^\s*(import|from) optuna", file.read_text())]
+    assert knowing == ["sweep.py"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

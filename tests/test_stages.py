@@ -31,37 +31,7 @@ pytestmark = [
 DVC = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
 SEARCHED = [name for name in names("methods") if plug("methods", name).search is not None]
 ALLOCATIONS = ("searched", "full", "uniform", "random")
-SMALL = {
-    "search__epochs": 2,
-    "search__batch_size": 200,
-    "retrain__epochs": 2,
-    "retrain__batch_size": 500,
-    "retrain__seeds": [0, 1],
-    "evaluate__resamples": 20,
-}
 FIELDS = ["user", "item", "price", "tags"]
-
-
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Planted data, ingested and encoded."""
-    return Project(tmp_path_factory.mktemp("planted"), dataset__options={"rows": 2500}, **SMALL).run("ingest", "encode")
-
-
-@pytest.fixture(scope="session")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A click log as a user would bring it, ingested and encoded; users differ in how often they click."""
-    folder = tmp_path_factory.mktemp("table")
-    rng = np.random.default_rng(0)
-    lines = ["clicked,user,item,price,tags"]
-    for _ in range(1500):
-        user, item, price = rng.integers(0, 30), rng.integers(0, 20), rng.integers(0, 99)
-        tags = "|".join(f"t{tag}" for tag in rng.integers(0, 6, rng.integers(1, 4)))
-        lines.append(f"{int(rng.random() < (0.8 if user % 2 else 0.2))},u{user},i{item},{price},{tags}")
-    (folder / "clicks.csv").write_text("\n".join(lines) + "\n")
-    options = {"label": "clicked", "categorical": ["user", "item"], "numeric": ["price"], "bag": ["tags"]}
-    dataset = {"name": "table", "path": "clicks.csv", "options": options}
-    return Project(folder, dataset=dataset, **SMALL).run("ingest", "encode")
 
 
 @pytest.fixture(scope="session")

@@ -199,7 +199,7 @@ def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quick": {"dataset": ["tiny"], "method": ["mde"], "seeds": [0]}}, "method: mde is in the grid, but says nowhere"),
+        ({"quick": {"dataset": ["tiny"], "method": ["mde"], "seeds": [0]}}, "method: mde is in the grid, but"),
         ({"method": {"autodim": {"arm": ["searched"]}, "full": {}}}, "method: autodim: no 'arm'; there are params"),
         ({"method": {"autodim": {"arms": ["serched"]}, "full": {}}}, "method: autodim: arms"),
         ({"method": {"autodim": {"params": {"dim": 0}}, "full": {}}}, "dim"),

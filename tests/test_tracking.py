@@ -57,15 +57,6 @@ def asking(store: str | Path) -> Iterator[Any]:
         yield MlflowClient(f"sqlite:///{store / 'mlflow.db'}" if isinstance(store, Path) else store)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has migrated once; a copy of it saves each test some seconds."""
-    root = tmp_path_factory.mktemp("migrated")
-    with asking(root) as client:
-        client.search_experiments()
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def root(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(migrated, tmp_path)

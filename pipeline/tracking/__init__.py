@@ -31,11 +31,20 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pipeline.tracking import uploader
-from pipeline.tracking.identity import configuration_key, origin
+from pipeline.tracking.identity import configuration_key, is_dead, origin, this_process
 from pipeline.tracking.journal import Journal, Status, flat, now
 from pipeline.tracking.place import EXPERIMENT, StoreError, folder, meeting_mlflow, refusal, store_uri
 
-__all__ = ["Run", "StoreError", "Tracker", "configuration_key", "run_ids", "synchronise"]
+__all__ = [
+    "Run",
+    "StoreError",
+    "Tracker",
+    "configuration_key",
+    "is_dead",
+    "run_ids",
+    "synchronise",
+    "this_process",
+]
 
 LAST_WORD_SECONDS = 10.0  # that a failing stage waits for the store
 
@@ -76,6 +85,7 @@ class Tracker:
         publish: str | Path | None = None,
         experiment: str = EXPERIMENT,
         later: bool = False,
+        title: str | None = None,
     ) -> None:
         for word in (stage, key):
             if not re.fullmatch(r"[\w.\-]+", word):
@@ -91,6 +101,7 @@ class Tracker:
                 "key": key,
                 "experiment": experiment,
                 "configuration": configuration,
+                "title": title,
                 "tags": dict(tags or {}),
                 "dataset": dict(dataset) if dataset else None,
                 "origin": origin(self._root),

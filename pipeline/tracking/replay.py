@@ -183,7 +183,8 @@ class Replay:
             if run is None:
                 behind = record["origin"] if self._configuration is None else origin(self._store.root)
                 identity = {"pipeline.configuration": key, "mlflow.source.name": "pipeline", **behind, **self._process}
-                run = self._store.create(record["time"], f"pipeline {key[:8]}", {**tags, **identity})
+                title = record.get("title") or f"pipeline {key[:8]}"
+                run = self._store.create(record["time"], title, {**tags, **identity})
                 if self._configuration is not None:
                     self._store.end(run, "FINISHED")
             elif self._live:
