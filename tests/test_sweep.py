@@ -241,6 +241,26 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(swept: Project, ready: Proj
     assert not list(tmp_path.glob(".pipeline/sweep/*/trial-*"))  # nothing is left to go on with
 
 
+@pytest.mark.parametrize("end", [SystemExit(143), KeyboardInterrupt(), ValueError("no rows")])
+def test_a_trial_that_is_ended_from_outside_waits_to_be_done_again(
+    ready: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise end
+
+    monkeypatch.setattr("stages._trial.run", ended)
+    project = ready.copy(tmp_path).give(sweep__space={"method": {"options": {"warm_up": {"low": 0.1, "high": 0.6}}}})
+    with project.inside():
+        params = _stage.params("sweep")
+        swept = sweep.Sweep(params, Schema.load("artifacts/encoded/schema.json"))
+        with pytest.raises(type(end)):
+            swept.work_off(swept.open())
+        first, again = swept.open().trials
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert again.system_attrs["fixed_params"] == first.params
+    assert again.user_attrs == {"trial": 0, "retry": 1}
+
+
 def start() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "stages.sweep"], stdout=subprocess.PIPE, text=True)
 
