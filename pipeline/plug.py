@@ -91,7 +91,7 @@ def check_value(value: Any, hint: Any, place: str) -> None:
     expected = _expected(value, hint)
     if expected:
         form = isinstance(value, str) and "number" in expected and _is_number(value)
-        remedy = "; without quotes and, if with an exponent, with a point as in 1.0e-3" if form else ""
+        remedy = "; without quotes" if form else ""
         raise ValueError(f"{place} must be {expected}, however {value!r}{remedy}")
 
 

@@ -2,7 +2,7 @@
 
 ``sweep.space`` in params.yaml is nested as the parameters themselves are. Where they have a value it has a list of
 choices, or a range ``{low: 0.1, high: 1.0}``, with ``log: true`` drawn evenly over its logarithm, or with ``step``.
-A range from one whole number to another holds whole numbers.
+A range from one whole number to another holds whole numbers, unless the parameter itself has a point, as 1.0 has.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _leaves(space: Any, params: Any, at: Path) -> list[tuple[Path, Choices | Ran
             raise ValueError(f"{place}: with log, low must be above 0, and there is no step, however {dict(space)}")
         if space.get("step", 1) <= 0:
             raise ValueError(f"{place}: step must be above 0, however {dict(space)}")
-        return [(_searched(at), Range(**space))]
+        number = float if isinstance(params, float) else lambda value: value
+        return [(_searched(at), Range(**{**space, "low": number(space["low"]), "high": number(space["high"])}))]
     if not isinstance(space, Mapping):
         raise ValueError(f"{place} must be a list of choices, or a range {{low: ..., high: ...}}, however {space!r}")
     leaves = []

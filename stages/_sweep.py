@@ -89,19 +89,20 @@ def _html(name: str, rows: Sequence[Row], drawn: Path, commands: Mapping[int, st
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(ended.items()))
     aim = "highest AUC on val, fewest bytes" if budget is None else f"highest AUC on val within {budget:,} bytes"
     body = [_page.paragraph(f"{len(rows)} trials ({counts}). Aim: {aim}. The test rows were not opened.")]
-    best = [row for row in rows if row["best"]]
+    best = sorted((row for row in rows if row["best"]), key=lambda row: row["bytes"])
     if best:
         body.append(_page.heading("The best trial" if len(best) == 1 else "The trials that none surpasses"))
-        body.append(_page.table(*_table(sorted(best, key=lambda row: row["bytes"]))))
-        for row in sorted(best, key=lambda row: row["bytes"]):
-            body.append(_page.paragraph(f"Trial {row['trial']} again, with controls and the test rows:"))
-            body.append(_page.code(commands[row["trial"]]))
-            dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
-            body.append(_page.paragraph(f"Dimensions: {dims}"))
+        body.append(_page.table(*_table(best)))
     for stem, title in FIGURES.items():
         if (drawn / f"{stem}.svg").exists():
             body += [_page.heading(title), _page.image(drawn / f"{stem}.svg", title)]
     body += [_page.heading("All trials"), _page.table(*_table(rows))]
+    if best:
+        body.append(_page.heading("Again, with controls and the test rows"))
+    for row in best:
+        dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
+        body.append(_page.paragraph(f"Trial {row['trial']}, of the dimensions {dims}:"))
+        body.append(_page.code(commands[row["trial"]]))
     return _page.page(f"Sweep {name}", body)
 
 

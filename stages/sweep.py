@@ -20,6 +20,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -42,6 +43,7 @@ OUT = Path("artifacts/sweep")
 RETRIES = 2  # of a trial whose process died; the third time it may be the trial's fault
 HEARTBEAT_SECONDS = 30  # of trials in a database, where other machines may work too
 UNPRUNED_TRIALS = 5  # that the median wants to know before any trial is ended early
+NAMELESS_SECONDS = 60  # that a trial may be at work without saying for whom, its first act
 POLL_SECONDS = 0.2
 SAMPLERS = {
     "tpe": optuna.samplers.TPESampler,
@@ -114,7 +116,7 @@ class Sweep:
         chosen = {name: self.settings[name] for name in ("seed", "sampler", "objective", "budget")}
         files = {path for stage in ("search", "derive", "retrain") for path in _stage.code(stage)}
         contents = {path: Path(path).read_text() for path in sorted(files | {str(ENCODED / "schema.json")})}
-        return configuration_key([fixed, searched, chosen, contents])[:8]  # type: ignore[arg-type]
+        return configuration_key({"fixed": fixed, "space": searched, "how": chosen, "files": contents})[:8]
 
     # --- the study
 
@@ -396,7 +398,9 @@ def reap(study: optuna.Study) -> None:
     """Give back the trials of dead processes: of this machine, and where the storage has heartbeats, of any."""
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_dead(trial.user_attrs.get("process", {})):
+        process, begun = trial.user_attrs.get("process"), trial.datetime_start
+        nameless = process is None and begun is not None and (datetime.now() - begun).total_seconds() > NAMELESS_SECONDS
+        if nameless or is_dead(process or {}):
             give_back(study, trial.number)
 
 
@@ -446,12 +450,14 @@ def _employ(sweep: Sweep, study: optuna.Study) -> None:
     total = sweep.settings["trials"]
     context = multiprocessing.get_context("forkserver")
     workers: list[ForkServerProcess] = []
+    ended: list[ForkServerProcess] = []
     killed, done = 0, len(finished(study))
     try:
         while done < total:
-            for _ in range(min(total - counted(study), sweep.settings["workers"] - len(workers))):
-                workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
-                workers[-1].start()
+            if ended or not workers:
+                for _ in range(min(total - counted(study), sweep.settings["workers"] - len(workers))):
+                    workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
+                    workers[-1].start()
             time.sleep(POLL_SECONDS)
             ended = [worker for worker in workers if not worker.is_alive()]
             if not ended and workers:

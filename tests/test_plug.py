@@ -79,7 +79,7 @@ def test_values_that_suit_the_signature_pass(options):
         ({"count": True}, "'count' must be a whole number of at least 1, however True"),
         ({"count": "3"}, "'count' must be a whole number of at least 1, however '3'; without quotes"),
         ({"count": None}, "'count' must be a whole number"),
-        ({"share": "1e-3"}, "a finite number or null, however '1e-3'; without quotes and, if with an exponent, with a"),
+        ({"share": "1e-3"}, "a finite number or null, however '1e-3'; without quotes"),
         ({"share": float("inf")}, "a finite number or null, however inf"),
         ({"share": False}, "a finite number or null, however False"),
         ({"by": "date"}, r"one of \['time', 'random', 1\], however 'date'"),

@@ -433,7 +433,7 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("search", {"search__epochs": -1}, "params.yaml: search: epochs must be a whole number of at least 1, however -1"),
     ("search", {"search__epochs": gone}, "params.yaml: search: missing key 'epochs'; it has candidates, batch_size"),
     ("search", {"search__batch_size": 0}, "search: batch_size must be a whole number of at least 3, however 0"),
-    ("search", {"search__lr": "1e-3"}, "search: lr must be a finite number of at least 0, however '1e-3'; without"),
+    ("search", {"search__lr": "0.001"}, "search: lr must be a finite number of at least 0, however '0.001'; without"),
     ("search", {"search__lr": float("nan")}, "search: lr must be a finite number of at least 0, however nan"),
     ("search", {"search__patience": 3}, "params.yaml: search: no key 'patience'; it has candidates, batch_size"),
     ("search", {"search__architecture": {"f": 10}}, "search.architecture in params.yaml: no option 'f'; valid are lr"),
@@ -473,6 +473,13 @@ def test_wrong_parameters_are_refused_by_value_place_and_remedy(
 ) -> None:
     with unharmed(spoilable):
         assert named in spoilable.give(**changes).error(stage)
+
+
+def test_a_number_may_be_written_as_dvc_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text("{a: 1e-05, b: -2E+3, c: 1.5e-3, d: '1e-05', e: 1e, f: 3, g: 0.5}")
+    monkeypatch.chdir(tmp_path)
+    read = _stage.all_params()
+    assert read == {"a": 1e-5, "b": -2000.0, "c": 0.0015, "d": "1e-05", "e": "1e", "f": 3, "g": 0.5}
 
 
 def test_parameters_that_are_no_yaml_are_refused_in_one_line(spoilable: Project) -> None:

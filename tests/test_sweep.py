@@ -241,6 +241,26 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(swept: Project, ready: Proj
     assert not list(tmp_path.glob(".pipeline/sweep/*/trial-*"))  # nothing is left to go on with
 
 
+@pytest.mark.parametrize("end", [SystemExit(143), KeyboardInterrupt(), ValueError("no rows")])
+def test_a_trial_that_is_ended_from_outside_waits_to_be_done_again(
+    ready: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise end
+
+    monkeypatch.setattr("stages._trial.run", ended)
+    project = ready.copy(tmp_path).give(sweep__space={"method": {"options": {"warm_up": {"low": 0.1, "high": 0.6}}}})
+    with project.inside():
+        params = _stage.params("sweep")
+        swept = sweep.Sweep(params, Schema.load("artifacts/encoded/schema.json"))
+        with pytest.raises(type(end)):
+            swept.work_off(swept.open())
+        first, again = swept.open().trials
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert again.system_attrs["fixed_params"] == first.params
+    assert again.user_attrs == {"trial": 0, "retry": 1}
+
+
 def start() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "stages.sweep"], stdout=subprocess.PIPE, text=True)
 
@@ -374,6 +394,18 @@ def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again
         assert [t.state.name for t in opened.trials] == ["FAIL", "WAITING"]
         assert opened.ask().suggest_float("x", 0, 1) == trial.params["x"]
         opened._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_trial_whose_process_died_before_it_said_who_it_is_does_not_count_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = optuna.create_study()
+    opened.ask()
+    sweep.reap(opened)
+    assert sweep.counted(opened) == 1
+    monkeypatch.setattr(sweep, "NAMELESS_SECONDS", -1)
+    sweep.reap(opened)
+    assert [trial.state.name for trial in opened.trials] == ["FAIL"]
 
 
 def test_of_two_that_begin_the_last_trial_at_once_one_steps_back() -> None:
@@ -513,3 +545,11 @@ def test_a_command_gives_dvc_the_values_whatever_was_there(
         patch.chdir(tmp_path)
         assert _stage.all_params() == _space.apply(params, values)
     assert values["search", "lr"] == 0.00001
+
+
+def test_a_range_is_of_whole_numbers_where_the_parameter_is_one() -> None:
+    params = {"search": {"lr": 0.1, "epochs": 4}}
+    found = _space.read({"search": {name: {"low": 1, "high": 3} for name in params["search"]}}, params)
+    assert found["search", "lr"] == _space.Range(1.0, 3.0) and not found["search", "lr"].whole  # type: ignore[union-attr]
+    assert found["search", "epochs"].whole and found["search", "epochs"].value(2) == 2  # type: ignore[union-attr]
+    assert found["search", "lr"].value(1.234567) == 1.235 and found["search", "lr"].value(2.99999) == 3.0
