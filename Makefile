@@ -18,8 +18,8 @@ repro: $(READY) ## run the main job, from raw data to artifacts/report.json; onl
 sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goes on where it was interrupted
 	dvc repro sweep/dvc.yaml
 
-study: $(READY) ## one study: NAME=overall PROFILE=quick JOBS=2; cells that are done are not run again
-	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) --jobs $(or $(JOBS),1)
+study: $(READY) ## one study: NAME=overall PROFILE=quick; cells that are done are not run again
+	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS))
 
 report: $(READY) ## all studies' results in one page, studies/report.html
 	python -m stages.study html

@@ -159,7 +159,7 @@ def _reproduce(study: Study, stage: str, name: str, jobs: int) -> None:
     log = Path("artifacts/logs") / study.profile / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ}
     with log.open("w") as file, _children:
         process = subprocess.Popen(
             [_dvc(), "--wait-for-lock", "repro", "--single-item", stage], stdout=file, stderr=file, env=environment
@@ -258,7 +258,8 @@ def main() -> None:
         command.add_argument("study")
         command.add_argument("--profile", default="quick")
         if name == "run":
-            command.add_argument("--jobs", type=int, default=1, help="cells at a time; threads are shared out")
+            cores = os.cpu_count() or 1
+            command.add_argument("--jobs", type=int, default=cores, help="cells at a time, which share the cores")
             command.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE[,VALUE]")
         elif name in ("data", "cell"):
             command.add_argument("keys", nargs="+", metavar="KEY=VALUE")
