@@ -19,7 +19,7 @@ sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goe
 	dvc repro sweep/dvc.yaml
 
 study: $(READY) ## one study: NAME=overall PROFILE=quick; cells that are done are not run again
-	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS))
+	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))
 
 report: $(READY) ## all studies' results in one page, studies/report.html
 	python -m stages.study html

@@ -200,7 +200,7 @@ def _tracker(study: Study, one: Cell, key: str, encoded: Path) -> Tracker:
     tags = {**named, "study": study.name, "profile": study.profile, "cell": one.name}
     digest = _stage.read(encoded / "schema.json")["raw_sha256"][:36]
     dataset = {"name": one.keys["dataset"], "digest": digest, "source": one.params["dataset"]["path"]}
-    return Tracker(ROOT, "study", key, given, tags=tags, dataset=dataset)
+    return Tracker(ROOT, "study", key, given, tags=tags, dataset=dataset, title=f"{study.name}: {one.name}")
 
 
 def _means(rows: Iterable[dict[str, object]]) -> dict[str, float]:
@@ -211,7 +211,7 @@ def _means(rows: Iterable[dict[str, object]]) -> dict[str, float]:
     for row in rows:
         arm = f"{row['arm']}" + ("" if row["budget"] is None else f"-{row['budget']}")
         for figure in ("auc", "logloss", "bytes"):
-            found.setdefault(f"{arm}/{figure}", []).append(float(row[figure]))  # type: ignore[arg-type]
+            found.setdefault(f"{arm}/test_{figure}", []).append(float(row[figure]))  # type: ignore[arg-type]
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -53,8 +54,9 @@ def table(html: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>\s*(.*?)\s*</t[hd]>", row, re.DOTALL) for row in rows]
 
 
-def test_the_notebook_holds_no_results_and_defines_nothing() -> None:
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+@pytest.mark.parametrize("path", sorted(NOTEBOOK.parent.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_holds_no_results_and_defines_nothing(path: Path) -> None:
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         assert cell["outputs"] == [] and cell["execution_count"] is None
         code = re.sub(r"(?m)^%.*$", "", "".join(cell["source"]))

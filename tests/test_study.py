@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.plug import names
+from pipeline.tracking import synchronise
 from stages import _cell, _tables, study
 from stages._study import ROOT, STUDIES, Study
 from tests.closure import closure
@@ -215,3 +216,30 @@ def test_a_study_that_is_not_there_is_told_with_those_that_are() -> None:
     with pytest.raises(ValueError, match="no study 'overal' in studies; there are budget, case"):
         Study("overal", "quick")
     assert ROOT.samefile(Path(__file__).parents[1])
+
+
+def test_the_notebook_shows_the_cells_and_the_curves_of_a_study(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nbclient
+    import nbformat
+
+    given = {
+        "quick": {"dataset": ["tiny"], "method": ["autodim"], "seeds": [0, 1]},
+        "method": {"autodim": {"arms": ["searched", "uniform"], "budgets": [0.3, 1.0]}},
+    }
+    budget = made(small.folder.parents[1], given, "budget")
+    found = ran(budget, monkeypatch)
+    synchronise(study.ROOT)
+    study.report(budget)
+    rows = pd.read_csv(budget.folder / "results/quick/table.csv")
+    assert rows["mlflow_run"].notna().all() and rows["mlflow_run"].nunique() >= 2
+    notebook = nbformat.read(ROOT / "notebooks/studies.ipynb", as_version=4)
+    place = {"metadata": {"path": str(study.ROOT)}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=place).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+    mean = sum(row["auc"] for row in found["rows"] if row["arm"] == "searched" and row["budget"] == 0.3) / 2
+    assert any(f"{mean:.4f}" in data.get("text/html", "") and "tiny-autodim" in data["text/html"] for data in shown)
+    assert sum("image/png" in data for data in shown) == 1
+    assert any("# Study: budget" in data.get("text/markdown", "") for data in shown)
