@@ -180,10 +180,11 @@ def _areas(study: Study, rows: pd.DataFrame) -> Table:
     for values, group in rows.groupby(keys, sort=False):
         reach = group.groupby(["arm", "seed"])["bytes"].agg(["min", "max"])
         low, high = float(reach["min"].max()), float(reach["max"].min())
+        covered = f"{low:,.0f} to {high:,.0f}" if low < high else "nothing in common"
         for arm, of_arm in group.groupby("arm", sort=False):
-            heights = [statistics.mean_height(one["bytes"], one["auc"], low, high) for _, one in of_arm.groupby("seed")]
-            covered = f"{low:,.0f} to {high:,.0f}"
-            cells.append([*values, str(arm), spread(heights), covered])
+            seeds = [one for _, one in of_arm.groupby("seed")] if low < high else []
+            heights = [statistics.mean_height(one["bytes"], one["auc"], low, high) for one in seeds]
+            cells.append([*values, str(arm), spread(heights) if heights else "", covered])
     title = "Mean AUC over the logarithm of bytes, the area under the curve as one number"
     return title, [*keys, "arm", "mean AUC", "bytes"], cells
 

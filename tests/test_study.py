@@ -108,8 +108,9 @@ def ran(small: Study, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(small.folder)
     if not Path("artifacts/data").exists():
         study.data(small, "tiny")
-    study.cell(small, {"dataset": "tiny", "backbone": "fm", "method": "autodim"})
-    found: dict[str, Any] = json.loads(Path("artifacts/cells/quick/tiny-fm-autodim.json").read_text())
+    keys = {key: values[0] for key, values in small.grid.items()}
+    study.cell(small, keys)
+    found: dict[str, Any] = json.loads(Path(f"artifacts/cells/quick/{'-'.join(keys.values())}.json").read_text())
     return found
 
 
