@@ -150,7 +150,8 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
     if only:
         report(study, partial=True)
     else:
-        subprocess.run([_dvc(), "repro", "--quiet", "--single-item", f"report-{study.profile}"], check=True)
+        command = [_dvc(), "repro", "--quiet", "--single-item", f"report-{study.profile}"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)  # which is silent where nothing has changed
         print((Path("results") / study.profile / "table.md").read_text())
 
 
