@@ -150,3 +150,29 @@ def test_a_table_looks_up_rows_and_may_start_at_zero() -> None:
     with torch.no_grad():
         table.weight.copy_(torch.arange(10.0).view(5, 2))
     np.testing.assert_array_equal(table(torch.tensor([1, 4])).detach(), [[2, 3], [8, 9]])
+
+
+def test_packed_by_dimension_is_field_by_field_to_the_bit() -> None:
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    dims = {"user": 4, "item": 16, "age": 4, "city": 2, "hour": 2, "day": 16}
+    schema = Schema(tuple(Field(name, size) for name, size in zip(dims, (70, 50, 8, 30, 24, 7), strict=True)))
+    packed = MixedTables(schema, dims, 16)
+    with torch.no_grad():
+        for parameter in packed.parameters():
+            parameter.normal_()
+    ids = torch.stack([torch.randint(field.cardinality, (200,)) for field in schema.fields], 1).int()
+    together = packed(Lookup(schema)(ids))
+    taken = dict.fromkeys(packed.tables, 0)  # rows and projections of each dimension, in the order of the fields
+    fields = dict.fromkeys(packed.tables, 0)
+    for f, field in enumerate(schema.fields):
+        d = str(dims[field.name])
+        own_schema = Schema((field,))
+        own = MixedTables(own_schema, {field.name: dims[field.name]}, 16)
+        with torch.no_grad():
+            own.tables[d].weight.copy_(packed.tables[d].weight[taken[d] : taken[d] + field.cardinality])
+            if d in own.projections:
+                own.projections[d].copy_(packed.projections[d][fields[d] : fields[d] + 1])
+        taken[d], fields[d] = taken[d] + field.cardinality, fields[d] + 1
+        alone = own(Lookup(own_schema)(ids[:, f : f + 1]))
+        assert torch.equal(together[:, f], alone[:, 0])
