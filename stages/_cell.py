@@ -50,6 +50,8 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
 
 def _searched(cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, tracker: Tracker) -> dict[str, Any]:
     """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any budget."""
+    import pipeline.lit  # noqa: F401 - its own memory is not the search's
+
     done = work / "scores.json"
     if not done.exists():
         params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
