@@ -316,8 +316,8 @@ def _figures(study: Study, rows: pd.DataFrame, searches: pd.DataFrame, folder: P
                 test = statistics.paired(*_by_seed(group, control[0], "auc"))
                 name = ", ".join(str(place[key]) for key in study.grid)
                 differences.append((name, test["mean"], test["interval"]))
-        title = "AUC of the searched dimensions minus that of one dimension of the same size"
-        keep(figures.differences(differences, title), "minus_uniform", title)
+        shown = figures.differences(differences, "Searched minus one dimension of its size")
+        keep(shown, "minus_uniform", "AUC of the searched dimensions minus that of one dimension of the same size")
     return drawn
 
 
