@@ -41,7 +41,7 @@ bench: $(VENV)/.bench ## time everything beside other libraries; the tables go t
 	python -m benchmarks
 
 clean: ## remove results, caches and the virtual environment; data and source stay
-	rm -rf $(VENV) artifacts .pipeline .dvc/cache .dvc/tmp mlflow.db mlartifacts
+	rm -rf $(VENV) artifacts .pipeline .dvc/cache .dvc/tmp mlflow.db mlartifacts studies/*/artifacts studies/*/.dvc studies/report.html
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer; name it: make PYTHON=python3.12 ...")'

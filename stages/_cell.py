@@ -56,12 +56,13 @@ def _searched(cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, 
     if not done.exists():
         params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
         began, before = time.monotonic(), _peak_mib()
+        whole = not (work / "search.ckpt").exists()
         tracked = tracker.run(f"search/seed-{seed}", seed=seed, params=params)
         prepared = search.prepare(params, schema, encoded, cell.share)
         found = prepared.train(work / "search.ckpt", tracked.metrics)
         allocation, spent = derive.decide(found["method"], derive.evidence(found, schema, None))
         found["summary"] = {
-            "seconds": time.monotonic() - began,
+            "seconds": time.monotonic() - began if whole else None,
             "peak_mib": None if before is None else (_peak_mib() or before) - before,
             "dims": allocation.dims,
             "bytes": spent,
@@ -144,7 +145,7 @@ def _trained(
             return {**kept, **place}
     params = {**cell.params, "retrain": {**cell.params["retrain"], "seeds": [seed]}}
     settings = params["retrain"]
-    began = time.monotonic()
+    began, whole = time.monotonic(), not (work / f"{name}.ckpt").exists()
     training, validation = retrain.parts(encoded)
     module, batches = retrain.prepare(params, schema, allocation, seed, training, validation)
     tracked = tracker.run(name.replace("seed-", "retrain/seed-"), seed=seed, params=params, tags={"allocation": arm})
@@ -174,7 +175,7 @@ def _trained(
         "table_params": size.table_params,
         "val_auc": max(entry["auc"] for entry in module.history),
         "epochs": len(module.history),
-        "seconds": seconds,
+        "seconds": seconds if whole else None,  # of one that was interrupted nobody knows
         "run": tracked.name,
     }
     with _stage.whole(done) as file:

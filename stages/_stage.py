@@ -114,6 +114,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
+def parsed(text: str) -> Any:
+    """YAML, read as DVC reads it."""
+    return yaml.load(text, _Loader)
+
+
 def root() -> Path:
     """The repository itself, even where `dvc exp run --temp` works in a copy of it."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
@@ -156,7 +161,7 @@ def configuration() -> dict[str, Any]:
 def all_params() -> dict[str, Any]:
     """The whole of params.yaml; no stage computes with it."""
     try:
-        values: dict[str, Any] = yaml.load(Path("params.yaml").read_text(), _Loader)
+        values: dict[str, Any] = parsed(Path("params.yaml").read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"params.yaml is no YAML: {' '.join(str(error).split())}; correct it") from error
     check_value(values, Mapping[str, Any], "params.yaml")

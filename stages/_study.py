@@ -132,6 +132,8 @@ class Study:
             if name not in KNOWN:
                 raise ValueError(f"{place}: no {name!r}; there are {', '.join(KNOWN)}")
             check_value(entry[name], KNOWN[name], f"{place}: {name}")
+        if "encode" in entry.get("params", {}):
+            raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
         params = merged(base, entry.get("params", {}))
         rest = {name: entry[name] for name in ("share", "field", "seconds") if name in entry}
         return Cell(
@@ -157,8 +159,10 @@ class Study:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested mapping, changed where another one says so."""
+    """A nested mapping, changed where another one says so; options do not outlive the name that they belong to."""
     result = dict(copy.deepcopy(dict(base)))
+    if changes.get("name", result.get("name")) != result.get("name"):
+        result.pop("options", None)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else copy.deepcopy(value)
@@ -167,7 +171,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = yaml.safe_load(path.read_text())
+        found: dict[str, Any] = _stage.parsed(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}; correct it") from error
     return found

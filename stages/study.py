@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -57,7 +56,7 @@ def cell(study: Study, keys: dict[str, str]) -> None:
     """Stage: one cell -> ``artifacts/cells/``."""
     from stages import _cell
 
-    started = time.monotonic()
+    started, commit = time.monotonic(), _commit()
     one = study.cell(keys)
     encoded = _encoded(study, keys["dataset"])
     key = _fingerprint(study, one, encoded)
@@ -68,7 +67,7 @@ def cell(study: Study, keys: dict[str, str]) -> None:
         for name, value in _means(found["rows"]).items():
             tracker.parent(metrics={name: value})
     about = {"study": study.name, "profile": study.profile, "keys": one.keys, "key": key}
-    result = {**about, "commit": _commit(), "seconds": time.monotonic() - started, **found}
+    result = {**about, "commit": commit, "seconds": time.monotonic() - started, **found}
     with _stage.whole(_result(study, one)) as file:
         file.write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(work)
@@ -79,10 +78,15 @@ def report(study: Study, partial: bool = False) -> None:
     """Stage: the cells' results -> ``results/<profile>/``: table.md, table.csv, figures and section.html."""
     from stages import _tables
 
-    results = [json.loads(path.read_text()) for one in study.cells() if (path := _result(study, one)).exists()]
+    results, missing = [], []
+    for one in study.cells():
+        found = json.loads(path.read_text()) if (path := _result(study, one)).exists() else None
+        if found and found["key"] == _fingerprint(study, one, _encoded(study, one.keys["dataset"])):
+            results.append(found)
+        else:  # what other settings, code or data have left does not count
+            missing.append(one.name)
     if not results:
         raise ValueError(f"study {study.name}, profile {study.profile}, has no results yet; run it")
-    missing = [one.name for one in study.cells() if not _result(study, one).exists()]
     if missing and not partial:
         raise ValueError(f"study {study.name}: cells {', '.join(missing)} have no results yet; run them")
     with _stage.whole(Path("results") / study.profile) as folder:
@@ -124,27 +128,37 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
         f"and trainings; about {_duration(left / jobs)} with {jobs} jobs, less for what is done already",
         flush=True,
     )
+    began, done = time.monotonic(), 0
+    failed: list[str] = []
     for dataset in dict.fromkeys(one.keys["dataset"] for one in wanted):
-        _reproduce(study, f"data-{study.profile}@{dataset}", dataset, jobs)
-    began, done, failed = time.monotonic(), 0, []
-    with ThreadPoolExecutor(jobs) as pool:
-        started = {
-            pool.submit(_reproduce, study, f"cell-{study.profile}@{one.name}", one.name, jobs): one for one in wanted
-        }
-        for future in as_completed(started):
-            one = started[future]
+        try:
+            _reproduce(study, f"data-{study.profile}@{dataset}", dataset, jobs)
+        except RuntimeError as error:
+            failed.append(f"{dataset}: {error}")
+            wanted = [one for one in wanted if one.keys["dataset"] != dataset]
+    total = left = sum(one.runs * one.seconds for one in wanted)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        stages = {pool.submit(_reproduce, study, f"cell-{study.profile}@{o.name}", o.name, jobs): o for o in wanted}
+        for future in as_completed(stages):
+            one = stages[future]
             done += 1
             left -= one.runs * one.seconds
             spent = time.monotonic() - began
-            share = 1 - left / sum(each.runs * each.seconds for each in wanted)
-            error = future.exception()
-            if error:
-                failed.append(f"{one.name}: {error}")
+            wrong = future.exception()
+            if wrong:
+                failed.append(f"{one.name}: {wrong}")
             print(
-                f"[{done}/{len(wanted)}] {one.name}{' FAILED' if error else ''}, {_duration(spent)} gone, "
-                f"about {_duration(spent / share - spent)} left",
+                f"[{done}/{len(wanted)}] {one.name}{' FAILED' if wrong else ''}, {_duration(spent)} gone, "
+                f"about {_duration(spent * left / (total - left))} left",
                 flush=True,
             )
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(_running):
+            process.terminate()  # its stage ends with it, and goes on from its checkpoint the next time
+        raise
+    pool.shutdown()
     if failed:
         sys.exit("\n".join(["these cells failed; run the study again to continue with them:", *failed]))
     if only:
@@ -161,16 +175,21 @@ def _reproduce(study: Study, stage: str, name: str, jobs: int) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ}
-    with log.open("w") as file, _children:
-        process = subprocess.Popen(
-            [_dvc(), "--wait-for-lock", "repro", "--single-item", stage], stdout=file, stderr=file, env=environment
-        )
-    if process.wait():
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    command = [_dvc(), "--wait-for-lock", "repro", "--single-item", stage]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        _running.add(process)
+        try:
+            ended = process.wait()
+        finally:
+            _running.discard(process)
+    if ended:
         tail = [line for line in log.read_text().splitlines() if line.strip()][-12:]
         raise RuntimeError("\n  ".join([f"see {study.folder / log}", *tail]))
 
 
-_children = threading.Lock()
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 def _encoded(study: Study, dataset: str) -> Path:
@@ -233,7 +252,10 @@ def _dvc() -> str:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
+        return ""
     return done.stdout.strip()
 
 

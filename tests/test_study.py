@@ -2,18 +2,22 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
 from pipeline.plug import names
 from pipeline.tracking import synchronise
 from stages import _cell, _tables, study
-from stages._study import ROOT, STUDIES, Study
+from stages._study import ROOT, STUDIES, Study, merged
 from tests.closure import closure
 
 NAMES = sorted(path.parent.name for path in STUDIES.glob("*/params.yaml"))
@@ -92,6 +96,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setenv("PIPELINE_TRACKING", "journal")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "STUDIES", tmp_path / "studies")
     return made(tmp_path, SMALL)
 
 
@@ -183,6 +188,49 @@ def test_the_report_says_what_the_rows_say(small: Study, monkeypatch: pytest.Mon
     page = (small.folder / "page.html").read_text()
     outside = re.findall(r"""(?:src|href)=["'](?!data:)[^"']*""", page)
     assert not outside and "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_what_other_settings_have_left_is_no_result(
+    small: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(small, monkeypatch)
+    changed = made(small.folder.parents[1], {**SMALL, "every": {"params": {"retrain": {"lr": 0.02}}}})
+    study.cell(changed, {"dataset": "tiny", "backbone": "fm", "method": "full"})
+    study.report(changed, partial=True)
+    text = (small.folder / "results/quick/table.md").read_text()
+    assert "Not there yet: tiny-fm-autodim." in text
+    assert "| full |" in text and "searched" not in text.split("On the")[1]
+
+
+def test_options_do_not_outlive_the_name_they_belong_to() -> None:
+    base = {"method": {"name": "autodim", "options": {"a": 1, "b": 2}}, "dim": 8}
+    assert merged(base, {"method": {"options": {"a": 3}}})["method"] == {"name": "autodim", "options": {"a": 3, "b": 2}}
+    other = merged(base, {"method": {"name": "full", "options": {"c": 1}}})
+    assert other == {"method": {"name": "full", "options": {"c": 1}}, "dim": 8} and base["method"]["options"]["a"] == 1
+
+
+def test_an_interrupted_study_starts_no_further_cell_and_ends_those_that_run(tmp_path: Path) -> None:
+    """With a program in the place of DVC that only says that it was started, and waits."""
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    fake = tmp_path / "dvc"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *cell*) touch {begun}/$$; exec sleep 60;; esac\n')
+    fake.chmod(0o755)
+    code = (
+        "import os, sys; from pathlib import Path; from stages import study, _stage; from stages._study import Study;"
+        f"study._dvc = lambda: {str(fake)!r}; found = Study('overall', 'quick');"
+        f"found.folder = Path({str(tmp_path)!r});"
+        "_stage.main(lambda: study.run(found, {}, 1))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(begun.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 143
+    time.sleep(0.5)
+    (child,) = begun.iterdir()
+    assert not psutil.pid_exists(int(child.name))
 
 
 def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
