@@ -187,12 +187,15 @@ def _paper(rows: pd.DataFrame) -> list[Table]:
 
 
 def _areas(study: Study, rows: pd.DataFrame) -> Table:
-    """The curves of AUC over bytes as one number each, over the range of bytes that all of them cover."""
+    """The curves of AUC over bytes as one number each, from where all of them have begun up to the full tables.
+
+    A curve goes on level where it ends: more bytes do not change a choice that they do not bind.
+    """
     cells = []
     keys = list(study.grid)
     for values, group in rows.groupby(keys, sort=False):
-        reach = group.groupby(["arm", "seed"])["bytes"].agg(["min", "max"])
-        low, high = float(reach["min"].max()), float(reach["max"].min())
+        low = float(group.groupby(["arm", "seed"])["bytes"].min().max())
+        high = float((group["bytes"] / group["of_full"]).max())
         covered = f"{low:,.0f} to {high:,.0f}" if low < high else "nothing in common"
         for arm, of_arm in group.groupby("arm", sort=False):
             seeds = [one for _, one in of_arm.groupby("seed")] if low < high else []

@@ -21,6 +21,7 @@ from stages._study import ROOT, STUDIES, Study, merged
 from tests.closure import closure
 
 NAMES = sorted(path.parent.name for path in STUDIES.glob("*/params.yaml"))
+ARMS = ("searched", "uniform")
 MODULE = re.compile(r"^\.\./\.\./pipeline/(methods|backbones)/")
 
 
@@ -292,3 +293,10 @@ def test_the_notebook_shows_the_cells_and_the_curves_of_a_study(
     assert any(f"{mean:.4f}" in data.get("text/html", "") and "tiny-autodim" in data["text/html"] for data in shown)
     assert sum("image/png" in data for data in shown) == 1
     assert any("# Study: budget" in data.get("text/markdown", "") for data in shown)
+    table = (budget.folder / "results/quick/table.md").read_text()
+    sizes = {(arm, seed): [] for arm in ARMS for seed in (0, 1)}
+    for row in found["rows"]:
+        sizes[row["arm"], row["seed"]].append(row["bytes"])
+    low = max(min(some) for some in sizes.values())
+    full = round(found["rows"][0]["bytes"] / found["rows"][0]["of_full"])
+    assert f"{low:,} to {full:,}" in table
