@@ -1,32 +1,39 @@
-"""The decision of a search, as a small file: one dimension per field."""
+"""The decision of a method, as a small file: one dimension per field, and what else the method has to know."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.arrays import decoded, encoded
 from pipeline.schema import Schema
 
-KEYS = ("method", "dims", "settings")
+KEYS = ("method", "dims", "settings", "arrays")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
     """Which dimension each field gets, and which method has to build it.
 
     Args:
         method: name of the method that builds the embedding.
         dims: dimension of each field, by name; 0 drops the field. At least one field stays.
-        settings: what the method needs besides ``dims``; JSON values.
+        settings: what the method needs besides ``dims``; JSON values. Without any the method builds its plain form,
+            from which candidates are priced.
+        arrays: what it needs for every row or cell of its tables, e.g. a mask; of the kept fields.
     """
 
     method: str
     dims: dict[str, int]
     settings: dict[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method:
@@ -39,6 +46,16 @@ class Allocation:
             raise ValueError(f"dims must be whole numbers from 0 (0 drops the field), however: {wrong}")
         if not any(self.dims.values()):
             raise ValueError("every field has dim 0 and would be dropped; give at least one field a dim of 1 or more")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Allocation) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def digest(self) -> str:
+        """Names what the allocation builds, whatever file it stands in."""
+        return hashlib.sha256(json.dumps(self.to_dict(), allow_nan=False).encode()).hexdigest()
 
     def check(self, schema: Schema) -> None:
         """Refuse a schema that has not exactly these fields."""
@@ -56,10 +73,15 @@ class Allocation:
         """Names of the fields that are not dropped."""
         return tuple(name for name, d in self.dims.items() if d)
 
+    def of_kept(self) -> Allocation:
+        """The same without the fields that are dropped."""
+        return replace(self, dims={name: self.dims[name] for name in self.kept()})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; equal allocations give the same keys in the same order."""
         settings = json.loads(json.dumps(self.settings, sort_keys=True, allow_nan=False))
-        return {"method": self.method, "dims": dict(sorted(self.dims.items())), "settings": settings}
+        record = {"method": self.method, "dims": dict(sorted(self.dims.items())), "settings": settings}
+        return record | ({"arrays": encoded(self.arrays)} if self.arrays else {})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Allocation:
@@ -67,7 +89,7 @@ class Allocation:
         missing = sorted({"method", "dims"} - set(record))
         if unknown or missing:
             raise ValueError(f"an allocation has the keys {list(KEYS)}, however: {unknown=}, {missing=}")
-        return cls(record["method"], record["dims"], record.get("settings", {}))
+        return cls(record["method"], record["dims"], record.get("settings", {}), decoded(record.get("arrays", {})))
 
     @classmethod
     def load(cls, path: str | Path, schema: Schema | None = None) -> Allocation:

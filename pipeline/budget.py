@@ -116,6 +116,19 @@ def bytes_per_field(build: Build, schema: Schema, dims: Mapping[str, int], dim: 
     return dict(zip(schema.names, column.tolist(), strict=True))
 
 
+def spent(build: Build, schema: Schema, dim: int, allocation: Allocation) -> Cost:
+    """What an allocation costs to serve, measured on what the method builds of the fields that are kept."""
+    with torch.device("meta"):
+        embedding = build(schema.subset(allocation.kept()), dim, allocation.of_kept())
+    return cost(embedding.packed())
+
+
+def training_bytes(embedding: FieldEmbedding) -> int:
+    """Bytes of an embedding in training: its parameters with Adam's two moments of each, and its buffers."""
+    trained = sum(p.numel() * p.element_size() for p in embedding.parameters())
+    return 3 * trained + sum(b.numel() * b.element_size() for b in embedding.buffers())
+
+
 def in_bytes(budget: Any, full_bytes: int) -> int:
     """A budget as written by a person, in bytes.
 
@@ -147,6 +160,30 @@ class Uniform:
     dim: int
     bytes: int
     gap: float
+
+
+def widest_uniform(build: Build, schema: Schema, dim: int, limit: int, method: str = "uniform") -> Uniform:
+    """Of one dimension for all fields, 1 to ``dim``, the one that fills ``limit`` bytes best.
+
+    Args:
+        build: of what is built with that dimension; it may store numbers in fewer bits.
+        method: name in the allocation that ``build`` is given.
+
+    Raises:
+        ValueError: if even dimension 1 needs more; says how much.
+    """
+    sizes = {
+        d: spent(build, schema, dim, Allocation(method, dict.fromkeys(schema.names, d))).bytes
+        for d in range(1, dim + 1)
+    }
+    fitting = [d for d, size in sizes.items() if size <= limit]
+    if not fitting:
+        least = min(sizes.values())
+        raise ValueError(
+            f"{method}: no dimension makes {limit:,} bytes or less, the least is {least:,}; raise the budget"
+        )
+    best = max(fitting, key=lambda d: (sizes[d], -d))
+    return Uniform(best, sizes[best], sizes[best] / limit - 1)
 
 
 def nearest_uniform(schema: Schema, dim: int, target: int) -> Uniform:

@@ -105,8 +105,8 @@ def _check_least(prices: np.ndarray, budget: int) -> None:
         raise ValueError(f"field {int(np.argmax(least))} has no candidate")
     if int(least.sum()) > budget:
         raise ValueError(
-            f"no choice costs {budget} bytes or less: the cheapest candidate of every field makes "
-            f"{int(least.sum())} bytes together; raise the budget or offer smaller dims"
+            f"no choice costs {budget} bytes or less: the least is {int(least.sum())} bytes, for the cheapest "
+            "candidate of every field; raise the budget or offer smaller dims"
         )
 
 
@@ -199,7 +199,10 @@ def sample(prices: np.ndarray, low: int, high: int, rng: np.random.Generator) ->
         raise ValueError(f"field {int(np.argmin(offered.any(1)))} has no candidate")
     most = int(np.where(offered, prices, 0).max(1).sum())
     if least > high or most < low:
-        raise ValueError(f"no choice costs {low} to {high} bytes; possible are {least} to {most}")
+        raise ValueError(
+            f"no choice costs {low} to {high} bytes: the least is {least} and the most {most}; change the budget "
+            "or the candidates"
+        )
     high = min(high, most)
     low = max(low, least)
     finest = max(1, -(-high * len(prices) // MAX_CELLS))

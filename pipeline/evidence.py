@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.allocation import Allocation
 from pipeline.schema import Schema
+
+DEFAULT_SHARE = 0.25  # of the full tables' bytes: for a method that needs a limit, where none is given
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An allocation that a method proposed, and that was trained.
+
+    Args:
+        auc: on ``val``, of its best epoch.
+        bytes: of its embedding.
+    """
+
+    allocation: Allocation
+    auc: float
+    bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +40,8 @@ class Evidence:
         seed: for derivations that draw.
         scores: (F, N) log-probabilities of the candidates, larger is better, -inf where a field has fewer
             than N; None if nothing was searched.
+        found: arrays that the search left for its own method's ``derive``, see `FieldEmbedding.found`.
+        trials: of a method that proposes allocations.
         budget: bytes that the allocation may cost at most, or None.
         match: bytes that a control's allocation has to come near, or None.
     """
@@ -33,6 +53,8 @@ class Evidence:
     full_bytes: int
     seed: int = 0
     scores: np.ndarray | None = None
+    found: Mapping[str, np.ndarray] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
     budget: int | None = None
     match: int | None = None
 
@@ -43,3 +65,9 @@ class Evidence:
         for name, array in (("prices", self.prices), ("scores", self.scores)):
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} must have the shape {shape} (fields, candidates), however: {array.shape}")
+
+    @property
+    def limit(self) -> int:
+        """Bytes for a method that cannot do without a limit: those to match, the budget, or `DEFAULT_SHARE`."""
+        given = [size for size in (self.budget, self.match) if size is not None]
+        return min(given, default=int(self.full_bytes * DEFAULT_SHARE))

@@ -82,10 +82,8 @@ class LitCTR(pl.LightningModule):
         tables = [m.weight for m in self.model.modules() if isinstance(m, Table)]
         ids = {id(p) for p in tables}
         dense = [p for p in self.weights() if id(p) not in ids]
-        return [
-            RowAdam(tables, lr=self.lr, weight_decay=self.weight_decay),
-            torch.optim.Adam(dense, lr=self.lr, fused=True),
-        ]
+        adam: torch.optim.Optimizer = torch.optim.Adam(dense, lr=self.lr, fused=True)
+        return [RowAdam(tables, lr=self.lr, weight_decay=self.weight_decay), adam] if tables else [adam]
 
     def loss(self, batch: tuple[Tensor, Tensor], part: str) -> Tensor:
         """Mean log-loss of a batch, with what the embedding adds to it."""
@@ -218,10 +216,13 @@ class LitSearch(LitCTR):
         self._names = (
             *(f"p/{name}/{d}" for name, row in zip(names, candidates, strict=True) for d in row),
             *(f"expected_dim/{name}" for name in names),
-            *("tau", "entropy", "expected_bytes"),
+            *("entropy", "expected_bytes"),
         )
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self._arch_optimizer = None
+        if not self.model.embedding.arch_parameters():
+            return super().configure_optimizers()
         arch = torch.optim.Adam(self.model.embedding.arch_parameters(), lr=self.architecture.lr)
         if self.architecture.level == "single":
             return [*super().configure_optimizers(), arch]
@@ -230,9 +231,9 @@ class LitSearch(LitCTR):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         super().training_step(batch, batch_idx)
-        if self.model.embedding.selection.warming:  # type: ignore[union-attr]
+        if self.model.embedding.warming():
             return
-        if self.architecture.level == "single":
+        if self._arch_optimizer is None:
             self._observe()
         elif self.steps % self.architecture.every == 0:
             self.arch_step(batch)
@@ -240,6 +241,7 @@ class LitSearch(LitCTR):
 
     def arch_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """One step of the architecture on the next batch of ``arch``; ``batch`` serves the second order."""
+        assert self._arch_optimizer is not None
         arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
         with frozen_statistics(self.model):
             architecture_gradient(
@@ -251,27 +253,39 @@ class LitSearch(LitCTR):
             )
         self._arch_optimizer.step()
 
+    def passes(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(logits, labels) of every batch of ``arch`` once, in order, as the supernet then is."""
+        batches = Batches(self.arch.split, -(-len(self.arch.split) // len(self.arch)))
+        self.model.eval()
+        for batch in batches:
+            ids, labels = self.transfer_batch_to_device(batch, self.device, 0)
+            yield self.model(ids), labels
+
     @torch.no_grad()
     def _observe(self) -> None:
         """Record the trajectory, and end the search once all choices have stood long enough."""
         self.arch_steps += 1
+        due = (self.arch_steps - 1) % self.architecture.trajectory_every == 0
+        watched = self.model.embedding.watched() if due else {}
         scores = self.model.embedding.scores()
-        assert scores is not None
+        if watched:
+            self.record(self.steps, tuple(watched), list(watched.values()))
+        if scores is None:
+            return
         p = scores.exp().cpu()
-        tau = float(self.model.embedding.selection.tau)  # type: ignore[union-attr, arg-type]
         expected = (p.numpy() * self.dims).sum(1)
         self.expected_bytes = float((p.numpy() * self.prices).sum())
-        if (self.arch_steps - 1) % self.architecture.trajectory_every == 0:
-            self.trajectory.append((self.steps, tau, p))
+        if due:
+            self.trajectory.append((self.steps, watched.get("tau", math.nan), p))
             entropy = float(torch.special.entr(p).sum(1).mean())
-            values = [*p.numpy()[self.there].tolist(), *expected.tolist(), tau, entropy, self.expected_bytes]
+            values = [*p.numpy()[self.there].tolist(), *expected.tolist(), entropy, self.expected_bytes]
             self.record(self.steps, self._names, values)
         choice = p.argmax(1).tolist()
         decided = bool((margins(p) >= self.architecture.margin).all())
         self.stable = self.stable + 1 if decided and choice == self.choice else 0
         self.choice = choice
         if self.architecture.stable_steps is not None:
-            per_step = 1 if self.architecture.level == "single" else self.architecture.every
+            per_step = 1 if self._arch_optimizer is None else self.architecture.every
             if self.stable * per_step >= self.architecture.stable_steps * self.planned:
                 self.trainer.should_stop = True
 
@@ -279,7 +293,7 @@ class LitSearch(LitCTR):
         super().on_save_checkpoint(checkpoint)
         checkpoint["search"] = {
             "arch": self.arch.state_dict(),
-            "optimizer": self._arch_optimizer.state_dict() if self.architecture.level == "bilevel" else None,
+            "optimizer": self._arch_optimizer.state_dict() if self._arch_optimizer else None,
             "trajectory": self.trajectory,
             "counts": (self.arch_steps, self.stable, self.choice),
         }
@@ -294,7 +308,7 @@ class LitSearch(LitCTR):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if getattr(self, "_arch_state", None) is not None:
+        if self._arch_optimizer is not None and getattr(self, "_arch_state", None) is not None:
             self._arch_optimizer.load_state_dict(self._arch_state)
             self._arch_state = None
 

@@ -65,11 +65,8 @@ def assemble(
 ) -> CTRModel:
     """The model that an allocation describes; a field of dimension 0 is no part of it, nor of its backbone."""
     allocation.check(schema)
-    kept = schema.subset([name for name, d in allocation.dims.items() if d])
-    remaining = Allocation(
-        allocation.method, {name: allocation.dims[name] for name in kept.names}, allocation.settings
-    )
-    return CTRModel(schema, build(kept, dim, remaining), backbone, options, kept)
+    kept = schema.subset(allocation.kept())
+    return CTRModel(schema, build(kept, dim, allocation.of_kept()), backbone, options, kept)
 
 
 @torch.no_grad()

@@ -29,11 +29,20 @@ def plug(folder: str, name: str) -> ModuleType:
     return importlib.import_module(f"pipeline.{folder}.{stem}")
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], place: str) -> None:
+def keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters that a function takes by keyword alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def check_options(
+    function: Callable[..., Any] | Sequence[Callable[..., Any]], options: Mapping[str, Any], place: str
+) -> None:
     """Refuse options that ``function`` does not take by keyword, and demand those that have no default.
 
     Args:
-        function: its keyword-only parameters are the valid options, their annotations the valid values.
+        function: its keyword-only parameters are the valid options, their annotations the valid values; or several
+            functions that share them.
         options: as given by the user.
         place: where the user gave them, e.g. ``"dataset.options of params.yaml"``.
 
@@ -42,8 +51,12 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], plac
     """
     if not isinstance(options, Mapping):
         raise ValueError(f"{place} must be a mapping of names to values, however {options!r}")
-    parameters = inspect.signature(function).parameters.values()
-    taken = {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    taken: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for taker in function if isinstance(function, Sequence) else [function]:
+        taken |= keywords(taker)
+        hinted = taker.__init__ if isinstance(taker, type) and not is_dataclass(taker) else taker  # type: ignore[misc]
+        hints |= get_type_hints(hinted, include_extras=True)
     valid = f"valid are {', '.join(taken)}" if taken else "there are none to give"
     foreign = [name for name in options if name not in taken]
     if foreign:
@@ -52,10 +65,6 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], plac
     missing = [name for name in needed if name not in options]
     if missing:
         raise ValueError(f"{place}: option {', '.join(map(repr, missing))} must be given; {valid}")
-    if isinstance(function, type) and not is_dataclass(function):
-        hints = get_type_hints(function.__init__, include_extras=True)  # type: ignore[misc]
-    else:
-        hints = get_type_hints(function, include_extras=True)
     for name, value in options.items():
         check_value(value, hints.get(name, Any), f"{place}: option {name!r}")
 

@@ -7,16 +7,16 @@ until the cell is complete, so that a cell which was interrupted goes on where i
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
 from stages import _stage, derive, retrain, search
-from stages._study import Cell
+from stages._study import Cell, merged
 
 if TYPE_CHECKING:
     from pipeline.allocation import Allocation
@@ -38,41 +38,52 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
     searches, rows = [], []
     for seed in cell.seeds:
         found = None
-        if cell.searches:
-            found = _searched(cell, schema, encoded, seed, work / f"seed-{seed}", tracker)
-            searches.append({"seed": seed} | found["summary"])
         for budget in cell.budgets:
+            if cell.searches and (found is None or cell.targets):
+                found = _searched(cell, schema, encoded, seed, budget, work / f"seed-{seed}", tracker)
+                searches.append({"seed": seed} | ({"budget": budget} if cell.targets else {}) | found["summary"])
             for arm, allocation in _allocations(cell, schema, seed, budget, found).items():
                 name = f"seed-{seed}/{arm}" + ("" if budget is None else f"-{budget}")
                 rows.append(_trained(cell, schema, encoded, seed, arm, budget, allocation, work, name, tracker))
     return {"fields": list(schema.names), "searches": searches, "rows": rows}
 
 
-def _searched(cell: Cell, schema: Schema, encoded: Path, seed: int, work: Path, tracker: Tracker) -> dict[str, Any]:
-    """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any budget."""
+def _searched(
+    cell: Cell, schema: Schema, encoded: Path, seed: int, budget: Any, work: Path, tracker: Tracker
+) -> dict[str, Any]:
+    """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any other budget.
+
+    Args:
+        budget: for a method whose search depends on the bytes that it is for.
+    """
     import pipeline.lit  # noqa: F401 - its own memory is not the search's
 
-    done = work / "scores.json"
+    name = f"search-{budget}" if cell.targets else "search"
+    done = work / f"{name}.scores"
     if not done.exists():
         params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
+        if cell.targets and budget is not None:
+            params["method"] = merged(params["method"], {"options": {"target": budget}})
         began, before = time.monotonic(), _peak_mib()
-        whole = not (work / "search.ckpt").exists()
-        tracked = tracker.run(f"search/seed-{seed}", seed=seed, params=params)
-        prepared = search.prepare(params, schema, encoded, cell.share)
-        found = prepared.train(work / "search.ckpt", tracked.metrics)
-        allocation, spent = derive.decide(found["method"], derive.evidence(found, schema, None))
+        whole = not (work / name).exists()
+        tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params)
+        found = search.find(params, schema, work / name, tracked.metrics, encoded, cell.share).record
+        wanted = budget if cell.targets else None
+        allocation, spent = derive.decide(params, derive.evidence(found, schema, wanted))
         found["summary"] = {
             "seconds": time.monotonic() - began if whole else None,
             "peak_mib": None if before is None else (_peak_mib() or before) - before,
             "dims": allocation.dims,
             "bytes": spent,
             "undecided": found["undecided"],
+            "training_bytes": found.get("training_bytes"),
             "run": tracked.name,
         }
         tracked.metrics(0, {f"dim/{name}": d for name, d in allocation.dims.items()})
         tracked.end()
         with _stage.whole(done) as file:
             file.write_text(json.dumps(found))
+        shutil.rmtree(work / name, ignore_errors=True)
     result: dict[str, Any] = _stage.read(done)
     return result
 
@@ -87,13 +98,14 @@ def _allocations(
     match: int | None = None
     given = _evidence(cell, schema, seed, budget) if found is None else derive.evidence(found, schema, budget)
     if {"searched", "uniform", "random"} & set(cell.arms):
-        searched, match = derive.decide(cell.params["method"]["name"], given)
+        searched, match = derive.decide(cell.params, given)
         if "searched" in cell.arms:
             chosen["searched"] = searched
     first = budget == cell.budgets[0]
     for arm in cell.arms:
         if arm in ("uniform", "random"):
-            chosen[arm] = plug("methods", arm).derive(replace(given, scores=None, seed=seed, budget=None, match=match))
+            assert match is not None
+            chosen[arm] = derive.control(arm, given, seed, match)
         elif arm == "full" and first:
             chosen[arm] = plug("methods", arm).derive(given)
         elif arm == "alone" and first:
@@ -105,16 +117,10 @@ def _allocations(
 
 def _evidence(cell: Cell, schema: Schema, seed: int, budget: Any) -> Evidence:
     """What arms are derived from where nothing was searched."""
-    from pipeline.budget import full_tables, in_bytes, prices
-    from pipeline.evidence import Evidence
-    from stages import _model
-
-    params, dim = cell.params, cell.params["dim"]
-    rows = _model.candidates(params["search"]["candidates"], params["candidates"], schema, dim)
-    full = full_tables(schema, dim).bytes
-    priced = prices(plug("methods", "autodim").build, schema, rows, dim)
-    limit = None if budget is None else in_bytes(budget, full)
-    return Evidence(schema, dim, tuple(map(tuple, rows)), priced, full, seed, budget=limit)
+    rows = search.candidates(cell.params, schema)
+    features = {name: {"candidates": row} for name, row in zip(schema.names, rows, strict=True)}
+    record = {"method": cell.params["method"]["name"], "seed": seed, "dim": cell.params["dim"], "features": features}
+    return derive.evidence(record, schema, budget)
 
 
 def _trained(
@@ -130,7 +136,7 @@ def _trained(
     tracker: Tracker,
 ) -> dict[str, Any]:
     """One arm, trained and tested. One that was trained before under another name is not trained again."""
-    from pipeline.budget import cost, full_tables
+    from pipeline.budget import cost, full_tables, training_bytes
     from pipeline.data import Split
     from pipeline.lit import fit
     from pipeline.metrics import auc, logloss
@@ -138,10 +144,10 @@ def _trained(
 
     place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
     done = work / f"{name}.json"
-    built = plug("methods", allocation.method).__name__
+    built = allocation.digest()
     for other in sorted((work / f"seed-{seed}").glob("*.json")):
         kept = _stage.read(other)
-        if "arm" in kept and kept["built"] == built and kept["dims"] == allocation.dims:
+        if kept["built"] == built:
             return {**kept, **place}
     params = {**cell.params, "retrain": {**cell.params["retrain"], "seeds": [seed]}}
     settings = params["retrain"]
@@ -160,6 +166,7 @@ def _trained(
     )
     seconds = time.monotonic() - began
     module.model.load_state_dict(module.best)
+    module.model.embedding.finish()
     test = Split.load(encoded, "test")
     labels, logits = test.all_labels(), predict(module.model, test)
     size = cost(module.model.embedding.packed())
@@ -173,6 +180,7 @@ def _trained(
         "built": built,
         "of_full": size.bytes / full_tables(schema, params["dim"]).bytes,
         "table_params": size.table_params,
+        "training_bytes": training_bytes(module.model.embedding),
         "val_auc": max(entry["auc"] for entry in module.history),
         "epochs": len(module.history),
         "seconds": seconds if whole else None,  # of one that was interrupted nobody knows

@@ -1,21 +1,26 @@
-"""What the stages that train or serve a model share: threads, candidates, prices, and the parts by name."""
+"""What the stages that train or serve a model share: threads, candidates, and the parts by name."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import check_options, plug
+from pipeline.plug import check_options, keywords, plug
 from pipeline.schema import Schema
 from stages import _stage
 
 if TYPE_CHECKING:
     from pipeline.allocation import Allocation
     from pipeline.model import CTRModel, MakeBackbone
+
+
+FINDS = ("search", "propose", "observe")  # what a method may offer, at most one of them
 
 
 def tune(workers: int = 1) -> None:
@@ -54,6 +59,42 @@ def candidates(
             )
         chosen.append(sorted(sets[key]))
     return chosen
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by its name in params.yaml, its options sorted by who takes them.
+
+    Args:
+        module: of `pipeline.methods`.
+        finds: its ``search``, ``propose`` or ``observe``, or None if it derives from the schema alone.
+        find_options: for ``finds``, and
+        derive_options: for ``derive``.
+    """
+
+    module: ModuleType
+    finds: Callable[..., Any] | None
+    find_options: Mapping[str, Any]
+    derive_options: Mapping[str, Any]
+
+    @property
+    def targets(self) -> bool:
+        """Whether what it finds depends on the bytes that it is to find it for, which then are its option."""
+        return self.finds is not None and "target" in keywords(self.finds)
+
+
+def method(params: Mapping[str, Any]) -> Method:
+    """The method that ``method`` in params.yaml names; its options are checked."""
+    module = plug("methods", params["method"]["name"])
+    given: Mapping[str, Any] = params["method"].get("options") or {}
+    finds = next((found for name in FINDS if (found := getattr(module, name, None)) is not None), None)
+    takers = [module.derive] if finds is None else [finds, module.derive]
+    check_options(takers, given, f"method.options.{params['method']['name']} in params.yaml")
+    of_find, of_derive = (
+        {name: value for name, value in given.items() if taker and name in keywords(taker)}
+        for taker in (finds, module.derive)
+    )
+    return Method(module, finds, of_find, of_derive)
 
 
 def backbone(params: Mapping[str, Any]) -> MakeBackbone:

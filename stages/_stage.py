@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_h
 
 import yaml
 
-from pipeline.plug import Least, check_value
+from pipeline.plug import Least, check_value, names
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -43,6 +44,10 @@ class Named(TypedDict):
 
 class Plug(Named, total=False):
     options: Mapping[str, Any] | None
+
+
+class Method(Named, total=False):
+    options: Mapping[str, Mapping[str, Any] | None] | None  # by name of the method
 
 
 class Dataset(Plug):
@@ -98,7 +103,7 @@ class Params(TypedDict):
     encode: Mapping[str, Any]
     dim: Count
     candidates: Mapping[str, Sequence[Whole]]
-    method: Plug
+    method: Method
     backbone: Plug
     search: Search
     derive: Derive
@@ -155,7 +160,7 @@ def in_dvc(stage: str) -> dict[str, Any]:
 
 def configuration() -> dict[str, Any]:
     """The parameters by which MLflow tells runs of the pipeline apart: all that some stage of it reads."""
-    return {section: value for section, value in all_params().items() if section != "sweep"}
+    return {section: value for section, value in checked(all_params()).items() if section != "sweep"}
 
 
 def all_params() -> dict[str, Any]:
@@ -171,14 +176,24 @@ def all_params() -> dict[str, Any]:
 def checked(values: dict[str, Any]) -> dict[str, Any]:
     """All of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it.
 
+    Options of methods stand under the methods' names, so that another name alone is another method; of the result,
+    ``method.options`` are those of the method that is named.
+
     Raises:
         ValueError: if anything is not as `Params` says.
     """
+    values = copy.deepcopy(values)
     for section, hint in get_type_hints(Params, include_extras=True).items():
         if section in values:
             check_value(values[section], hint, f"params.yaml: {section}")
     for section in {"dataset", "method", "backbone"} & set(values):
         values[section]["options"] = values[section].get("options") or {}
+    if "method" in values:
+        for name in values["method"]["options"]:
+            if name.replace("-", "_") not in names("methods"):
+                there = ", ".join(names("methods"))
+                raise ValueError(f"params.yaml: method.options: no method {name!r}; options stand under {there}")
+        values["method"]["options"] = values["method"]["options"].get(values["method"]["name"]) or {}
     seeds = values.get("retrain", {}).get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"params.yaml: retrain: seeds must be distinct, and at least one, however {seeds}")

@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.plug import check_value, plug
-from stages import _stage
+from pipeline.plug import check_value
+from stages import _model, _stage
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "studies"
@@ -73,15 +73,21 @@ class Cell:
     @property
     def searches(self) -> bool:
         """Whether there is anything to search: the arms ask for it, or it is all that the cell does."""
-        if plug("methods", self.params["method"]["name"]).search is None:
+        if _model.method(self.params).finds is None:
             return False
         return not self.arms or bool({"searched", "uniform", "random"} & set(self.arms))
+
+    @property
+    def targets(self) -> bool:
+        """Whether there is a search for every budget."""
+        return _model.method(self.params).targets
 
     @property
     def runs(self) -> int:
         """Searches and trainings, of all seeds."""
         sized = len([arm for arm in self.arms if arm in ("searched", "uniform", "random")])
-        return len(self.seeds) * (self.searches + sized * len(self.budgets) + len(self.arms) - sized)
+        searches = self.searches * (len(self.budgets) if self.targets else 1)
+        return len(self.seeds) * (searches + sized * len(self.budgets) + len(self.arms) - sized)
 
 
 class Study:
@@ -161,7 +167,7 @@ class Study:
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A nested mapping, changed where another one says so; options do not outlive the name that they belong to."""
     result = dict(copy.deepcopy(dict(base)))
-    if changes.get("name", result.get("name")) != result.get("name"):
+    if "name" in result and changes.get("name", result["name"]) != result["name"]:
         result.pop("options", None)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

@@ -56,11 +56,11 @@ def run(
 
     scores = folder / "scores.json"
     if not scores.exists():
-        found = search.prepare(params, schema).train(folder / "search.ckpt", _under("search/", record))
+        done = search.find(params, schema, folder, _under("search/", record)).record
         with _stage.whole(scores) as file:
-            file.write_text(json.dumps(found))
+            file.write_text(json.dumps(done))
     found = _stage.read(scores)
-    allocation, spent = derive.decide(found["method"], derive.evidence(found, schema, params["derive"]["budget"]))
+    allocation, spent = derive.decide(params, derive.evidence(found, schema, params["derive"]["budget"]))
     if not worth(spent):
         return Outcome(allocation.dims, spent)
 

@@ -6,6 +6,7 @@ Writes ``artifacts/allocation.json`` and ``artifacts/controls.json``.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.plug import plug
 from pipeline.schema import Schema
-from stages import _stage
+from stages import _model, _stage
 from stages._stage import ENCODED, SCORES
 
 if TYPE_CHECKING:
@@ -30,34 +31,59 @@ def evidence(record: Mapping[str, Any], schema: Schema, budget: Any) -> Evidence
     """
     import numpy as np
 
+    from pipeline.allocation import Allocation
+    from pipeline.arrays import decoded
     from pipeline.budget import full_tables, in_bytes, prices
-    from pipeline.evidence import Evidence
+    from pipeline.evidence import Evidence, Trial
 
     if list(record["features"]) != list(schema.names):
         raise _stage.broken(SCORES, f"is of other fields than {ENCODED / 'schema.json'}")
     dim = record["dim"]
     chosen = tuple(tuple(record["features"][name]["candidates"]) for name in schema.names)
     priced = prices(plug("methods", record["method"]).build, schema, chosen, dim)
-    scores = np.full(priced.shape, -np.inf)
-    for f, name in enumerate(schema.names):
-        values = record["features"][name]["log_probability"]
-        scores[f, : len(values)] = values
+    scores = None
+    if all("log_probability" in feature for feature in record["features"].values()):
+        scores = np.full(priced.shape, -np.inf)
+        for f, feature in enumerate(record["features"].values()):
+            scores[f, : len(feature["log_probability"])] = feature["log_probability"]
     full = full_tables(schema, dim).bytes
     limit = None if budget is None else in_bytes(budget, full)
-    return Evidence(schema, dim, chosen, priced, full, record["seed"], scores, limit)
+    trials = tuple(
+        Trial(Allocation.from_dict(trial["allocation"]), trial["auc"], trial["bytes"])
+        for trial in record.get("trials", [])
+    )
+    return Evidence(
+        schema, dim, chosen, priced, full, record["seed"], scores, decoded(record.get("found", {})), trials, limit
+    )
 
 
-def decide(method: str, given: Evidence) -> tuple[Allocation, int]:
-    """The method's allocation, checked, and the bytes that it costs."""
-    from pipeline.budget import bytes_per_field
+def decide(params: Mapping[str, Any], given: Evidence) -> tuple[Allocation, int]:
+    """The allocation of ``method`` in the parameters, checked, and the bytes that it costs."""
+    from pipeline.budget import spent
 
-    plugged = plug("methods", method)
-    searched: Allocation = plugged.derive(given)
+    method = _model.method(params)
+    name = params["method"]["name"]
+    searched: Allocation = method.module.derive(given, **method.derive_options)
     searched.check(given.schema)
-    spent = sum(bytes_per_field(plugged.build, given.schema, searched.dims, given.dim).values())
-    if given.budget is not None and spent > given.budget:
-        raise ValueError(f"{method} derived {spent:,} bytes, which is over the budget of {given.budget:,}")
-    return searched, spent
+    size = spent(plug("methods", searched.method).build, given.schema, given.dim, searched).bytes
+    if given.budget is not None and size > given.budget:
+        raise ValueError(f"{name} derived {size:,} bytes, which is over the budget of {given.budget:,}")
+    return searched, size
+
+
+def control(name: str, given: Evidence, seed: int, match: int) -> Allocation:
+    """What an allocation of ``match`` bytes is to be compared with.
+
+    Raises:
+        ValueError: if there is no control of that size.
+    """
+    from pipeline.budget import prices
+
+    chosen = plug("methods", name)
+    priced = prices(chosen.build, given.schema, given.candidates, given.dim)
+    alone = replace(given, prices=priced, scores=None, found={}, trials=(), seed=seed, budget=None, match=match)
+    derived: Allocation = chosen.derive(alone)
+    return derived
 
 
 def run() -> None:
@@ -66,12 +92,14 @@ def run() -> None:
     schema = Schema.load(ENCODED / "schema.json")
     record = _stage.read(SCORES)
     given = evidence(record, schema, params["derive"]["budget"])
-    searched, spent = decide(record["method"], given)
+    searched, spent = decide(params, given)
     controls: dict[str, dict[str, object]] = {}
-    for seed in params["retrain"]["seeds"]:
-        match = replace(given, scores=None, seed=seed, match=spent)
-        for name in ("full", "uniform", "random"):
-            controls.setdefault(name, {})[str(seed)] = plug("methods", name).derive(match).to_dict()
+    for name in ("full", "uniform", "random"):
+        try:
+            drawn = {str(seed): control(name, given, seed, spent) for seed in params["retrain"]["seeds"]}
+            controls[name] = {seed: allocation.to_dict() for seed, allocation in drawn.items()}
+        except ValueError as error:
+            print(f"derive: warning: no {name} control of {spent:,} bytes: {error}", file=sys.stderr)
     with _stage.whole("artifacts/allocation.json") as file:
         searched.save(file)
     with _stage.whole("artifacts/controls.json") as file:

@@ -21,6 +21,8 @@ from stages._stage import ENCODED, MODELS, SCORES
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.allocation import Allocation
+    from pipeline.budget import Build
     from pipeline.data import Split
 
 
@@ -31,6 +33,7 @@ def run() -> None:
     import pandas as pd
 
     from pipeline import figures
+    from pipeline.budget import full_tables
     from pipeline.data import Split
     from pipeline.metrics import paired_bootstrap
 
@@ -38,15 +41,16 @@ def run() -> None:
     encoded = _stage.read(ENCODED / "schema.json")
     schema = Schema.load(ENCODED / "schema.json")
     facts = encoded.get("facts", {})
+    controls = [name for name in ("full", "uniform", "random") if (MODELS / name).is_dir()]
     test = Split.load(ENCODED, "test")
     labels = test.all_labels()
     allocations: dict[str, dict[str, Any]] = {}
     logits: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("searched", "full", "uniform", "random"):
+        for name in ("searched", *controls):
             allocations[name], logits[name] = _evaluated(name, params, schema, test, Path(folder))
         speeds = _serving.measured({path.name: path for path in sorted(Path(folder).iterdir())})
-    full = allocations["full"]["bytes"]
+    full = full_tables(schema, params["dim"]).bytes
     for name, entry in allocations.items():
         entry["ratio"] = entry["bytes"] / full
         for form, served in (entry["served"] or {}).items():
@@ -54,7 +58,7 @@ def run() -> None:
 
     settings = params["evaluate"]
     comparisons = []
-    for name in ("full", "uniform", "random"):
+    for name in controls:
         rng = np.random.default_rng(settings["seed"])
         compared = paired_bootstrap(labels, logits["searched"], logits[name], rng, settings["resamples"])
         ratio = allocations["searched"]["bytes"] / allocations[name]["bytes"]
@@ -93,7 +97,8 @@ def run() -> None:
     with _stage.whole("artifacts/figures") as folder:
         folder.mkdir()
         trajectory = pd.read_parquet("artifacts/trajectory.parquet")
-        figures.save(figures.trajectories(trajectory), folder / "trajectories.png")
+        if len(trajectory):
+            figures.save(figures.trajectories(trajectory), folder / "trajectories.png")
         figures.save(figures.auc_against_bytes(report), folder / "auc_against_bytes.png")
         ranks = {row["feature"]: row["rank"] for row in report.get("planted", [])} or None
         drawn = figures.dim_against_cardinality(schema, allocations["searched"]["dims"], ranks)
@@ -128,7 +133,7 @@ def _evaluated(
     """
     import numpy as np
 
-    from pipeline.budget import bytes_per_field, cost
+    from pipeline.budget import cost, training_bytes
     from pipeline.metrics import auc, calibration_error, logloss
     from pipeline.model import predict
 
@@ -149,7 +154,8 @@ def _evaluated(
                 "table_params": measured.table_params,
                 "params": sum(p.numel() for p in model.parameters()),
                 "bytes": measured.bytes,
-                "bytes_per_field": bytes_per_field(build, schema, allocation.dims, model.embedding.dim),
+                "training_bytes": training_bytes(model.embedding),
+                "bytes_per_field": _of_fields(build, schema, model.embedding.dim, allocation),
                 "dims": allocation.dims,
             }
         )
@@ -167,7 +173,8 @@ def _evaluated(
             )
             if len(cells) == 1:
                 served.save(folder / f"{name}.{form}")
-    entry = _over_seeds(cells, ("auc", "logloss", "calibration_error"), ("table_params", "params", "bytes"))
+    sizes = ("table_params", "params", "bytes", "training_bytes")
+    entry = _over_seeds(cells, ("auc", "logloss", "calibration_error"), sizes)
     one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
     for key in ("dims", "bytes_per_field"):
         entry[key] = cells[0][key] if one else [cell[key] for cell in cells]
@@ -182,6 +189,14 @@ def _evaluated(
             for form, of_form in served_cells.items()
         }
     return entry, np.stack(logits)
+
+
+def _of_fields(build: Build, schema: Schema, dim: int, allocation: Allocation) -> dict[str, int] | None:
+    """Bytes of each field; None where fields share what is stored."""
+    from pipeline.budget import bytes_per_field
+
+    plain = not allocation.settings and not allocation.arrays
+    return bytes_per_field(build, schema, allocation.dims, dim) if plain else None
 
 
 def _over_seeds(cells: list[dict[str, Any]], figures: Sequence[str], sizes: Sequence[str]) -> dict[str, Any]:

@@ -95,9 +95,12 @@ def run() -> None:
             module.record = tracked.metrics
             checkpoint = work / name / f"seed-{seed}.ckpt"
             fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
+            module.model.load_state_dict(module.best)
+            module.model.embedding.finish()
+            state = module.model.state_dict()
             with _stage.whole(done) as folder:
                 folder.mkdir()
-                save_file({key: value.contiguous() for key, value in module.best.items()}, folder / "model.safetensors")
+                save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors")
                 allocation.save(folder / "allocation.json")
                 (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
             checkpoint.unlink(missing_ok=True)

@@ -91,7 +91,7 @@ class Sweep:
 
         Those of one section together, for they may exclude each other, as a floor above the start does.
         """
-        from stages.search import supernet
+        from stages.search import check
 
         small = Schema(tuple(type(field)(field.name, 1, field.width) for field in self.schema.fields))
         tried = [(path, value) for path, found in self.space.items() for value in found.ends()]
@@ -101,7 +101,7 @@ class Sweep:
                     continue
                 values = dict([one, other])
                 try:
-                    supernet(_stage.checked(_space.apply(self.params, values)), small)
+                    check(_stage.checked(_space.apply(self.params, values)), small)
                 except ValueError as error:
                     given = " and ".join(f"{'.'.join(path)}={value}" for path, value in values.items())
                     raise ValueError(f"params.yaml: sweep: space allows {given}, however: {error}") from error

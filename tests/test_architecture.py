@@ -15,7 +15,7 @@ STAGES = {
     for stage, record in yaml.safe_load((ROOT / place).read_text())["stages"].items()
 }
 FLOORS = [
-    {"schema", "metrics", "plug", "tracking", "files", "source", "factored"},
+    {"schema", "metrics", "plug", "tracking", "files", "source", "factored", "arrays"},
     {
         "allocation",
         "data",

@@ -113,7 +113,7 @@ def test_draws_on_39_fields_of_very_unequal_size_keep_to_the_window() -> None:
 
 def test_a_window_that_nothing_meets_is_refused_with_what_is_possible() -> None:
     prices = np.array([[10, 20], [100, 200]])
-    with pytest.raises(ValueError, match="110 to 220"):
+    with pytest.raises(ValueError, match="least is 110 and the most 220"):
         sample(prices, 300, 400, np.random.default_rng(0))
     with pytest.raises(ValueError, match="130 to 190"):
         sample(prices, 130, 190, np.random.default_rng(0))

@@ -22,7 +22,8 @@ SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("age", 3), Field("tag
 CANDIDATES = [[1, 2, 4], [2, 4], [1, 4], [0, 1, 2, 4]]
 LOOKUP = Lookup(SCHEMA)
 DIM, BATCH = 4, 64
-SEARCHED = [name for name in names("methods") if plug("methods", name).search is not None]
+SEARCHED = [name for name in names("methods") if name.startswith("autodim")]  # what all methods hold: test_methods.py
+PLAIN = [*SEARCHED, "full", "uniform", "random"]
 
 
 def draw_ids(seed: int = 0, rows: int = BATCH) -> Tensor:
@@ -126,7 +127,7 @@ def test_a_backbone_s_options_are_those_of_its_signature_all_with_a_default(name
         check_options(backbone, {"nope": 1}, "here")
 
 
-# --- methods
+# --- methods that give every field a dimension
 
 
 def draw_scores(seed: int = 0) -> np.ndarray:
@@ -172,7 +173,7 @@ def ids_of(kept: Schema, seed: int = 0) -> Tensor:
     return draw_ids(seed)[:, SCHEMA.slots_of(kept.names)]
 
 
-@pytest.mark.parametrize("name", names("methods"))
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_method_goes_from_search_to_vectors_of_every_kept_field(name: str) -> None:
     embedding, kept, allocation = built(name)
     assert allocation.method == name
@@ -181,7 +182,7 @@ def test_a_method_goes_from_search_to_vectors_of_every_kept_field(name: str) -> 
         assert embedding(Lookup(kept)(ids_of(kept)[:rows])).shape == (rows, len(kept), embedding.dim)
 
 
-@pytest.mark.parametrize("name", names("methods"))
+@pytest.mark.parametrize("name", PLAIN)
 def test_what_is_built_costs_what_its_prices_say(name: str) -> None:
     embedding, kept, allocation = built(name)
     method = plug("methods", name)
@@ -208,7 +209,7 @@ def test_a_searched_allocation_takes_candidates_and_keeps_the_budget(name: str, 
         spent[budget] = cost(embedding.packed()).bytes
         assert budget is None or spent[budget] <= budget
     assert spent[least] == least  # nothing else is possible
-    with pytest.raises(ValueError, match=f"no choice costs {least - 1} bytes or less: .*{least} bytes together; raise"):
+    with pytest.raises(ValueError, match=f"no choice costs {least - 1} bytes or less: the least is {least} bytes, "):
         method.derive(evidence(method, scores=draw_scores(seed), budget=least - 1))
 
 
@@ -219,58 +220,10 @@ def test_a_budget_that_all_choices_keep_changes_nothing(name: str) -> None:
     assert method.derive(evidence(method, budget=plenty)) == method.derive(evidence(method))
 
 
-@pytest.mark.parametrize("name", [name for name in names("methods") if name not in {*SEARCHED, "full"}])
-def test_a_control_comes_near_the_bytes_of_what_it_is_compared_with_or_says_that_it_needs_them(name: str) -> None:
-    method = plug("methods", name)
-    per_dim = full_tables(SCHEMA, 1).bytes
-    for target in (per_dim * 2, per_dim * 3):
-        spent = cost(built(name, match=target)[0].packed()).bytes
-        assert abs(spent - target) <= per_dim / 2
-    with pytest.raises(ValueError, match="needs the bytes"):
-        method.derive(evidence(method, match=None))
-
-
 @pytest.mark.parametrize("name", SEARCHED)
 def test_without_a_search_s_scores_nothing_is_derived(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs the scores"):
         plug("methods", name).derive(evidence(plug("methods", name), scores=None))
-
-
-@pytest.mark.parametrize("name", names("methods"))
-def test_equal_seeds_give_equal_allocations_and_equal_tables(name: str) -> None:
-    (first, _, one), (second, _, two) = built(name, seed=3), built(name, seed=3)
-    assert one == two
-    assert first.state_dict().keys() == second.state_dict().keys()
-    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
-
-
-@pytest.mark.parametrize("name", names("methods"))
-def test_rows_of_a_batch_do_not_see_each_other_in_what_is_served(name: str) -> None:
-    embedding, kept, _ = built(name)
-    assert_rows_are_independent(randomised(embedding).eval(), kept, ids_of(kept))
-
-
-@pytest.mark.parametrize("name", SEARCHED)
-def test_rows_of_a_batch_do_not_see_each_other_when_a_supernet_is_evaluated(name: str) -> None:
-    embedding = supernet(name)
-    embedding(LOOKUP(draw_ids()))  # statistics
-    assert_rows_are_independent(embedding.eval(), SCHEMA, draw_ids())
-
-
-def assert_rows_are_independent(embedding: nn.Module, kept: Schema, ids: Tensor) -> None:
-    lookup = Lookup(kept)
-    together = embedding(lookup(ids))
-    assert torch.equal(embedding(lookup(ids)), together)
-    for row in range(5):
-        torch.testing.assert_close(embedding(lookup(ids[row : row + 1]))[0], together[row], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", names("methods"))
-def test_every_parameter_of_what_is_built_gets_a_gradient(name: str) -> None:
-    embedding, kept, _ = built(name)
-    randomised(embedding)
-    (embedding(Lookup(kept)(ids_of(kept))) * torch.randn(len(kept), embedding.dim)).sum().backward()
-    assert_every_parameter_has_a_gradient(embedding)
 
 
 @pytest.mark.parametrize("name", SEARCHED)
@@ -288,33 +241,3 @@ def test_every_parameter_of_a_supernet_gets_a_gradient_and_its_scores_are_probab
     assert [int((row > 0).sum()) for row in p] == [len(offered) for offered in CANDIDATES]
 
 
-@pytest.mark.parametrize("name", names("methods"))
-def test_what_is_not_packed_is_not_needed_to_serve(name: str) -> None:
-    """The claim on bytes: all other memory may turn to NaN, and the vectors stay the same."""
-    embedding, kept, _ = built(name)
-    randomised(embedding).eval()
-    expected = embedding(Lookup(kept)(ids_of(kept)))
-    shipped = {tensor.untyped_storage().data_ptr() for tensor in embedding.packed().values()}
-    state = {**dict(embedding.named_parameters()), **dict(embedding.named_buffers())}
-    saved = embedding.state_dict()
-    spoilt = 0
-    with torch.no_grad():
-        for key, tensor in state.items():
-            # An integer that is not saved either, like the offsets, is the schema's and no part of the model.
-            if tensor.untyped_storage().data_ptr() not in shipped and (tensor.is_floating_point() or key in saved):
-                tensor.fill_(torch.nan if tensor.is_floating_point() else 1)
-                spoilt += 1
-    assert torch.equal(embedding(Lookup(kept)(ids_of(kept))), expected)
-    assert spoilt < len(state)
-    for tensor in embedding.packed().values():  # and what is packed is what is looked up
-        tensor.fill_(torch.nan)
-    assert bool(embedding(Lookup(kept)(ids_of(kept))).isnan().all())
-
-
-@pytest.mark.parametrize("name", SEARCHED)
-def test_a_search_s_options_have_defaults_and_are_checked(name: str) -> None:
-    search = plug("methods", name).search
-    options = [p for p in inspect.signature(search).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    check_options(search, {option.name: option.default for option in options}, "here")
-    with pytest.raises(ValueError, match="here: no option 'nope'; valid are "):
-        check_options(search, {"nope": 1}, "here")

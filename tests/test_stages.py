@@ -150,10 +150,10 @@ def test_a_table_end_to_end_with_every_method_and_backbone(
 VARIANTS: dict[str, dict[str, Any]] = {
     "single level": {"search__architecture": {"level": "single", "lr": 0.02}},
     "second order": {"search__architecture": {"order": 2, "lr": 0.02, "every": 2}},
-    "padding": {"method__options": {"unification": "padding"}},
-    "separate": {"method__options": {"sharing": "separate"}},
-    "separate and padding": {"method__options": {"sharing": "separate", "unification": "padding"}},
-    "shared maps, no gain": {"method__options": {"transform": "global", "gain": "none"}},
+    "padding": {"method__options__autodim": {"unification": "padding"}},
+    "separate": {"method__options__autodim": {"sharing": "separate"}},
+    "separate and padding": {"method__options__autodim": {"sharing": "separate", "unification": "padding"}},
+    "shared maps, no gain": {"method__options__autodim": {"transform": "global", "gain": "none"}},
 }
 
 
@@ -161,7 +161,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_every_form_of_the_search_decides_on_every_field(
     table: Project, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    plain = {"method__options": {}, "search__architecture": {"lr": 0.02, "every": 1}}
+    plain = {"method__options__autodim": {}, "search__architecture": {"lr": 0.02, "every": 1}}
     project = table.copy(tmp_path).give(**{**plain, **changes}).run("search", "derive")
     scores = project.read("search/scores.json")["features"]
     for found in scores.values():
@@ -213,7 +213,7 @@ def test_a_budget_is_kept_and_one_too_small_is_refused_with_the_least(finished: 
     least = sum(4 * (n + 8) for n in fields.values())
     assert least - 1 < 0.2 * full
     message = project.give(derive__budget=least - 1).error("derive")
-    assert f"{least - 1} bytes or less" in message and f"{least} bytes together; raise the budget" in message
+    assert f"{least - 1} bytes or less" in message and f"the least is {least} bytes, " in message
     assert project.files() == before
     project.give(derive__budget=least).run("derive")
     assert set(project.read("allocation.json")["dims"].values()) == {1}
@@ -442,10 +442,19 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("search", {"backbone__name": "nope"}, "no 'nope' in pipeline/backbones; there are autoint, dcn_v2, deepfm"),
     ("search", {"backbone__options": {"layers": 2}}, "backbone.options: no option 'layers'; valid are hidden, dropout"),
     ("search", {"backbone__options": {"hidden": [0]}}, "an MLP needs hidden widths >= 1"),
-    ("search", {"method__name": "full"}, "method.name in params.yaml: 'full' has nothing to search; there are ['auto"),
-    ("search", {"method__options": {"tau": 1.0}}, "method.options in params.yaml: no option 'tau'; valid are temp"),
-    ("search", {"method__options": {"temperature": {"end": 1.0}}}, "method.options.temperature in params.yaml: no opt"),
-    ("search", {"method__options": {"sharing": "none"}}, "'sharing' must be one of ['shared', 'separate'], however"),
+    ("search", {"method__options": {"lr": 0.1}}, "params.yaml: method: options must be a mapping, of which each value"),
+    ("search", {"method__options": {"nope": None}}, "params.yaml: method.options: no method 'nope'; "),
+    (
+        "search",
+        {"method__options__autodim": {"tau": 1.0}},
+        "method.options.autodim in params.yaml: no option 'tau'; valid",
+    ),
+    (
+        "search",
+        {"method__options__autodim": {"temperature": {"end": 1.0}}},
+        "method.options: temperature in params.yaml: no option",
+    ),
+    ("search", {"method__options__autodim": {"sharing": "none"}}, "'sharing' must be one of ['shared', 'separate']"),
     ("search", {"evaluate__resamples": 0}, "params.yaml: evaluate: resamples must be a whole number of at least 1"),
     ("derive", {"derive__budget": "25%"}, "or a share of the full tables' "),
     ("derive", {"derive__budget": 1.5}, "budget must be a whole number of bytes above 1, or a share"),

@@ -38,7 +38,11 @@ pytestmark = [
 ]
 DECLARED = yaml.safe_load((ROOT / "sweep/dvc.yaml").read_text())["stages"]["sweep"]
 SPACE = {
-    "method": {"options": {"warm_up": {"low": 0.1, "high": 0.6}, "temperature": {"start": {"low": 0.5, "high": 2.0}}}},
+    "method": {
+        "options": {
+            "autodim": {"warm_up": {"low": 0.1, "high": 0.6}, "temperature": {"start": {"low": 0.5, "high": 2.0}}}
+        }
+    },
     "search": {
         "candidates": {"default": ["planted", "even"], "user, item": ["planted", "even"]},
         "weight_decay": [0.0, 0.00001],
@@ -106,7 +110,7 @@ def test_the_front_holds_the_trials_that_none_surpasses(swept: Project) -> None:
 
 def test_values_lie_in_their_ranges_and_make_a_difference(swept: Project) -> None:
     for row in trials(swept):
-        assert 0.1 <= float(row["method.options.warm_up"]) <= 0.6
+        assert 0.1 <= float(row["method.options.autodim.warm_up"]) <= 0.6
         assert 0.005 <= float(row["search.architecture.lr"]) <= 0.1
         assert row["search.architecture.every"] in ("1", "2") and row["search.weight_decay"] in ("0.0", "1e-05")
         even = row["search.candidates.user, item"] == "even"
@@ -208,7 +212,7 @@ def test_every_trial_is_a_child_of_the_sweep_with_its_trajectories(
             steps = {step for key, step, _ in points if key == f"search/p/price/{row['dim.price']}"}
             assert len(steps) > 3 and {"retrain/val/auc", "search/tau"} <= set(last)
             params = dict(store.execute("select key, value from params where run_uuid = ?", asked))
-            assert params["method.options.warm_up"] == row["method.options.warm_up"]
+            assert params["method.options.autodim.warm_up"] == row["method.options.autodim.warm_up"]
 
 
 # --- what happens on the way
@@ -249,7 +253,9 @@ def test_a_trial_that_is_ended_from_outside_waits_to_be_done_again(
         raise end
 
     monkeypatch.setattr("stages._trial.run", ended)
-    project = ready.copy(tmp_path).give(sweep__space={"method": {"options": {"warm_up": {"low": 0.1, "high": 0.6}}}})
+    project = ready.copy(tmp_path).give(
+        sweep__space={"method": {"options": {"autodim": {"warm_up": {"low": 0.1, "high": 0.6}}}}}
+    )
     with project.inside():
         params = _stage.params("sweep")
         swept = sweep.Sweep(params, Schema.load("artifacts/encoded/schema.json"))
@@ -426,13 +432,16 @@ def test_the_study_is_another_if_the_space_or_what_is_fixed_changes(ready: Proje
         return found
 
     project = ready.copy(tmp_path)
-    space = {"method": {"options": {"warm_up": [0.1, 0.6]}}, "search": {"architecture": {"every": [1, 2]}}}
-    narrower = {"method": {"options": {"warm_up": [0.1, 0.5]}}, "search": {"architecture": {"every": [1, 2]}}}
+    space = {"method": {"options": {"autodim": {"warm_up": [0.1, 0.6]}}}, "search": {"architecture": {"every": [1, 2]}}}
+    narrower = {
+        "method": {"options": {"autodim": {"warm_up": [0.1, 0.5]}}},
+        "search": {"architecture": {"every": [1, 2]}},
+    }
     ready = project.copy(tmp_path / "plain").give(sweep__space=space)
     plain = name()
     same = [
         {"sweep__trials": 9, "sweep__workers": 4, "sweep__storage": "sqlite:///x.db"},
-        {"method__options__warm_up": 0.3, "search__architecture__every": 7},  # which the space says
+        {"method__options__autodim__warm_up": 0.3, "search__architecture__every": 7},  # which the space says
         {"evaluate__resamples": 7},
     ]
     others = [
@@ -493,8 +502,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "space allows search.architecture.every=0, however: every and",
     ),
     (
-        within(method={"options": {"temperature": {"start": [0.3, 1.0], "floor": {"low": 0.1, "high": 0.5}}}}),
-        "space allows method.options.temperature.start=0.3 and method.options.temperature.floor=0.5, however: temper",
+        within(method={"options": {"autodim": {"temperature": {"start": [0.3, 1], "floor": {"low": 0.1, "high": 1}}}}}),
+        "floor=0.5, however: temper",
     ),
     (
         {"sweep__storage": "postgresql://me:secret@localhost:1/x"},

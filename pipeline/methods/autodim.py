@@ -63,6 +63,12 @@ class Supernet(FieldEmbedding):
     def before_step(self, step: int, planned: int) -> None:
         self.selection.before_step(step, planned)
 
+    def warming(self) -> bool:
+        return bool(self.selection.warming)
+
+    def watched(self) -> dict[str, float]:
+        return {"tau": float(self.selection.tau)}
+
     def objective(self, loss: Tensor, part: str) -> Tensor:
         if part != "arch" or not self.penalised:
             return loss
@@ -104,8 +110,8 @@ def search(
     """
     temperature = temperature or {}
     if "warm_up" in temperature:
-        raise ValueError("method.options.temperature in params.yaml: warm_up stands beside temperature, not in it")
-    check_options(Selection, temperature, "method.options.temperature in params.yaml")
+        raise ValueError("method.options in params.yaml: warm_up stands beside temperature, not in it")
+    check_options(Selection, temperature, "method.options: temperature in params.yaml")
     selection = Selection(candidates, warm_up=warm_up, **temperature)
     mixture = FoldedMixture(
         schema,

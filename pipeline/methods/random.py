@@ -13,12 +13,14 @@ TOLERANCE = 0.02  # of the bytes to be matched
 
 
 def derive(given: Evidence) -> Allocation:
-    """Every allocation whose bytes lie within `TOLERANCE` of ``given.match`` is equally probable."""
-    if given.match is None:
-        raise ValueError("the random control needs the bytes of the allocation that it is compared with")
-    low, high = int(given.match * (1 - TOLERANCE)), int(given.match * (1 + TOLERANCE))
-    if given.budget is not None:
-        high = min(high, given.budget)
+    """Every allocation whose bytes lie within `TOLERANCE` of ``given.match`` is equally probable.
+
+    With nothing to match, every one of at most `TOLERANCE` less than the limit.
+    """
+    if given.match is not None:
+        low, high = int(given.match * (1 - TOLERANCE)), int(given.match * (1 + TOLERANCE))
+    else:
+        low, high = int(given.limit * (1 - TOLERANCE)), given.limit
     chosen = sample(given.prices, low, high, np.random.default_rng(given.seed))
     dims = {name: int(c[n]) for name, c, n in zip(given.schema.names, given.candidates, chosen, strict=True)}
     return Allocation("random", dims)

@@ -1,7 +1,7 @@
-"""Control: one dimension for all fields, the one whose tables come nearest in bytes."""
+"""Control: one dimension for all fields, the one whose tables come nearest in bytes, or fill a budget."""
 
 from pipeline.allocation import Allocation
-from pipeline.budget import nearest_uniform
+from pipeline.budget import nearest_uniform, widest_uniform
 from pipeline.embeddings import MixedTables
 from pipeline.evidence import Evidence
 from pipeline.schema import Schema
@@ -10,12 +10,12 @@ search = None
 
 
 def derive(given: Evidence) -> Allocation:
-    """The dimension nearest to ``given.match`` bytes, or to the budget if there is nothing to match."""
-    target = given.match if given.match is not None else given.budget
-    if target is None:
-        raise ValueError("the uniform control needs the bytes of the allocation that it is compared with, or a budget")
-    nearest = nearest_uniform(given.schema, given.dim, target)
-    return Allocation("uniform", dict.fromkeys(given.schema.names, nearest.dim))
+    """The dimension nearest to ``given.match`` bytes; the widest within the limit if there is nothing to match."""
+    if given.match is not None:
+        chosen = nearest_uniform(given.schema, given.dim, given.match)
+    else:
+        chosen = widest_uniform(build, given.schema, given.dim, given.limit)
+    return Allocation("uniform", dict.fromkeys(given.schema.names, chosen.dim))
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:

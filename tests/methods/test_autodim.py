@@ -89,5 +89,5 @@ def test_only_the_logits_are_architecture() -> None:
 
 
 def test_a_foreign_setting_of_the_temperature_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"method.options.temperature in params.yaml: no option 'end'; valid are"):
+    with pytest.raises(ValueError, match=r"method.options: temperature in params.yaml: no option 'end'; valid are"):
         autodim.search(SCHEMA, DIM, CANDIDATES, PRICES, temperature={"end": 0.1})
