@@ -63,7 +63,7 @@ def _searched(
     if not done.exists():
         params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
         if cell.targets and budget is not None:
-            params["method"] = merged(params["method"], {"options": {"target": budget}})
+            params["method"] = merged(params["method"], {"options": {params["method"]["name"]: {"target": budget}}})
         began, before = time.monotonic(), _peak_mib()
         whole = not (work / name).exists()
         tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params)

@@ -85,11 +85,12 @@ class Method:
 
 def method(params: Mapping[str, Any]) -> Method:
     """The method that ``method`` in params.yaml names; its options are checked."""
-    module = plug("methods", params["method"]["name"])
-    given: Mapping[str, Any] = params["method"].get("options") or {}
+    name = params["method"]["name"]
+    module = plug("methods", name)
+    given: Mapping[str, Any] = params["method"].get("options", {}).get(name) or {}
     finds = next((found for name in FINDS if (found := getattr(module, name, None)) is not None), None)
     takers = [module.derive] if finds is None else [finds, module.derive]
-    check_options(takers, given, f"method.options.{params['method']['name']} in params.yaml")
+    check_options(takers, given, f"method.options.{name} in params.yaml")
     of_find, of_derive = (
         {name: value for name, value in given.items() if taker and name in keywords(taker)}
         for taker in (finds, module.derive)

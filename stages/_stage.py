@@ -176,8 +176,8 @@ def all_params() -> dict[str, Any]:
 def checked(values: dict[str, Any]) -> dict[str, Any]:
     """All of params.yaml, so that a slip in ``evaluate`` shows before the search and not after it.
 
-    Options of methods stand under the methods' names, so that another name alone is another method; of the result,
-    ``method.options`` are those of the method that is named.
+    Options of methods stand under the methods' names, so that another name alone is another method; the result has
+    none but those of the method that is named.
 
     Raises:
         ValueError: if anything is not as `Params` says.
@@ -193,7 +193,8 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
             if name.replace("-", "_") not in names("methods"):
                 there = ", ".join(names("methods"))
                 raise ValueError(f"params.yaml: method.options: no method {name!r}; options stand under {there}")
-        values["method"]["options"] = values["method"]["options"].get(values["method"]["name"]) or {}
+        name = values["method"]["name"]
+        values["method"]["options"] = {name: values["method"]["options"].get(name) or {}}
     seeds = values.get("retrain", {}).get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"params.yaml: retrain: seeds must be distinct, and at least one, however {seeds}")

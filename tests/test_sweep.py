@@ -503,7 +503,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         within(method={"options": {"autodim": {"temperature": {"start": [0.3, 1], "floor": {"low": 0.1, "high": 1}}}}}),
-        "method.options.autodim.temperature.floor=1, however: temper",
+        "method.options.autodim.temperature.floor=1.0, however: temper",
     ),
     (
         {"sweep__storage": "postgresql://me:secret@localhost:1/x"},
