@@ -6,10 +6,12 @@ until the cell is complete, so that a cell which was interrupted goes on where i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,11 @@ from stages._study import Cell, merged
 if TYPE_CHECKING:
     from pipeline.allocation import Allocation
     from pipeline.evidence import Evidence
-    from pipeline.tracking import Tracker
+    from pipeline.lit import LitCTR
+    from pipeline.tracking import Run, Tracker
+
+
+TUNING_SEED = 1000  # of all that is tried before the seeds of the study
 
 
 def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, Any]:
@@ -32,33 +38,79 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
         work: folder of finished pieces and checkpoints; the caller removes it.
 
     Returns:
-        ``rows``, one per seed, budget and arm; ``searches``, one per seed; ``fields``, their names in order.
+        ``rows``, one per seed, budget and arm; ``searches``, one per seed, or more where budgets have settings or
+        targets of their own; ``tried``, one per setting and budget; ``fields``, their names in order.
     """
     schema = Schema.load(encoded / "schema.json")
+    settings, tried = cell.settings(), []
+    best = dict.fromkeys(map(repr, cell.budgets), 0)  # of the settings, by budget
+    if len(settings) > 1:
+        tried = _tried(settings, schema, encoded, work / f"seed-{TUNING_SEED}", tracker)
+        for budget in cell.budgets:
+            of_budget = [trial for trial in tried if trial["budget"] == budget]
+            best[repr(budget)] = max(of_budget, key=lambda trial: trial["val_auc"])["setting"]
     searches, rows = [], []
     for seed in cell.seeds:
-        found = None
+        place, known = work / f"seed-{seed}", set()
         for budget in cell.budgets:
-            if cell.searches and (found is None or cell.targets):
-                found = _searched(cell, schema, encoded, seed, budget, work / f"seed-{seed}", tracker)
-                searches.append({"seed": seed} | ({"budget": budget} if cell.targets else {}) | found["summary"])
-            for arm, allocation in _allocations(cell, schema, seed, budget, found).items():
+            number = best[repr(budget)]
+            one = settings[number]
+            found = _found(one, number, schema, encoded, seed, budget, place, tracker)
+            if found is not None and found["summary"]["run"] not in known:
+                known.add(found["summary"]["run"])
+                searches.append({"seed": seed} | found["summary"])
+            for arm, allocation in _allocations(one, schema, seed, budget, found).items():
                 name = f"seed-{seed}/{arm}" + ("" if budget is None else f"-{budget}")
-                rows.append(_trained(cell, schema, encoded, seed, arm, budget, allocation, work, name, tracker))
-    return {"fields": list(schema.names), "searches": searches, "rows": rows}
+                row = _tested(one, schema, encoded, seed, arm, budget, allocation, work, name, tracker)
+                rows.append(row | {"setting": number, "search_seconds": found and found["summary"]["seconds"]})
+    return {"fields": list(schema.names), "searches": searches, "tried": tried, "rows": rows}
 
 
-def _searched(
-    cell: Cell, schema: Schema, encoded: Path, seed: int, budget: Any, work: Path, tracker: Tracker
-) -> dict[str, Any]:
+def _tried(
+    settings: Sequence[Cell], schema: Schema, encoded: Path, work: Path, tracker: Tracker
+) -> list[dict[str, Any]]:
+    """Every setting under every budget, searched and trained once, judged on ``val``."""
+    from pipeline.data import Split
+    from pipeline.metrics import auc
+    from pipeline.model import predict
+
+    validation = Split.load(encoded, "val")
+    tried: list[dict[str, Any]] = []
+    for number, cell in enumerate(settings):
+        for budget in cell.budgets:
+            done = work / f"tried-{number}-{budget}.trial"
+            if not done.exists():
+                found = _found(cell, number, schema, encoded, TUNING_SEED, budget, work, tracker)
+                alone = replace(cell, arms=["searched"])
+                [allocation] = _allocations(alone, schema, TUNING_SEED, budget, found).values()
+                title, checkpoint = f"{cell.name}, setting {number}, budget {budget}", done.with_suffix(".ckpt")
+                tracked = tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=cell.params)
+                module = _fitted(cell, schema, encoded, TUNING_SEED, allocation, checkpoint, title, tracked)
+                found_auc = auc(validation.all_labels(), predict(module.model, validation))
+                tracked.metrics(0, {"val/auc": found_auc})
+                tracked.end()
+                trial = {"setting": number, "budget": budget, "val_auc": found_auc, "run": tracked.name}
+                with _stage.whole(done) as file:
+                    file.write_text(json.dumps(trial))
+                checkpoint.unlink(missing_ok=True)
+            tried.append(_stage.read(done))
+    return tried
+
+
+def _found(
+    cell: Cell, number: int, schema: Schema, encoded: Path, seed: int, budget: Any, work: Path, tracker: Tracker
+) -> dict[str, Any] | None:
     """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any other budget.
 
     Args:
+        number: of the cell's setting, whose search this is.
         budget: for a method whose search depends on the bytes that it is for.
     """
     import pipeline.lit  # noqa: F401 - its own memory is not the search's
 
-    name = f"search-{budget}" if cell.targets else "search"
+    if not cell.searches:
+        return None
+    name = "-".join(["search", *([str(number)] if number else []), *([str(budget)] if cell.targets else [])])
     done = work / f"{name}.scores"
     if not done.exists():
         params = {**cell.search, "search": {**cell.search["search"], "seed": seed}}
@@ -109,8 +161,8 @@ def _allocations(
         elif arm == "full" and first:
             chosen[arm] = plug("methods", arm).derive(given)
         elif arm == "alone" and first:
-            schema.check_names([cell.field or ""])
-            dims = {name: given.dim if name == cell.field else 0 for name in schema.names}
+            schema.check_names([cell.alone or ""])
+            dims = {name: given.dim if name == cell.alone else 0 for name in schema.names}
             chosen[arm] = Allocation("full", dims)
     return chosen
 
@@ -123,7 +175,7 @@ def _evidence(cell: Cell, schema: Schema, seed: int, budget: Any) -> Evidence:
     return derive.evidence(record, schema, budget)
 
 
-def _trained(
+def _tested(
     cell: Cell,
     schema: Schema,
     encoded: Path,
@@ -138,35 +190,21 @@ def _trained(
     """One arm, trained and tested. One that was trained before under another name is not trained again."""
     from pipeline.budget import cost, full_tables, training_bytes
     from pipeline.data import Split
-    from pipeline.lit import fit
     from pipeline.metrics import auc, logloss
     from pipeline.model import predict
 
     place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
-    done = work / f"{name}.json"
-    built = allocation.digest()
+    done, checkpoint = work / f"{name}.json", work / f"{name}.ckpt"
+    built = hashlib.sha256(json.dumps([allocation.digest(), cell.params["retrain"]]).encode()).hexdigest()
     for other in sorted((work / f"seed-{seed}").glob("*.json")):
         kept = _stage.read(other)
         if kept["built"] == built:
             return {**kept, **place}
     params = {**cell.params, "retrain": {**cell.params["retrain"], "seeds": [seed]}}
-    settings = params["retrain"]
-    began, whole = time.monotonic(), not (work / f"{name}.ckpt").exists()
-    training, validation = retrain.parts(encoded)
-    module, batches = retrain.prepare(params, schema, allocation, seed, training, validation)
+    began, whole = time.monotonic(), not checkpoint.exists()
     tracked = tracker.run(name.replace("seed-", "retrain/seed-"), seed=seed, params=params, tags={"allocation": arm})
-    module.record = tracked.metrics
-    fit(
-        module,
-        batches,
-        settings["epochs"],
-        f"{cell.name}, {name}",
-        work / f"{name}.ckpt",
-        settings["checkpoint_seconds"],
-    )
+    module = _fitted(cell, schema, encoded, seed, allocation, checkpoint, f"{cell.name}, {name}", tracked)
     seconds = time.monotonic() - began
-    module.model.load_state_dict(module.best)
-    module.model.embedding.finish()
     test = Split.load(encoded, "test")
     labels, logits = test.all_labels(), predict(module.model, test)
     size = cost(module.model.embedding.packed())
@@ -188,9 +226,31 @@ def _trained(
     }
     with _stage.whole(done) as file:
         file.write_text(json.dumps(row))
-    (work / f"{name}.ckpt").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     print(f"{cell.name}: {name}: AUC {figures['auc']:.4f}, {size.bytes:,} bytes, {seconds:.0f} s", flush=True)
     return row
+
+
+def _fitted(
+    cell: Cell,
+    schema: Schema,
+    encoded: Path,
+    seed: int,
+    allocation: Allocation,
+    checkpoint: Path,
+    title: str,
+    tracked: Run,
+) -> LitCTR:
+    """A fresh model of an allocation, trained, with its best weights, in the form that is served."""
+    from pipeline.lit import fit
+
+    settings = cell.params["retrain"]
+    module, batches = retrain.prepare(cell.params, schema, allocation, seed, *retrain.parts(encoded))
+    module.record = tracked.metrics
+    fit(module, batches, settings["epochs"], title, checkpoint, settings["checkpoint_seconds"])
+    module.model.load_state_dict(module.best)
+    module.model.embedding.finish()
+    return module
 
 
 def _peak_mib() -> float | None:

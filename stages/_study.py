@@ -2,13 +2,16 @@
 
 ``studies/<name>/params.yaml`` has a section for each profile, with the lists that the grid is the product of and the
 seeds, and a section for each key of the grid, which says what a value of it stands for. ``studies/datasets.yaml`` does
-so for ``dataset``. What a value stands for (all optional):
+so for ``dataset``. What stands under ``every``, in the file or in a profile, all cells begin with. What a value stands
+for (all optional):
 
 * ``params``: differs from the repository's params.yaml;
 * ``search``: differs from that in the search alone;
 * ``arms``: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``,
   the one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
 * ``budgets``: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each;
+* ``tuning``: settings to try before anything is tested, each as ``params`` is; for every budget the one with the best
+  AUC on ``val`` is kept, of one search and training each, with a seed of their own;
 * ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
 * ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate alone.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +39,7 @@ KNOWN = {
     "search": Mapping[str, Any],
     "arms": Sequence[Arm],
     "budgets": Sequence[Any],
+    "tuning": Sequence[Mapping[str, Any]],
     "share": float,
     "field": str,
     "seconds": float,
@@ -51,7 +55,8 @@ class Cell:
         seeds: of search and retraining alike.
         params: complete parameters, as params.yaml's.
         search: complete parameters of the search.
-        arms, budgets, share, field, seconds: see the module.
+        arms, budgets, share, alone, seconds: see the module.
+        tuning: complete parameters of every setting to try, and of its search.
     """
 
     study: str
@@ -63,8 +68,14 @@ class Cell:
     arms: list[Arm]
     budgets: list[Any]
     share: float = 1.0
-    field: str | None = None
+    alone: str | None = None
     seconds: float = 60.0
+    tuning: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
+
+    def settings(self) -> list[Cell]:
+        """The cell under each of the settings that are tried; itself if there is nothing to try."""
+        tried = [replace(self, params=params, search=search, tuning=[]) for params, search in self.tuning]
+        return tried or [self]
 
     @property
     def name(self) -> str:
@@ -87,7 +98,8 @@ class Cell:
         """Searches and trainings, of all seeds."""
         sized = len([arm for arm in self.arms if arm in ("searched", "uniform", "random")])
         searches = self.searches * (len(self.budgets) if self.targets else 1)
-        return len(self.seeds) * (searches + sized * len(self.budgets) + len(self.arms) - sized)
+        tried = len(self.tuning) * (searches + len(self.budgets))
+        return tried + len(self.seeds) * (searches + sized * len(self.budgets) + len(self.arms) - sized)
 
 
 class Study:
@@ -110,6 +122,7 @@ class Study:
             raise ValueError(f"{self._place()}: no profile {profile!r}; there are {', '.join(profiles)}")
         grid = dict(self.given[profile])
         self.seeds: list[int] = grid.pop("seeds")
+        self.every: dict[str, Any] = merged(self.given.get("every", {}), grid.pop("every", {}))
         self.grid: dict[str, list[str]] = grid
 
     def cells(self) -> list[Cell]:
@@ -125,7 +138,7 @@ class Study:
         for section in set(base) - set(_stage.Params.__annotations__):
             del base[section]
         base.pop("sweep", None)
-        entry: dict[str, Any] = copy.deepcopy(self.given.get("every", {}))
+        entry: dict[str, Any] = copy.deepcopy(self.every)
         place = f"{self._place()}: every"
         for key, value in keys.items():
             check_value(entry, dict[str, Any], place)
@@ -141,16 +154,20 @@ class Study:
         if "encode" in entry.get("params", {}):
             raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
         params = merged(base, entry.get("params", {}))
-        rest = {name: entry[name] for name in ("share", "field", "seconds") if name in entry}
+        rest = {name: entry[name] for name in ("share", "seconds") if name in entry}
+        tuning = [merged(params, change) for change in entry.get("tuning", [])]
+        changes = entry.get("search", {})
         return Cell(
             self.name,
             self.profile,
             {key: keys[key] for key in self.grid},
             self.seeds,
             _stage.checked(params),
-            _stage.checked(merged(params, entry.get("search", {}))),
+            _stage.checked(merged(params, changes)),
             entry.get("arms", ["searched", "uniform", "random"]),
             entry.get("budgets", [None]),
+            alone=entry.get("field"),
+            tuning=[(_stage.checked(one), _stage.checked(merged(one, changes))) for one in tuning],
             **rest,
         )
 

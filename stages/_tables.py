@@ -17,8 +17,12 @@ from stages import _page
 from stages._study import STUDIES, Study
 
 Table = tuple[str, list[str], list[list[str]]]  # what it shows, names of the columns, cells
+CONTEST = 4  # methods from which on they stand below each other, the best first
 UNEQUAL = 0.2  # share of the bytes by which a control may differ for a test; whole dimensions come no nearer
-FIGURES = ["auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "epochs", "seconds"]
+FIGURES = [
+    *("auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "training_bytes"),
+    *("epochs", "seconds", "search_seconds", "setting"),
+]
 ABOUT = {
     "overall": "Every backbone and method beside one dimension for all fields and random dimensions of the same size.",
     "components": "AD-1: shared table, zero-padding. AD-2, the method: shared, linear. AD-3: separate, zero-padding. "
@@ -44,7 +48,7 @@ def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[
     """
     rows, searches = _frames(study, results)
     _with_runs([rows, searches], results)
-    tables = _tables(study, rows, searches)
+    tables = [*_tables(study, rows, searches), *_tried(study, results)]
     drawn = _figures(study, rows, searches, folder)
     commits = sorted({result["commit"] for result in results})
     about = (
@@ -108,7 +112,10 @@ def _tables(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> list[Ta
         return [_stability(study, searches), *_choices(study, searches)]
     if study.name == "case":
         return [_case(study, rows, searches)]
-    made.append(_main(study, rows, searches))
+    contest = len(study.grid.get("method", [])) > CONTEST
+    made += _contests(study, rows) if contest else [_main(study, rows, searches)]
+    if contest:
+        return made
     if study.name == "overall":
         made += _ranks(study, rows) + _paper(rows)
     if study.name == "budget":
@@ -130,15 +137,7 @@ def _groups(study: Study, rows: pd.DataFrame) -> Iterable[tuple[dict[str, Any], 
 def _main(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
     """AUC, logloss and bytes of every arm; the searched one against the uniform one of its size."""
     groups = list(_groups(study, rows))
-    tests: list[dict[str, Any] | None] = []
-    for place, group in groups:
-        control = [g for p, g in groups if p["arm"] == "uniform" and _same(p, place, skip="arm")]
-        both = place["arm"] == "searched" and control
-        tests.append(statistics.paired(*_by_seed(group, control[0], "auc")) if both else None)
-        if both:
-            tests[-1]["size"] = group["bytes"].mean() / control[0]["bytes"].mean()  # type: ignore[index]
-    fair = [test["p_value"] if test and abs(test["size"] - 1) <= UNEQUAL else None for test in tests]
-    corrected = statistics.holm(fair)
+    tests, corrected = _against_uniform(study, groups)
     budgets = rows["budget"].notna().any()
     head = [*study.grid, *(["budget"] if budgets else []), "arm", "AUC", "logloss", "bytes", "of full", "table params"]
     cells = []
@@ -152,6 +151,87 @@ def _main(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
             against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}"]
         cells.append([*keys, *limit, place["arm"], *shown, *size, *against])
     return "On the test rows", [*head, "minus the nearest uniform", "bytes / its", "p"], cells
+
+
+def _against_uniform(
+    study: Study, groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]
+) -> tuple[list[dict[str, Any] | None], list[float | None]]:
+    """Each searched group against one dimension of its size: tests, and p-values after Holm of those that are fair.
+
+    The control is the cell's own, or else, of the method ``uniform`` in the same setting, the nearest in bytes.
+    """
+    tests: list[dict[str, Any] | None] = []
+    for place, group in groups:
+        control = _control(study, place, group, groups)
+        tests.append(None if control is None else statistics.paired(*_by_seed(group, control, "auc")))
+        if control is not None:
+            tests[-1]["size"] = group["bytes"].mean() / control["bytes"].mean()  # type: ignore[index]
+    fair = [test["p_value"] if test and abs(test["size"] - 1) <= UNEQUAL else None for test in tests]
+    return tests, statistics.holm(fair)
+
+
+def _control(
+    study: Study,
+    place: Mapping[str, Any],
+    group: pd.DataFrame,
+    groups: Sequence[tuple[dict[str, Any], pd.DataFrame]],
+) -> pd.DataFrame | None:
+    if place["arm"] != "searched" or place.get("method") == "uniform":
+        return None
+    own = [g for p, g in groups if p["arm"] == "uniform" and _same(p, place, skip="arm")]
+    if own:
+        return own[0]
+    setting = [key for key in study.grid if key != "method"]
+    uniform = [
+        g
+        for p, g in groups
+        if p.get("method") == "uniform" and p["arm"] == "searched" and all(p[key] == place[key] for key in setting)
+    ]
+    size = group["bytes"].mean()
+    return min(uniform, key=lambda g: abs(np.log(g["bytes"].mean() / size)), default=None)
+
+
+def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
+    """For every setting and budget all methods, the best first, with what they cost to serve, train and search."""
+    groups = list(_groups(study, rows))
+    tests, corrected = _against_uniform(study, groups)
+    setting = [key for key in study.grid if key != "method"]
+    found: dict[tuple[str, ...], list[tuple[float, list[str]]]] = {}
+    for (place, group), test, p in zip(groups, tests, corrected, strict=True):
+        against = ["", "", "", ""]
+        if test is not None:
+            ahead = "more" if test["mean"] > 0 else "less"
+            verdict = "not equal in size" if p is None else ahead if p < 0.05 else "no difference shown"
+            against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}", verdict]
+        search = group["search_seconds"].dropna()
+        took = [spread(group["seconds"].dropna(), 0), spread(search, 0) if len(search) else ""]
+        line = [
+            *(str(place["method"]), spread(group["auc"]), spread(group["logloss"])),
+            *(f"{group['bytes'].mean():,.0f}", f"{group['of_full'].mean():.1%}", *against),
+            *(f"{group['training_bytes'].mean() / 2**20:,.1f}", *took),
+        ]
+        key = (*(str(place[name]) for name in setting), _budget(place["budget"]))
+        found.setdefault(key, []).append((group["auc"].mean(), line))
+    head = [
+        *("method", "AUC", "logloss", "bytes", "of full", "minus the nearest uniform", "bytes / its", "p", "AUC is"),
+        *("MiB in training", "seconds of training", "of search"),
+    ]
+    return [
+        (f"{', '.join(key[:-1])}, budget {key[-1]}", head, [line for _, line in sorted(lines, key=lambda x: -x[0])])
+        for key, lines in found.items()
+    ]
+
+
+def _tried(study: Study, results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """What was tried before any seed of the study, and what was kept."""
+    cells = []
+    for result in results:
+        by_budget: dict[str, list[str]] = {}
+        for trial in result.get("tried", []):
+            by_budget.setdefault(_budget(trial["budget"]), []).append(f"{trial['val_auc']:.4f}")
+        cells += [[*result["keys"].values(), budget, ", ".join(aucs)] for budget, aucs in by_budget.items()]
+    head = [*study.grid, "budget", "AUC on val of every setting, in the order of params.yaml"]
+    return [("Settings tried, the best of which is kept", head, cells)] if cells else []
 
 
 def _ranks(study: Study, rows: pd.DataFrame) -> list[Table]:
@@ -326,17 +406,22 @@ def _figures(study: Study, rows: pd.DataFrame, searches: pd.DataFrame, folder: P
             }
             name = f"curve-{dataset}-{method}"
             keep(figures.curves(curves, f"{dataset}, {method}"), name, f"AUC against bytes, {dataset}, {method}")
-    elif len(rows) and {"searched", "uniform"} <= set(rows["arm"]):
-        differences = []
+    elif len(rows):
         groups = list(_groups(study, rows))
-        for place, group in groups:
-            control = [g for p, g in groups if p["arm"] == "uniform" and _same(p, place, skip="arm")]
-            if place["arm"] == "searched" and control:
-                test = statistics.paired(*_by_seed(group, control[0], "auc"))
-                name = ", ".join(str(place[key]) for key in study.grid)
-                differences.append((name, test["mean"], test["interval"]))
-        shown = figures.differences(differences, "Searched minus one dimension of its size")
-        keep(shown, "minus_uniform", "AUC of the searched dimensions minus that of one dimension of the same size")
+        tests, _ = _against_uniform(study, groups)
+        contest = len(study.grid.get("method", [])) > CONTEST
+        parts: dict[str, list[tuple[str, float, Any]]] = {}
+        for (place, _group), test in zip(groups, tests, strict=True):
+            if test is not None:
+                keys = [key for key in study.grid if not contest or key == "method"]
+                part = f"{place['dataset']}, {_budget(place['budget'])}" if contest else ""
+                name = ", ".join(str(place[key]) for key in keys)
+                parts.setdefault(part, []).append((name, test["mean"], test["interval"]))
+        for part, differences in parts.items():
+            title = "Minus one dimension of its size" + (f", {part}" if part else "")
+            shown = figures.differences(differences, title)
+            file = "-".join(["minus_uniform", *(part.replace("%", "").split(", ") if part else [])])
+            keep(shown, file, f"AUC minus that of one dimension of the same size{', ' if part else ''}{part}")
     return drawn
 
 

@@ -209,7 +209,7 @@ def _fingerprint(study: Study, one: Cell, encoded: Path) -> str:
             path = path.replace(f"${{{reference}}}", value)
         if path.endswith(".py"):
             code.append(Path(path).read_text())
-    values = [one.params, one.search, one.arms, one.budgets, one.share, one.field, one.seeds, code]
+    values = [one.params, one.search, one.arms, one.budgets, one.share, one.alone, one.tuning, one.seeds, code]
     schema = (encoded / "schema.json").read_text()
     return configuration_key({"cell": values, "schema": schema})
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -29,19 +30,21 @@ def test_all_eight_studies_are_there() -> None:
     assert NAMES == ["budget", "case", "components", "data", "overall", "schedule", "stability", "transfer"]
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
-@pytest.mark.parametrize("name", NAMES)
+PROFILES = [(name, profile) for name in NAMES for profile in ("quick", "full")]
+PROFILES += [("overall", "methods"), ("overall", "methods_1m")]
+
+
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_every_cell_is_valid_and_they_are_few_enough_for_dvc(name: str, profile: str) -> None:
     found = Study(name, profile)
     cells = found.cells()
-    assert 0 < len(cells) < 50 and len({cell.name for cell in cells}) == len(cells)
+    assert 0 < len(cells) < 70 and len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         assert cell.runs > 0 and cell.params["dataset"]["name"] in cell.keys["dataset"]
-    assert found.seeds and profile in ("quick", "full")
+    assert found.seeds
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "profile"), PROFILES)
 def test_dvc_is_told_of_all_that_a_cell_depends_on(name: str, profile: str) -> None:
     found = Study(name, profile)
     declared = set(found.stage("cell")["deps"])
@@ -65,7 +68,8 @@ def test_dvc_is_told_of_all_that_a_cell_depends_on(name: str, profile: str) -> N
     params = found.stage("cell")["params"]
     listed = {key for key in params if isinstance(key, str)}
     wanted = {f"{profile}.seeds"} | {f"{key}.${{item.{key}}}" for key in found.grid if key != "dataset"}
-    assert listed == wanted | ({"every"} if "every" in found.given else set())
+    wanted |= {"every"} if "every" in found.given else set()
+    assert listed == wanted | ({f"{profile}.every"} if "every" in found.given[profile] else set())
     assert {"../datasets.yaml": [f"{profile}.${{item.dataset}}.params"]} in params
 
 
@@ -121,7 +125,7 @@ def ran(small: Study, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found["rows"]]
+    return [{key: value for key, value in row.items() if "seconds" not in key} for row in found["rows"]]
 
 
 def test_a_cell_searches_and_trains_every_arm_for_every_seed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +165,25 @@ def test_a_cell_that_was_interrupted_goes_on_where_it_stood(
     again = ran(small, monkeypatch)
     assert trained.count("interrupted") == 1 and len(trained) == 1 + 6  # every model once
     assert figures(again) == figures(whole)
+
+
+def test_of_several_settings_the_best_on_val_is_kept_for_each_budget(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning rates of which one learns nothing; ``test`` is opened for the seeds of the study alone."""
+    opened: list[tuple[int, str]] = []
+    real = _cell._tested
+    monkeypatch.setattr(_cell, "_tested", lambda *given: opened.append((given[3], given[4])) or real(*given))
+    entry = {"arms": ["searched"], "budgets": [0.5, 0.3]}
+    entry["tuning"] = [{"retrain": {"lr": lr}} for lr in (0.0, 0.02, 0.0)]
+    found = ran(made(tmp_path, {**SMALL, "method": {"autodim": entry, "full": {}}}), monkeypatch)
+    assert [(t["setting"], t["budget"]) for t in found["tried"]] == [(s, b) for s in (0, 1, 2) for b in (0.5, 0.3)]
+    for budget in (0.5, 0.3):
+        aucs = [t["val_auc"] for t in found["tried"] if t["budget"] == budget]
+        kept = {row["setting"] for row in found["rows"] if row["budget"] == budget}
+        assert kept == {int(np.argmax(aucs))} and aucs[0] == aucs[2]
+    assert opened == [(seed, "searched") for seed in (0, 1) for _ in (0.5, 0.3)]
+    assert all(row["bytes"] <= row["budget"] * row["bytes"] / row["of_full"] for row in found["rows"])
 
 
 def test_the_report_says_what_the_rows_say(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,3 +323,33 @@ def test_the_notebook_shows_the_cells_and_the_curves_of_a_study(
     low = max(min(some) for some in sizes.values())
     full = round(found["rows"][0]["bytes"] / found["rows"][0]["of_full"])
     assert f"{low:,} to {full:,}" in table
+
+
+def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_nearest_in_bytes(tmp_path: Path) -> None:
+    study_ = made(
+        tmp_path,
+        {"quick": {"dataset": ["tiny"], "method": ["uniform", "a", "b", "c", "d"], "seeds": [0, 1, 2]}},
+    )
+    sizes = {("uniform", 0.1): 100, ("uniform", 0.2): 200, ("a", 0.1): 105, ("a", 0.2): 190, ("b", 0.2): 140}
+    aucs = {("uniform", 0.1): 0.7, ("uniform", 0.2): 0.8, ("a", 0.1): 0.72, ("a", 0.2): 0.75, ("b", 0.2): 0.7}
+    spread = {0: -0.01, 1: 0.0, 2: 0.01}
+    rows = pd.DataFrame(
+        [
+            {
+                **{"dataset": "tiny", "method": method, "budget": budget, "arm": "searched", "seed": seed},
+                **{"auc": auc + spread[seed] * (1.1 if method == "a" else 1), "logloss": 0.5, "seconds": 2.0},
+                **{"bytes": sizes[method, budget], "of_full": sizes[method, budget] / 1000, "search_seconds": None},
+                **{"training_bytes": 2**20},
+            }
+            for (method, budget), auc in aucs.items()
+            for seed in spread
+        ]
+    )
+    found = {title: cells for title, _, cells in _tables._contests(study_, rows)}
+    assert list(found) == ["tiny, budget 10%", "tiny, budget 20%"]
+    [a, uniform] = found["tiny, budget 10%"]
+    assert a[:5] == ["a", "0.7200 ± 0.0110", "0.5000 ± 0.0000", "105", "10.5%"] and a[5].startswith("+0.0200 (")
+    assert a[6] == "1.05" and a[8] == "more" and uniform[:2] == ["uniform", "0.7000 ± 0.0100"] and uniform[5] == ""
+    lines = {line[0]: line for line in found["tiny, budget 20%"]}
+    assert lines["a"][5].startswith("-0.0500 (") and lines["a"][6] == "0.95" and lines["a"][8] == "less"
+    assert lines["b"][6:9] == ["1.40", "", "not equal in size"]  # 140 is nearer to 100 than to 200, by the ratio
