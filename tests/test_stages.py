@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
 DVC = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
-SEARCHED = [name for name in names("methods") if plug("methods", name).search is not None]
+MADE = [("autodim", backbone) for backbone in names("backbones")]
+MADE += [(method, "deepfm") for method in names("methods") if method != "autodim"]
 ALLOCATIONS = ("searched", "full", "uniform", "random")
 FIELDS = ["user", "item", "price", "tags"]
 
@@ -42,13 +43,13 @@ def finished(planted: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
         return planted.copy(tmp_path_factory.mktemp("finished")).run("search", "derive", "retrain", "evaluate")
 
 
-def check_report(project: Project, **expected: Any) -> dict[str, Any]:
+def check_report(project: Project, controls: Sequence[str] = ALLOCATIONS[1:], **expected: Any) -> dict[str, Any]:
     report = project.read("report.json")
     for key, value in expected.items():
         assert report[key] == value
     seeds = report["seeds"]
     fields = [field["name"] for field in project.read("encoded/schema.json")["fields"]]
-    assert list(report["allocations"]) == list(ALLOCATIONS)
+    assert list(report["allocations"]) == ["searched", *controls]
     for entry in report["allocations"].values():
         for key in ("auc", "logloss"):
             values = entry[key]["values"]
@@ -60,24 +61,28 @@ def check_report(project: Project, **expected: Any) -> dict[str, Any]:
         assert all(0 < value < 1 for value in entry["auc"]["values"])
         for dims in entry["dims"] if isinstance(entry["dims"], list) else [entry["dims"]]:
             assert sorted(dims) == sorted(fields)
-        assert 0 < entry["table_params"] < entry["params"]
-        assert entry["bytes"] >= 4 * entry["table_params"]
         assert entry["ratio"] == entry["bytes"] / report["allocations"]["full"]["bytes"]
-        check_served(entry, report["allocations"]["full"]["bytes"])
-    assert [compared["against"] for compared in report["comparisons"]] == ["full", "uniform", "random"]
+        if entry["served"] is not None:
+            assert 0 < entry["table_params"] < entry["params"]
+            assert entry["bytes"] >= 4 * entry["table_params"]
+            check_served(entry, report["allocations"]["full"]["bytes"])
+    assert [compared["against"] for compared in report["comparisons"]] == list(controls)
     for compared in report["comparisons"]:
         low, high = compared["interval"]
-        mean = {name: report["allocations"][name]["auc"]["mean"] for name in ALLOCATIONS}
+        mean = {name: entry["auc"]["mean"] for name, entry in report["allocations"].items()}
         assert compared["auc_difference"] == pytest.approx(mean["searched"] - mean[compared["against"]])
         assert low <= high and 0 < compared["p_value"] <= 1
     shown = (project.folder / "artifacts/report.md").read_text()
     for name, entry in report["allocations"].items():
+        assert f"| {name} | {entry['auc']['mean']:.4f}" in shown
+        if entry["served"] is None:
+            assert f"| {entry['bytes']:,} | {entry['ratio']:.1%} | – | – |" in shown
+            continue
         float32, int8 = entry["served"]["float32"], entry["served"]["int8"]
         times = [
             " | ".join(f"{form['latency_ms'][batch]['median']:.2f}" for batch in ("1", "2000"))
             for form in (float32, int8)
         ]
-        assert f"| {name} | {entry['auc']['mean']:.4f}" in shown
         assert f"| {entry['bytes']:,} | {entry['ratio']:.1%} | {times[0]} |" in shown
         assert f"| {name} | {int8['bytes']:,} | {int8['ratio']:.1%} | {int8['auc_loss']:z.4f} | {times[1]} |" in shown
     return report
@@ -133,16 +138,16 @@ def test_planted_data_end_to_end_with_the_defaults(finished: Project) -> None:
         np.testing.assert_allclose(of_field.probability, np.exp(found["log_probability"]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", SEARCHED)
-@pytest.mark.parametrize("backbone", names("backbones"))
-def test_a_table_end_to_end_with_every_method_and_backbone(
+@pytest.mark.parametrize(("method", "backbone"), MADE)
+def test_a_table_end_to_end_with_every_method_and_every_backbone(
     table: Project, tmp_path: Path, method: str, backbone: str
 ) -> None:
-    project = table.copy(tmp_path).give(backbone={"name": backbone})
-    if method != "autodim":  # whose options the repository's params.yaml holds
-        project.give(method={"name": method, "options": None})
+    """The name alone is another method; of a size that no control can have there is none."""
+    project = table.copy(tmp_path).give(backbone__name=backbone, method__name=method)
     project.run(*STAGES[2:])
-    report = check_report(project, dataset="table", backbone=backbone, method=method)
+    controls = list(project.read("controls.json"))
+    assert {"full", "uniform"} <= set(controls) <= set(ALLOCATIONS)
+    report = check_report(project, controls, dataset="table", backbone=backbone, method=method)
     assert sorted(report["allocations"]["searched"]["dims"]) == sorted(FIELDS)
     assert "best_possible_auc" not in report
 

@@ -15,13 +15,19 @@ TOLERANCE = 0.02  # of the bytes to be matched
 def derive(given: Evidence) -> Allocation:
     """Every allocation whose bytes lie within `TOLERANCE` of ``given.match`` is equally probable.
 
-    With nothing to match, every one of at most `TOLERANCE` less than the limit.
+    With nothing to match, every one that is at most so much below the limit, or, where there is none, further below.
     """
     if given.match is not None:
-        low, high = int(given.match * (1 - TOLERANCE)), int(given.match * (1 + TOLERANCE))
+        windows = [(int(given.match * (1 - TOLERANCE)), int(given.match * (1 + TOLERANCE)))]
     else:
-        low, high = int(given.limit * (1 - TOLERANCE)), given.limit
-    chosen = sample(given.prices, low, high, np.random.default_rng(given.seed))
+        windows = [(int(given.limit * (1 - below)), given.limit) for below in (TOLERANCE, 0.1, 0.5, 1.0)]
+    for low, high in windows:
+        try:
+            chosen = sample(given.prices, low, high, np.random.default_rng(given.seed))
+            break
+        except ValueError:
+            if (low, high) == windows[-1]:
+                raise
     dims = {name: int(c[n]) for name, c, n in zip(given.schema.names, given.candidates, chosen, strict=True)}
     return Allocation("random", dims)
 
