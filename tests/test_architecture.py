@@ -22,6 +22,7 @@ FLOORS = [
         "embeddings",
         "layers",
         "mixtures",
+        "quantised",
         "ratings",
         "download",
         "optim",
