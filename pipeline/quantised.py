@@ -24,21 +24,22 @@ def quantise(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: for a number that is not finite, or too large for a scale in float16 (8.3 million in 8 bits).
     """
+    top = 2 ** (bits - 1) - 1
     largest = table.abs().amax(1).double()
-    exact = largest / (2 ** (bits - 1) - 1)
+    exact = largest / top
     scale = exact.half()
     scale = torch.where(scale.double() < exact, _next_half(scale), scale)
     if not bool(torch.isfinite(scale).all()):
         row = int(torch.isfinite(scale).logical_not().nonzero()[0])
         found = float(largest[row])
         raise ValueError(f"row {row} of a table goes up to {found:g}, which int{bits} cannot hold; use float32")
-    return codes_of(table, scale), scale
+    return codes_within(table, scale, -top, top), scale
 
 
-def codes_of(table: Tensor, scale: Tensor) -> Tensor:
-    """Nearest codes for given scales (V,), 0 in rows of scale 0: (V, d) -> (V, d) int8."""
-    steps = torch.where(scale > 0, scale, 1).double()[:, None]
-    return (table / steps).round_().to(torch.int8)
+def codes_within(table: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Nearest codes from ``low`` to ``high`` for given scales (V,), 0 in rows of scale 0: (V, d) -> (V, d) int8."""
+    steps = torch.where(scale > 0, scale, torch.inf).double()[:, None]
+    return (table / steps).round_().clamp_(low, high).to(torch.int8)
 
 
 def _next_half(values: Tensor) -> Tensor:
@@ -98,7 +99,8 @@ class QuantisedTables(MixedTables):
         kept: dict[str, Tensor] = {}
         for d, table in self.tables.items():
             scale = self.get_buffer(f"scale_{d}")
-            codes = codes_of(table.get_parameter("weight").detach(), scale)
+            weight = table.get_parameter("weight").detach()
+            codes = codes_within(weight, scale, -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
             kept |= {f"table.{d}": packed_codes(codes, self.bits), f"scale.{d}": scale}
         return kept | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
 

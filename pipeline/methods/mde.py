@@ -58,10 +58,8 @@ def dimensions(sizes: np.ndarray, dim: int, alpha: float, powers_of_two: bool = 
 def alphas(sizes: np.ndarray, dim: int, powers_of_two: bool = False) -> np.ndarray:
     """Ascending, 0 first: one alpha for each choice of dimensions that any alpha of 0 or more gives."""
     ratios = np.log(np.unique(sizes[sizes > sizes.min()]) / sizes.min())
-    if powers_of_two:
-        edges = 2 ** (np.arange(np.ceil(np.log2(dim)) + 1) + 0.5)
-    else:
-        edges = np.arange(1, dim) + 0.5
+    whole = 2.0 ** np.arange(np.ceil(np.log2(dim)) + 1) if powers_of_two else np.arange(1.0, dim)
+    edges = whole * 2**0.5 if powers_of_two else whole + 0.5  # above which a dimension is rounded upwards
     edges = edges[edges < dim]
     jumps = np.unique(np.log(dim / edges)[:, None] / ratios)  # where a dimension is rounded to the next smaller one
     if not len(jumps):
