@@ -15,7 +15,7 @@ KEYS = {"dtype", "shape", "zlib"}
 
 def encoded(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Arrays as JSON values; equal arrays give equal text."""
-    return {name: _encoded(np.ascontiguousarray(array)) for name, array in sorted(arrays.items())}
+    return {name: _encoded(np.asarray(array, order="C")) for name, array in sorted(arrays.items())}
 
 
 def _encoded(array: np.ndarray) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Uniform:
 
 
 def widest_uniform(build: Build, schema: Schema, dim: int, limit: int, method: str = "uniform") -> Uniform:
-    """Of one dimension for all fields, 1 to ``dim``, the one that fills ``limit`` bytes best.
+    """Of one dimension for all fields, 1 to ``dim``, the one that fills ``limit`` bytes best; ties to the wider.
 
     Args:
         build: of what is built with that dimension; it may store numbers in fewer bits.
@@ -182,7 +182,7 @@ def widest_uniform(build: Build, schema: Schema, dim: int, limit: int, method: s
         raise ValueError(
             f"{method}: no dimension makes {limit:,} bytes or less, the least is {least:,}; raise the budget"
         )
-    best = max(fitting, key=lambda d: (sizes[d], -d))
+    best = max(fitting, key=lambda d: (sizes[d], d))  # numbers of few bits come in whole bytes
     return Uniform(best, sizes[best], sizes[best] / limit - 1)
 
 

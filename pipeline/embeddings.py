@@ -431,8 +431,13 @@ class MixedTables(FieldEmbedding):
     def _lifted(self, g: int, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows of the g-th distinct dim's table, mapped to D coordinates: (u,) -> (u, D)."""
         name = str(self.distinct[g])
-        values: Tensor = self.tables[name](rows)
+        values = self.values(name, rows)
         return grouped_matmul(values, self.projections[name], ends) if name in self.projections else values
+
+    def values(self, name: str, rows: Tensor) -> Tensor:
+        """What is looked up in the table of the dimension ``name``: (u,) distinct, ascending rows -> (u, d)."""
+        values: Tensor = self.tables[name](rows)
+        return values
 
     def packed(self) -> dict[str, Tensor]:
         tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}

@@ -25,6 +25,7 @@ from pipeline.embeddings import Direct, MixedTables, Packing
 from pipeline.factored import Factored, Lifts
 from pipeline.model import CTRModel
 from pipeline.plug import plug
+from pipeline.quantised import quantise
 from pipeline.schema import PADDING, Schema
 
 FEW = 8  # rows up to which all numbers of a batch are gathered at once; more go dimension by dimension
@@ -128,10 +129,10 @@ class Served(nn.Module):
         """The inference form of a trained model, on a CPU; the model itself is left as it is.
 
         Raises:
-            TypeError: if its embedding is not of `MixedTables`.
+            TypeError: if its embedding is not of `MixedTables`, or of a kind that packs something else than its tables.
         """
         embedding = model.embedding
-        if not isinstance(embedding, MixedTables):
+        if not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
             raise TypeError(f"only MixedTables have an inference form, however {type(embedding).__name__}")
         dims = dict.fromkeys(model.schema.names, 0) | embedding.dims
         made = type(model.backbone).__module__.rpartition(".")[2], model.options
@@ -285,32 +286,6 @@ def pack(embedding: MixedTables, int8: bool = False) -> dict[str, Tensor]:
     packed["table"] = torch.cat([values.flatten() for values, _ in rounded])
     packed["scale"] = torch.cat([scale for _, scale in rounded])
     return packed
-
-
-def quantise(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with a scale for each row: (V, d) float32 -> (V, d) int8, (V,) float16.
-
-    A row's scale is its largest magnitude over 127, rounded up to float16 so that nothing is clipped; then
-    ``|x - q * scale| <= scale / 2``. A row of zeros has scale 0.
-
-    Raises:
-        ValueError: for a number that is not finite, or too large for a scale in float16 (8.3 million).
-    """
-    largest = table.abs().amax(1).double()
-    exact = largest / 127
-    scale = exact.half()
-    scale = torch.where(scale.double() < exact, _next_half(scale), scale)
-    if not bool(torch.isfinite(scale).all()):
-        row = int(torch.isfinite(scale).logical_not().nonzero()[0])
-        found = float(largest[row])
-        raise ValueError(f"row {row} of a table goes up to {found:g}, which int8 cannot hold; use float32")
-    steps = torch.where(scale > 0, scale, 1).double()[:, None]
-    return (table / steps).round_().to(torch.int8), scale
-
-
-def _next_half(values: Tensor) -> Tensor:
-    """The next larger float16 of non-negative ones."""
-    return (values.view(torch.int16) + 1).view(torch.float16)
 
 
 def _check(packed: Mapping[str, Tensor], numbers: int, packing: Packing, dim: int) -> None:

@@ -164,8 +164,9 @@ def test_a_budget_is_kept_and_one_that_cannot_be_is_refused_with_the_least_that_
         size(least - 1)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("full", "int8", "int4", "alpt")])
 def test_without_a_budget_a_method_that_needs_one_keeps_to_a_quarter(name: str) -> None:
+    """Those left out need none: they have the full dimension then."""
     assert cost(built(name)[0].packed()).bytes <= FULL // 4 or finder(name) is not None
 
 

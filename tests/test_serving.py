@@ -15,8 +15,9 @@ from pipeline.factored import Factored
 from pipeline.methods import autodim
 from pipeline.model import CTRModel, assemble
 from pipeline.plug import names, plug
+from pipeline.quantised import quantise
 from pipeline.schema import PADDING, Field, Schema
-from pipeline.serving import FEW, Served, pack, quantise, settle
+from pipeline.serving import FEW, Served, pack, settle
 
 PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
 BAGS = Schema((Field("user", 70), Field("tags", 40, width=3), Field("age", 8), Field("genres", 20, width=2)))
