@@ -142,16 +142,22 @@ class Observed:
     support: np.ndarray
     signed: np.ndarray
 
-    def cut(self, number: int) -> Observed:
-        """The same for at most ``number`` ids, those that occur most: as many of each field as occur so often."""
-        if number >= len(self.support):
-            return self
-        least = np.sort(self.support)[::-1][number] + 1
-        field_of = np.repeat(np.arange(len(self.signed)), self.signed)
-        signed = np.bincount(field_of[self.support >= least], minlength=len(self.signed))
-        within = np.arange(len(field_of)) - (np.cumsum(self.signed) - self.signed)[field_of]
-        keep = within < signed[field_of]
-        return Observed(self.hashes[keep], self.support[keep], signed)
+
+def cut(seen: Observed, number: int) -> Observed:
+    """The same for at most ``number`` ids, those that occur most: as many of each field as occur so often."""
+    if number >= len(seen.support):
+        return seen
+    least = np.sort(seen.support)[::-1][number] + 1
+    field_of, rank = _ranks(seen.signed)
+    signed = np.bincount(field_of[seen.support >= least], minlength=len(seen.signed))
+    keep = rank < signed[field_of]
+    return Observed(seen.hashes[keep], seen.support[keep], signed)
+
+
+def _ranks(signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) field and (S,) id of each signature, for (F,) signed ids of each field."""
+    field_of = np.repeat(np.arange(len(signed)), signed)
+    return field_of, np.arange(len(field_of)) - (np.cumsum(signed) - signed)[field_of]
 
 
 def observed(
@@ -163,8 +169,8 @@ def observed(
     support: int,
     keys: int,
     permuted: bool = False,
-) -> dict[str, np.ndarray]:
-    """What LMA's ``observe`` reads off the training rows: `Observed` as arrays.
+) -> Observed:
+    """Min-hashes of the values' sets of rows.
 
     Each hash of a row has 63 bits, so that even a value which occurs in every other row has a minimum of its own. (A
     hash reduced to the number of rows, as published, gives all frequent values a minimum near 0.)
@@ -186,9 +192,9 @@ def observed(
     values = (torch.from_numpy(ids).long() + torch.from_numpy(schema.first_rows[schema.slot_fields]))[present]
     documents = torch.arange(len(ids))[:, None].expand(present.shape)[present]
     counts = torch.bincount(values, minlength=schema.num_rows).numpy()
-    field_of = np.repeat(np.arange(len(schema)), schema.cardinalities)
+    field_of, rank = _ranks(schema.cardinalities)
     signed = np.bincount(field_of[counts >= support], minlength=len(schema))
-    chosen = np.arange(schema.num_rows) - schema.first_rows[field_of] < signed[field_of]
+    chosen = rank < signed[field_of]
 
     found = np.empty((int(signed.sum()), keys), np.int32)
     own = torch.from_numpy(np.flatnonzero(chosen))
@@ -201,7 +207,7 @@ def observed(
         found[:, k] = (key >> 32).numpy()
     if permuted:
         found = found[permutation(signed, rng)]
-    return {"hashes": found, "support": counts[chosen].astype(np.int32), "signed": signed.astype(np.int32)}
+    return Observed(found, counts[chosen], signed)
 
 
 def permutation(signed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -215,8 +221,7 @@ def permutation(signed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         signed: (F,) number of signatures of each field.
     """
     number = int(signed.sum())
-    field_of = np.repeat(np.arange(len(signed)), signed)
-    rank = np.arange(number) - (np.cumsum(signed) - signed)[field_of]
+    field_of, rank = _ranks(signed)
     octave = np.log2(rank + 1).astype(np.int64)
     last = signed[field_of] - 1
     octave -= (rank == last) & (rank > 1) & (rank + 1 == 2**octave)  # it would be alone
@@ -248,7 +253,7 @@ def allocation(
     if not 0 <= share < 1:
         raise ValueError(f"{method}: share of the limit for signatures must be from 0 to below 1, however: {share=}")
     schema, dim, limit = given.schema, given.dim, given.limit
-    seen = Observed(given.found["hashes"], given.found["support"], given.found["signed"].astype(np.int64))
+    seen = Observed(**given.found)
     check_power(power, seen.hashes.shape[1])
     chosen = bits or _bits(min(limit // 4, schema.num_rows * dim), dim, power)
 
@@ -260,9 +265,9 @@ def allocation(
     def size_of(size: int, kept: Observed) -> int:
         return spent(build, schema, dim, made(size, kept)).bytes
 
-    none = seen.cut(0)
+    none = cut(seen, 0)
     free = max(0, limit - size_of(1, none))  # the rest is needed in any case
-    kept = seen.cut(int(share * free) // (seen.hashes.shape[1] * chosen // 8))
+    kept = cut(seen, int(share * free) // (seen.hashes.shape[1] * chosen // 8))
     most = schema.num_rows * dim
     return made(largest(lambda size: size_of(size, kept), most, limit, method), kept)
 

@@ -50,7 +50,7 @@ CONSTANTS = [-5653703133376969021, 7806873273932414515]
 def test_cells_are_loaded_as_by_chance(size: int) -> None:
     """Chi-square of equal loads: its mean is the degrees of freedom, its variance twice that."""
     cells = SlotHash(16, seed=3, stream=0)(mixed(torch.arange(20_000))[:, None], size)
-    assert 0 <= int(cells.min()) and int(cells.max()) < size
+    assert int(cells.min()) >= 0 and int(cells.max()) < size
     for loads in (torch.bincount(cells.flatten(), minlength=size), torch.bincount(cells[:, 5], minlength=size)):
         mean = loads.double().mean()
         chi_square = float(((loads - mean) ** 2 / mean).sum())
@@ -80,13 +80,13 @@ def test_a_cell_s_gradient_is_the_sum_over_all_who_read_it() -> None:
 
 
 def test_a_memory_that_positions_cannot_reach_is_refused() -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match=r"1 to 2,147,483,647 numbers, however: size=2,147,483,648"):
+    with pytest.raises(ValueError, match=r"1 to 2,147,483,647 numbers, however: size=2,147,483,648"):
         Memory(2**31)
 
 
 def test_values_that_share_numbers_have_one_dimension() -> None:
     assert common_dim(Allocation("robe", {"user": 4, "item": 4})) == 4
-    with pytest.raises(ValueError, match="robe has one dimension for all fields, however {'user': 4, 'item': 2}"):
+    with pytest.raises(ValueError, match=r"robe has one dimension for all fields, however {'user': 4, 'item': 2}"):
         common_dim(Allocation("robe", {"user": 4, "item": 2}))
 
 

@@ -26,7 +26,7 @@ def observe(
     keys: Annotated[int, Least(1)] = 4,
 ) -> dict[str, np.ndarray]:
     """Min-hashes of every value's set of training rows; see `pipeline.signatures.observed`."""
-    return observed(schema, ids, rng, rows=rows, support=support, keys=keys, permuted=False)
+    return vars(observed(schema, ids, rng, rows=rows, support=support, keys=keys, permuted=False))
 
 
 def derive(
