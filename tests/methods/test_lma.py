@@ -109,7 +109,7 @@ def test_only_rows_of_training_are_seen(planted: Project, tmp_path: Path) -> Non
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="signatures must be from 0 to below 1, however: share=1.5"):
+    with pytest.raises(ValueError, match=r"signatures must be from 0 to below 1, however: share=1\.5"):
         lma.derive(given(), share=1.5)
     with pytest.raises(ValueError, match="power, the keys that a slot looks at, must be 1 to keys=4, however: power=5"):
         lma.derive(given(), power=5)
