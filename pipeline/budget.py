@@ -123,6 +123,22 @@ def spent(build: Build, schema: Schema, dim: int, allocation: Allocation) -> Cos
     return cost(embedding.packed())
 
 
+def largest(size: Callable[[int], int], most: int, limit: int, method: str) -> int:
+    """The largest number from 1 to ``most`` whose ``size`` in bytes, which rises with it, is within ``limit``.
+
+    Raises:
+        ValueError: if even that of 1 is not; says how much it is.
+    """
+    least = size(1)
+    if least > limit:
+        raise ValueError(f"{method}: {limit:,} bytes are too few, the least is {least:,}; raise the budget")
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(middle) <= limit else (low, middle - 1)
+    return low
+
+
 def training_bytes(embedding: FieldEmbedding) -> int:
     """Bytes of an embedding in training: its parameters with Adam's two moments of each, and its buffers."""
     trained = sum(p.numel() * p.element_size() for p in embedding.parameters())
