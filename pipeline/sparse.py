@@ -48,7 +48,9 @@ class Bitmap:
         octets[: len(packed)] = packed
         block = WORD * BLOCK_WORDS
         ones = np.add.reduceat(bits, np.arange(0, len(bits), block), dtype=np.int32)
-        return cls(torch.from_numpy(octets.view("<i8").astype(np.int64)), torch.from_numpy(np.cumsum(ones) - ones).int())
+        return cls(
+            torch.from_numpy(octets.view("<i8").astype(np.int64)), torch.from_numpy(np.cumsum(ones) - ones).int()
+        )
 
     def at(self, places: Tensor) -> Tensor:
         """Whether each bit is set: int64 of any shape -> bool."""
@@ -61,7 +63,9 @@ class Bitmap:
         window = block[:, None] * BLOCK_WORDS + torch.arange(BLOCK_WORDS, device=places.device)
         words = self.words[window.clamp(max=len(self.words) - 1)]
         below = (torch.ones_like(places) << (places % WORD)) - 1  # the bits of its own word that come before it
-        words = torch.where(window < word[:, None], words, torch.where(window == word[:, None], words & below[:, None], 0))
+        words = torch.where(
+            window < word[:, None], words, torch.where(window == word[:, None], words & below[:, None], 0)
+        )
         return self.before.index_select(0, block) + _ones(words).sum(1)
 
 
@@ -90,7 +94,9 @@ class Layout:
 
     def __init__(self, rows: int, dim: int, kept: int) -> None:
         if not 1 <= kept <= rows * dim or kept >= 2**31:
-            raise ValueError(f"a table of {rows:,} x {dim} cells cannot keep {kept:,} of them; keep 1 to {rows * dim:,}")
+            raise ValueError(
+                f"a table of {rows:,} x {dim} cells cannot keep {kept:,} of them; keep 1 to {rows * dim:,}"
+            )
         self.rows, self.dim, self.kept = rows, dim, kept
         count = torch.uint8 if dim < 256 else torch.int16
         column = torch.uint8 if dim <= 256 else torch.int16
@@ -202,8 +208,8 @@ def keep_most_important(method: str, given: Evidence, importance: np.ndarray, bu
         method: whose ``build`` makes it `Masked`.
         importance: (V, D).
     """
-    kept = cells_within(*importance.shape, budget)
-    return allocation_of(method, given, top_cells(importance, kept))
+    rows, dim = importance.shape
+    return allocation_of(method, given, top_cells(importance, cells_within(rows, dim, budget)))
 
 
 def allocation_of(method: str, given: Evidence, mask: np.ndarray) -> Allocation:

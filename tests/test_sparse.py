@@ -91,7 +91,9 @@ def test_what_is_stored_is_sparse_the_table_is_nowhere_in_it() -> None:
 def test_a_budget_buys_all_the_cells_that_fit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, dim = int(rng.integers(1, 400)), int(rng.integers(1, 50))
-    sizes = [cost(Layout(rows, dim, kept).measured()).bytes for kept in range(1, rows * dim + 1, max(1, rows * dim // 97))]
+    sizes = [
+        cost(Layout(rows, dim, kept).measured()).bytes for kept in range(1, rows * dim + 1, max(1, rows * dim // 97))
+    ]
     assert sizes == sorted(sizes)
     budget = int(rng.integers(cost(Layout(rows, dim, 1).measured()).bytes, 5 * rows * dim + 10))
     kept = cells_within(rows, dim, budget)

@@ -1,4 +1,4 @@
-"""AutoSrh (DNIS). Kong et al. 2022, "AutoSrh: An Embedding Dimensionality Search Framework for Tabular Data Prediction".
+"""AutoSrh. Kong et al. 2023, "AutoSrh: An Embedding Dimensionality Search Framework for Tabular Data Prediction".
 
 Cheng et al. 2020, "Differentiable Neural Input Search for Recommender Systems", is its first form.
 """
@@ -22,7 +22,7 @@ from pipeline.sparse import Masked, keep_most_important
 
 
 class Supernet(FieldEmbedding):
-    """A full table whose rows are multiplied with the relevances of their block: e' = e * alpha (eq. 4).
+    """A full table whose rows are multiplied with the relevances of their block: e' = e * alpha.
 
     A block is a share of a field's values, by falling frequency. Relevances start at 1 and stay within 0 and 1.
 

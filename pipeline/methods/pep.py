@@ -21,7 +21,7 @@ Thresholds = Literal["global", "dim", "field", "field_dim", "row", "cell"]
 class Supernet(FieldEmbedding):
     """A full table E whose numbers are shrunk by learned thresholds, which sets the small ones to 0.
 
-    E' = sign(E) ReLU(|E| - sigmoid(s)) (eq. 5), of the rows that a batch touches alone.
+    E' = sign(E) ReLU(|E| - sigmoid(s)), of the rows that a batch touches alone.
 
     Args:
         thresholds: what numbers share an s: all of the table, those of a dimension, of a field, of a dimension in a

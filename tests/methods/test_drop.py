@@ -36,11 +36,13 @@ def test_no_other_fields_that_fit_are_worth_more(seed: int) -> None:
     rng = np.random.default_rng(seed)
     saliency, budget = rng.random(4), int(rng.integers(3 * 16, 163 * 16))
     fitting = [
-        kept for kept in itertools.product((0, 1), repeat=4) if sum(p for p, k in zip(PRICES[:, 1], kept) if k) <= budget
+        kept
+        for kept in itertools.product((0, 1), repeat=4)
+        if sum(p for p, k in zip(PRICES[:, 1], kept, strict=True) if k) <= budget
     ]
-    best = max(sum(s for s, k in zip(saliency, kept) if k) for kept in fitting)
+    best = max(sum(s for s, k in zip(saliency, kept, strict=True) if k) for kept in fitting)
     dims = drop.derive(given(saliency.tolist(), budget)).dims
-    assert sum(s for s, d in zip(saliency, dims.values()) if d) == pytest.approx(best)
+    assert sum(s for s, d in zip(saliency, dims.values(), strict=True) if d) == pytest.approx(best)
 
 
 def test_one_field_stays_whatever_it_is_worth() -> None:

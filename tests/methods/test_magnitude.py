@@ -52,7 +52,9 @@ def test_every_row_keeps_its_largest_numbers_where_that_is_asked_for() -> None:
 
 
 def test_what_every_row_has_to_keep_is_the_least_budget() -> None:
-    with pytest.raises(ValueError, match=r"no 246 cells of 123 rows can be kept in a budget of 100 bytes: the least is"):
+    with pytest.raises(
+        ValueError, match=r"no 246 cells of 123 rows can be kept in a budget of 100 bytes: the least is"
+    ):
         magnitude.derive(given(100), least=2)
     with pytest.raises(ValueError, match=r"a row has 8 cells, however least=9"):
         magnitude.derive(given(), least=9)

@@ -80,9 +80,7 @@ def test_thresholds_of_rows_are_trained_only_where_a_batch_touches_them(kind: st
 
 
 def given(margin: np.ndarray, budget: int | None = None) -> Evidence:
-    return Evidence(
-        SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, found={"margin": margin}, budget=budget
-    )
+    return Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, found={"margin": margin}, budget=budget)
 
 
 def test_without_a_budget_the_mask_is_what_is_above_its_threshold() -> None:
@@ -90,7 +88,7 @@ def test_without_a_budget_the_mask_is_what_is_above_its_threshold() -> None:
     margin = embedding.found()["margin"]
     built = pep.build(SCHEMA, DIM, pep.derive(given(margin)))
     assert torch.equal(built.mask, torch.from_numpy(margin > 0))
-    with pytest.raises(ValueError, match="no cell is above its threshold; lower method.options.pep.init"):
+    with pytest.raises(ValueError, match=r"no cell is above its threshold; lower method.options.pep.init"):
         pep.derive(given(-np.ones((127, DIM), np.float16)))
 
 
