@@ -34,7 +34,7 @@ def _check_scores(scores: np.ndarray) -> None:
         raise ValueError(f"score of field {field}, candidate {n}, is {scores[field, n]}; the search has diverged")
 
 
-def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int) -> np.ndarray:
+def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all: bool = True) -> np.ndarray:
     """The choice of one candidate per field with the largest sum of scores within the budget; exact.
 
     A multiple-choice knapsack (Sinha & Zoltners 1979), solved field by field over the Pareto-optimal pairs of
@@ -46,6 +46,7 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int) -> np.nda
         scores: (F, N), larger is better, e.g. log-probabilities; -inf is not a candidate.
         prices: (F, N) int64 bytes, in no particular order.
         budget: bytes.
+        drop_all: whether all fields may get candidates that cost nothing, which are those that drop a field.
 
     Returns:
         (F,) int64 candidate of each field. Ties go to fewer bytes.
@@ -87,7 +88,24 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int) -> np.nda
     for f, (parent, candidate) in zip(reversed(order), reversed(steps), strict=True):
         chosen[f] = candidate[state]
         state = int(parent[state])
+    if not drop_all and not prices[np.arange(len(chosen)), chosen].any():
+        _keep_one(chosen, scores, prices, budget)
     return chosen
+
+
+def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget: int) -> None:
+    """Where it is best to drop all fields, it is second best to keep the one whose score loses least by it."""
+    offered = (scores > -np.inf) & (prices > 0) & (prices < NO_CANDIDATE)
+    least = int(np.where(offered, prices, NO_CANDIDATE).min())
+    if least > budget:
+        raise ValueError(
+            f"no choice that keeps a field costs {budget} bytes or less: the least is {least} bytes; raise the budget "
+            "or offer smaller dims"
+        )
+    gains = np.where(offered & (prices <= budget), scores - scores[np.arange(len(chosen)), chosen][:, None], -np.inf)
+    places = np.argwhere(gains == gains.max())
+    f, n = min(places.tolist(), key=lambda place: prices[tuple(place)])
+    chosen[f] = n
 
 
 def _losses(scores: np.ndarray) -> np.ndarray:

@@ -234,6 +234,8 @@ def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     Returns:
         (U, D).
     """
+    if not len(values):  # of which grouped_mm finds no gradient
+        return values @ matrices[0]
     if values.dtype == torch.float64:  # grouped_mm knows no float64; only tests and gradient checks come here
         parts = torch.tensor_split(values, ends[:-1].long().cpu())
         return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
@@ -410,8 +412,12 @@ class MixedTables(FieldEmbedding):
 
     def forward(self, occ: Occurrences) -> Tensor:
         """Occurrences -> (B, F, D)."""
+        return spread(self.vectors(occ), occ)
+
+    def vectors(self, occ: Occurrences) -> Tensor:
+        """The distinct rows' vectors in D coordinates, (U, D); not every field needs to have a row."""
         if len(self.distinct) == 1:
-            return spread(self._lifted(0, occ.rows, occ.ends), occ)
+            return self._lifted(0, occ.rows, occ.ends)
         lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
         own = lengths[self.order]
         ends = own.cumsum(0)
@@ -426,7 +432,8 @@ class MixedTables(FieldEmbedding):
             self._lifted(g, rows[start:stop], (ends[self.groups[g] : self.groups[g + 1]] - start).int())
             for g, (start, stop) in enumerate(itertools.pairwise(bounds))
         ]
-        return spread(_Placed.apply(source, *lifted), occ)
+        placed: Tensor = _Placed.apply(source, *lifted)
+        return placed
 
     def _lifted(self, g: int, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows of the g-th distinct dim's table, mapped to D coordinates: (u,) -> (u, D)."""

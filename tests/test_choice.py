@@ -125,3 +125,22 @@ def test_a_candidate_dearer_than_the_whole_window_is_never_drawn() -> None:
     for _ in range(20):
         assert sample(prices, 30, 30, rng).tolist() == [0, 0, 0]
         assert sample(prices, 40, 40, rng).tolist() in ([0, 1, 0], [0, 0, 1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_where_one_field_has_to_be_kept_the_choice_is_the_best_that_keeps_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, prices = rng.normal(-1, 1, (3, 3)), rng.integers(1, 50, (3, 3))
+    prices[:, 0] = scores[:, 0] = 0  # candidate 0 drops the field, and as a rule is the best
+    budget = int(rng.integers(prices[:, 1:].min(), 100))
+    best = max(
+        sum(scores[f, n] for f, n in enumerate(choice))
+        for choice in product(range(3), repeat=3)
+        if any(choice) and sum(prices[f, n] for f, n in enumerate(choice)) <= budget
+    )
+    chosen = within_budget(scores, prices, budget, drop_all=False)
+    assert chosen.any() and prices[np.arange(3), chosen].sum() <= budget
+    assert scores[np.arange(3), chosen].sum() == pytest.approx(best)
+    least = int(prices[:, 1:].min())
+    with pytest.raises(ValueError, match=f"the least is {least} bytes; raise the budget"):
+        within_budget(scores, prices, least - 1, drop_all=False)

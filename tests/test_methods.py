@@ -1,5 +1,6 @@
 """What every method has to hold, whatever it finds out first: a new file in the folder is tested by being there."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ LOOKUP = Lookup(SCHEMA)
 METHODS = names("methods")
 
 
+@functools.cache
 def draw_ids(seed: int = 0, rows: int = BATCH) -> Tensor:
     """(B, S) ids; frequent ones have small numbers, as the encoder makes them, and bags have one to three values."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,119 @@
+"""PEP: the thresholded numbers and their gradients against the equation, the mask, and the sparse storage."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.budget import cost, full_tables
+from pipeline.embeddings import Lookup
+from pipeline.evidence import Evidence
+from pipeline.methods import pep
+from pipeline.schema import PADDING, Field, Schema
+
+SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 7, width=2)))
+DIM = 8
+FULL = full_tables(SCHEMA, DIM).bytes
+FIELDS = np.repeat([0, 1, 2], [70, 50, 7])
+KINDS = {"global": (1, 1), "dim": (1, DIM), "field": (3, 1), "field_dim": (3, DIM), "row": (127, 1), "cell": (127, DIM)}
+
+
+def supernet(thresholds: str) -> pep.Supernet:
+    torch.manual_seed(0)
+    made = pep.search(SCHEMA, DIM, [[DIM]] * 3, np.zeros((3, 1)), thresholds=thresholds)
+    with torch.no_grad():
+        made.table.weight.copy_(torch.randn(127, DIM))
+        s = made.s.weight if isinstance(made.s, torch.nn.Module) else made.s
+        s.copy_(0.5 * torch.randn(s.shape))
+    return made
+
+
+def thresholds_of(embedding: pep.Supernet, kind: str) -> torch.Tensor:
+    """(V, D) sigmoid(s), spelled out."""
+    s = embedding.s.weight if isinstance(embedding.s, torch.nn.Module) else embedding.s
+    assert tuple(s.shape) == KINDS[kind]
+    if kind in ("field", "field_dim"):
+        s = s[torch.from_numpy(FIELDS)]
+    return torch.sigmoid(s.detach()).expand(127, DIM)
+
+
+def draw_ids() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.stack([torch.randint(0, n, (20,), generator=generator) for n in (70, 50, 7, 7)], 1)
+    ids[::3, 3] = PADDING
+    return ids.int()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_shrunk_by_the_threshold_they_share(kind: str) -> None:
+    embedding = supernet(kind)
+    table, threshold = embedding.table.weight.detach(), thresholds_of(embedding, kind)
+    shrunk = torch.where(table > threshold, table - threshold, torch.where(table < -threshold, table + threshold, 0))
+    ids = draw_ids()
+    tags = ids[:, 2:].long()
+    there = (tags != PADDING)[..., None]
+    bags = (shrunk[120 + tags.clamp(min=0)] * there).sum(1) / there.sum(1)
+    expected = torch.stack([shrunk[ids[:, 0].long()], shrunk[70 + ids[:, 1].long()], bags], 1)
+    torch.testing.assert_close(embedding(Lookup(SCHEMA)(ids)).detach(), expected)
+    margin = embedding.found()["margin"]
+    assert margin.dtype == np.float16
+    np.testing.assert_allclose(margin, (table.abs() - threshold).numpy(), atol=2e-3)
+
+
+def test_a_number_above_its_threshold_moves_itself_and_the_threshold_one_below_moves_neither() -> None:
+    embedding = pep.search(SCHEMA, 2, [[2]] * 3, np.zeros((3, 1)), thresholds="dim", init=0.0)  # thresholds of 1/2
+    with torch.no_grad():
+        embedding.table.weight.zero_()
+        embedding.table.weight[3] = torch.tensor([-0.8, 0.3])
+    embedded = embedding(Lookup(SCHEMA)(torch.tensor([[3, 0, 0, PADDING]], dtype=torch.int32)))
+    torch.testing.assert_close(embedded[0, 0], torch.tensor([-0.3, 0.0]))
+    embedded[0, 0].sum().backward()
+    torch.testing.assert_close(embedding.table.weight.grad.to_dense()[3], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(embedding.s.grad, torch.tensor([[0.25, 0.0]]))  # -sign(-0.8) sigmoid'(0)
+
+
+@pytest.mark.parametrize("kind", ["row", "cell"])
+def test_thresholds_of_rows_are_trained_only_where_a_batch_touches_them(kind: str) -> None:
+    embedding = supernet(kind)
+    embedding(Lookup(SCHEMA)(draw_ids())).square().sum().backward()
+    touched = Lookup(SCHEMA)(draw_ids()).rows
+    assert torch.equal(embedding.s.weight.grad.coalesce().indices()[0], touched)
+
+
+def given(margin: np.ndarray, budget: int | None = None) -> Evidence:
+    return Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, found={"margin": margin}, budget=budget)
+
+
+def test_without_a_budget_the_mask_is_what_is_above_its_threshold() -> None:
+    embedding = supernet("field_dim")
+    margin = embedding.found()["margin"]
+    built = pep.build(SCHEMA, DIM, pep.derive(given(margin)))
+    assert torch.equal(built.mask, torch.from_numpy(margin > 0))
+    with pytest.raises(ValueError, match=r"no cell is above its threshold; lower method.options.pep.init"):
+        pep.derive(given(-np.ones((127, DIM), np.float16)))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_real_sparse_storage(share: float) -> None:
+    """Bytes are those of the tensors that are stored, which alone give the vectors back, of the kept cells alone."""
+    margin = np.random.default_rng(0).normal(size=(127, DIM)).astype(np.float16)
+    budget = int(FULL * share)
+    built = pep.build(SCHEMA, DIM, pep.derive(given(margin, budget)))
+    expected = built(Lookup(SCHEMA)(draw_ids())).detach()
+    packed = {name: tensor.clone() for name, tensor in built.packed().items()}
+    stored = sum(tensor.untyped_storage().nbytes() for tensor in packed.values())
+    assert 0.97 * budget < stored == cost(packed).bytes <= budget
+    kept = built.layout.kept
+    assert packed["table.cells"].numel() == kept < 127 * DIM
+    assert margin[built.mask.numpy()].min() >= margin[~built.mask.numpy()].max()
+    del built.table, built.mask
+    torch.testing.assert_close(built.lookup(packed, Lookup(SCHEMA)(draw_ids())), expected)
+
+
+def test_what_is_trained_again_starts_from_the_numbers_that_the_search_of_equal_seed_started_from() -> None:
+    margin = np.random.default_rng(0).normal(size=(127, DIM)).astype(np.float16)
+    allocation = pep.derive(given(margin, FULL // 4))
+    torch.manual_seed(7)
+    searched = pep.search(SCHEMA, DIM, [[DIM]] * 3, np.zeros((3, 1)))
+    torch.manual_seed(7)
+    built = pep.build(SCHEMA, DIM, allocation)
+    assert torch.equal(built.table.weight, searched.table.weight)
