@@ -50,17 +50,18 @@ def _next_half(values: Tensor) -> Tensor:
 def packed_codes(codes: Tensor, bits: int) -> Tensor:
     """Codes of ``bits`` bits, the first in the lowest, each row in whole bytes: (V, d) int8 -> (V, bytes) uint8."""
     per_byte = 8 // bits
-    unsigned = codes.to(torch.int16) + 2 ** (bits - 1)
-    unsigned = torch.nn.functional.pad(unsigned, (0, -codes.shape[1] % per_byte))
-    shifts = torch.arange(per_byte, device=codes.device) * bits
-    return (unsigned.view(len(codes), -1, per_byte) << shifts).sum(2).to(torch.uint8)
+    unsigned = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+    unsigned = torch.nn.functional.pad(unsigned, (0, -codes.shape[1] % per_byte)).view(len(codes), -1, per_byte)
+    packed = unsigned[:, :, 0].clone()
+    for i in range(1, per_byte):
+        packed |= unsigned[:, :, i] << (i * bits)
+    return packed
 
 
 def unpacked_codes(packed: Tensor, bits: int, dim: int) -> Tensor:
     """What `packed_codes` packed of ``dim`` codes a row: (V, bytes) uint8 -> (V, dim) int8."""
-    shifts = torch.arange(8 // bits, device=packed.device) * bits
-    unsigned = (packed.to(torch.int16)[:, :, None] >> shifts) & (2**bits - 1)
-    return (unsigned.flatten(1)[:, :dim] - 2 ** (bits - 1)).to(torch.int8)
+    unsigned = torch.stack([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], 2)
+    return (unsigned.flatten(1)[:, :dim].to(torch.int16) - 2 ** (bits - 1)).to(torch.int8)
 
 
 class QuantisedTables(MixedTables):
