@@ -95,6 +95,8 @@ class SignatureMemory(FieldEmbedding):
             ends: (F,) where each field's rows end.
         """
         plain = mixed(rows + self.salts[0])[:, None].expand(-1, len(self.choices))
+        if not len(self.signatures):
+            return plain
         lengths = torch.diff(ends, prepend=ends.new_zeros(1))
         starts = self.signed.cumsum(0) - self.signed
         limits = torch.stack([self.first_rows, self.signed.long(), starts]).repeat_interleave(
@@ -102,8 +104,6 @@ class SignatureMemory(FieldEmbedding):
         )
         ids = rows - limits[0]
         has_one = ids < limits[1]
-        if not len(self.signatures):
-            return plain
         stored = self.signatures.index_select(0, torch.where(has_one, ids + limits[2], 0)).long()
         chosen = stored[:, self.choices]  # (U, C, H)
         folded = chosen.new_zeros(())
@@ -134,7 +134,7 @@ class Observed:
 
     Args:
         hashes: (S, k) int32.
-        support: (S,) in how many of the sampled rows each of these ids occurs, and
+        support: (S,) how often each of these ids occurs in the sampled rows, and
         signed: (F,) how many ids of each field have them.
     """
 
@@ -178,7 +178,7 @@ def observed(
     Args:
         ids: (n, S) of the training rows.
         rows: R, how many of them are sampled; all if there are fewer.
-        support: s_min, in how many of these a value has to occur. As ids are sorted by falling frequency, as many of
+        support: s_min, how often a value has to occur in these. As ids are sorted by falling frequency, as many of
             the first ids of a field are signed as values reach that.
         keys: k.
         permuted: the null control: see `permutation`.
@@ -240,6 +240,9 @@ def allocation(
     method: str, given: Evidence, *, power: int, bits: Bits | None, share: float, sign: bool
 ) -> Allocation:
     """Signatures and memory that fill the limit together.
+
+    NOTE[DIFF]: the published code keeps every slot of every value in 8 bytes, twice what the tables take that are to
+    be saved, and counts the memory alone. Here signatures are kept in place of slots, and are counted.
 
     Args:
         method: name of the method that builds it.

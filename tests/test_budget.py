@@ -11,6 +11,7 @@ from pipeline.budget import (
     cost,
     full_tables,
     in_bytes,
+    largest,
     nearest_uniform,
     prices,
 )
@@ -105,3 +106,12 @@ def test_the_nearest_uniform_dimension_and_its_gap() -> None:
     assert nearest_uniform(SCHEMA, 8, 10**9).dim == 8
     assert nearest_uniform(SCHEMA, 8, 1).dim == 1
     assert nearest_uniform(SCHEMA, 8, values * 4 * 5 // 2).dim == 2  # halfway between 2 and 3
+
+
+def test_the_largest_number_within_a_limit_is_found_and_a_limit_below_the_least_is_refused() -> None:
+    def size(n: int) -> int:
+        return 100 + 12 * n
+
+    assert [largest(size, 50, limit, "robe") for limit in (112, 123, 124, 699, 700, 10**9)] == [1, 1, 2, 49, 50, 50]
+    with pytest.raises(ValueError, match="robe: 111 bytes are too few, the least is 112; raise the budget"):
+        largest(size, 50, 111, "robe")
