@@ -31,6 +31,7 @@ FLOORS = [
     },
     {"budget", "encode", "evidence"},
     {"choice"},
+    {"blocks"},
     {"backbones", "methods", "datasets"},
     {"model", "serving"},
     {"lit"},
