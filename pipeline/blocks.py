@@ -143,7 +143,7 @@ def merged(rows: Sequence[int], dims: Sequence[int]) -> Blocks:
 
 
 def padded(choices: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-    """For each field a list of choices, each the dims of its S blocks -> (F, N, S) int64, -1 where a list is shorter."""
+    """For each of F fields a list of choices, each of S numbers -> (F, N, S) int64, -1 where a field has fewer."""
     shape = len(choices), max(map(len, choices)), max(len(offered[0]) for offered in choices)
     table = np.full(shape, -1, dtype=np.int64)
     for f, offered in enumerate(choices):

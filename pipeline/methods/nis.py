@@ -27,6 +27,8 @@ from pipeline.plug import Least
 from pipeline.schema import Schema
 
 Form = Literal["single", "multi"]
+# The controller has no gradient but that of its reward, which is of rows that no weight is trained on.
+ARCHITECTURE = {"order": 1, "level": "bilevel"}
 
 
 class Supernet(FieldEmbedding):
@@ -113,7 +115,7 @@ class Supernet(FieldEmbedding):
         return spread(self.masked(values, occ, self.log_probability().argmax(1)), occ)
 
     def masked(self, values: Tensor, occ: Occurrences, chosen: Tensor) -> Tensor:
-        """(U, D): of each row its first columns, as many as its block's dimension is; the field's vector where it is 0."""
+        """(U, D): of each row as many columns as its block has dimensions; the field's shared vector for none."""
         block = torch.searchsorted(self.bounds, occ.rows, right=True)
         field = torch.arange(len(chosen), device=chosen.device)
         dims = self.dims[field, chosen].flatten()[block][:, None]
@@ -148,6 +150,7 @@ class Supernet(FieldEmbedding):
         gain = advantage * log_probability.gather(1, chosen).sum()
         return -gain - self.entropy_weight * _entropy(log_probability).sum()
 
+    @torch.no_grad()
     def watched(self) -> dict[str, float]:
         entropy = float(_entropy(self.log_probability()).mean())
         return {"entropy": entropy, "reward": self.reward, "baseline": float(self.baseline)}
@@ -175,7 +178,7 @@ def search(
     blocks: Annotated[int, Least(1)] = 4,
     ratio: Annotated[float, Least(1)] = 4.0,
     target: int | float | None = None,
-    penalty: Annotated[float, Least(0)] = 0.1,
+    penalty: Annotated[float, Least(0)] = 0.02,
     entropy: Annotated[float, Least(0)] = 0.001,
     decay: Annotated[float, Least(0)] = 0.9,
     warm_up: Annotated[float, Least(0)] = 0.3,
@@ -193,14 +196,14 @@ def search(
         warm_up: share of the planned steps in which all blocks are trained, and the controller is not.
     """
     rows = sizes(schema, blocks, ratio)
-    choices, terms = zip(*(_choices(field, row, form) for field, row in zip(candidates, rows, strict=True)), strict=True)
+    offered = [_choices(dims, field_rows, form) for dims, field_rows in zip(candidates, rows, strict=True)]
     wanted = in_bytes(DEFAULT_SHARE if target is None else target, full_tables(schema, dim).bytes)
     return Supernet(
         schema,
         dim,
         rows,
-        padded(choices),
-        padded(terms),
+        padded([choices for choices, _ in offered]),
+        padded([terms for _, terms in offered]),
         target=wanted,
         penalty=penalty,
         entropy=entropy,
@@ -220,7 +223,8 @@ def _choices(candidates: Sequence[int], rows: np.ndarray, form: Form) -> tuple[l
     most, there = len(rows), int((rows > 0).sum())
     choices, terms = [], []
     if form == "single":
-        counts = [[s if n <= t else 0 for n in range(len(widths))] for s in range(1, there + 1) for t in range(len(widths))]
+        pairs = itertools.product(range(1, there + 1), range(1, len(widths) + 1))
+        counts = [[s] * t + [0] * (len(widths) - t) for s, t in pairs]
     else:
         falling = itertools.combinations_with_replacement(range(there, -1, -1), len(widths))
         counts = [list(numbers) for numbers in falling if numbers and numbers[0]]
