@@ -22,6 +22,7 @@ FLOORS = [
         "embeddings",
         "layers",
         "mixtures",
+        "slices",
         "ratings",
         "download",
         "optim",
