@@ -117,6 +117,7 @@ class Controllers(nn.Module):
 
     def forward(self) -> Tensor:
         """(F, S, T) log-weights of the candidates in every bucket; -inf where a field does not have one."""
-        hidden = torch.tanh(self.popularity @ self.first + self.first_bias)
-        logits = hidden @ self.second + self.second_bias
+        inputs = self.popularity.expand(len(self.first), -1, -1)
+        hidden = torch.tanh(torch.bmm(inputs, self.first) + self.first_bias)
+        logits = torch.bmm(hidden, self.second) + self.second_bias
         return torch.log_softmax(logits.masked_fill(~self.valid[:, None], -torch.inf), dim=2)

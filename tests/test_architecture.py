@@ -11,7 +11,7 @@ from tests.closure import ROOT, closure, imports
 
 STAGES = {
     stage: record
-    for place in ("dvc.yaml", "sweep/dvc.yaml")
+    for place in ("dvc.yaml", "sweep/dvc.yaml", "stream/dvc.yaml")
     for stage, record in yaml.safe_load((ROOT / place).read_text())["stages"].items()
 }
 FLOORS = [
@@ -36,6 +36,7 @@ FLOORS = [
     {"backbones", "methods", "datasets"},
     {"model", "serving"},
     {"lit"},
+    {"stream"},
 ]
 
 
