@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro sweep study report test lint ui sync bench clean
+.PHONY: help repro sweep stream study report test lint ui sync bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,9 @@ repro: $(READY) ## run the main job, from raw data to artifacts/report.json; onl
 
 sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goes on where it was interrupted
 	dvc repro sweep/dvc.yaml
+
+stream: $(READY) ## AutoEmb beside fixed dimensions along the rows in the order of time (params.yaml: stream)
+	dvc repro stream/dvc.yaml
 
 study: $(READY) ## one study: NAME=overall PROFILE=quick; cells that are done are not run again
 	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))

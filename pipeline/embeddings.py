@@ -138,7 +138,7 @@ def spread(values: Tensor, occ: Occurrences | Direct) -> Tensor:
 
 
 class _Placed(torch.autograd.Function):
-    """The rows of all parts (u_i, K) together, the j-th of them at ``places[j]``: (U, K)."""
+    """See `placed`."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, places: Tensor, *parts: Tensor) -> Tensor:
@@ -151,6 +151,11 @@ class _Placed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (places,) = ctx.saved_tensors
         return None, *grad.index_select(0, places).split(ctx.sizes)
+
+
+def placed(places: Tensor, *parts: Tensor) -> Tensor:
+    """The rows of all parts (u_i, K) together, the j-th of them at ``places[j]``; places (U,) -> (U, K)."""
+    return _Placed.apply(places, *parts)  # type: ignore[no-any-return]
 
 
 class Lookup(nn.Module):
@@ -412,28 +417,27 @@ class MixedTables(FieldEmbedding):
 
     def forward(self, occ: Occurrences) -> Tensor:
         """Occurrences -> (B, F, D)."""
-        return spread(self.vectors(occ), occ)
+        return spread(self.of_rows(occ.rows, occ.ends), occ)
 
-    def vectors(self, occ: Occurrences) -> Tensor:
-        """The distinct rows' vectors in D coordinates, (U, D); not every field needs to have a row."""
+    def of_rows(self, rows: Tensor, ends: Tensor) -> Tensor:
+        """Distinct rows (U,), ascending, those of the f-th field up to ``ends[f]``, int32 (F,) -> (U, D)."""
         if len(self.distinct) == 1:
-            return self._lifted(0, occ.rows, occ.ends)
-        lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
+            return self._lifted(0, rows, ends)
+        lengths = torch.diff(ends, prepend=ends.new_zeros(1)).long()
         own = lengths[self.order]
-        ends = own.cumsum(0)
-        begins = (occ.ends - lengths)[self.order]
-        steps = torch.stack([begins - (ends - own), self.shift]).repeat_interleave(
-            own, dim=1, output_size=len(occ.rows)
+        packed_ends = own.cumsum(0)
+        begins = (ends - lengths)[self.order]
+        steps = torch.stack([begins - (packed_ends - own), self.shift]).repeat_interleave(
+            own, dim=1, output_size=len(rows)
         )
-        source = torch.arange(len(occ.rows), device=ends.device) + steps[0]  # packed place -> place in occ.rows
-        rows = occ.rows[source] + steps[1]
-        bounds = [0, *ends[[g - 1 for g in self.groups[1:]]].tolist()]
+        source = torch.arange(len(rows), device=ends.device) + steps[0]  # packed place -> place in rows
+        packed_rows = rows[source] + steps[1]
+        bounds = [0, *packed_ends[[g - 1 for g in self.groups[1:]]].tolist()]
         lifted = [
-            self._lifted(g, rows[start:stop], (ends[self.groups[g] : self.groups[g + 1]] - start).int())
+            self._lifted(g, packed_rows[start:stop], (packed_ends[self.groups[g] : self.groups[g + 1]] - start).int())
             for g, (start, stop) in enumerate(itertools.pairwise(bounds))
         ]
-        placed: Tensor = _Placed.apply(source, *lifted)
-        return placed
+        return placed(source, *lifted)
 
     def _lifted(self, g: int, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows of the g-th distinct dim's table, mapped to D coordinates: (u,) -> (u, D)."""

@@ -248,6 +248,34 @@ def encode(raw: Path, folder: Path, settings: Settings, batch_rows: int = GROUP_
     return record
 
 
+def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray]:
+    """A log in the order of its time: all values get an id, in the order in which they appear first.
+
+    So a value's row in a table is not there before the value is, except for the room it takes. Rows without a time, and
+    those of one time, are in their raw order. Numbers are taken by `log_square`, which learns nothing from data.
+
+    Args:
+        raw: folder with table.parquet and raw.json, as ``ingest`` writes them. All of it is held in memory.
+        max_bag: slots of a bag; None for the data set's own.
+
+    Returns:
+        schema; ids (n, S) int32, where `UNKNOWN` stands for no value at all; labels (n,) uint8.
+    """
+    facts = json.loads((raw / "raw.json").read_text())
+    max_bag = max_bag or facts["defaults"].get("max_bag", MAX_BAG)
+    table = pq.read_table(raw / "table.parquet")
+    order = np.argsort(table[TIME].to_numpy(), kind="stable") if facts[TIME] else np.arange(len(table))
+    fields, slots = [], []
+    for name, kind in facts["fields"].items():
+        feature = _Feature(name, kind, None, max_bag)
+        ids = np.empty((feature.width, len(table)), dtype=np.int32)
+        feature.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        fields.append(Field(name, int(ids.max()) + 1, feature.width))
+        slots.append(ids)
+    labels = table[LABEL].to_numpy()[order]
+    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels
+
+
 class _Table:
     """The raw table, in batches; several threads may read at once.
 
@@ -421,7 +449,18 @@ class _Feature:
     def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
         """Fill (width, n) int32 with the ids of n rows."""
         rows, codes, values = self._coded(column)
-        ids = self._ids_of(values).take(codes)
+        self._fill(slots, rows, self._ids_of(values).take(codes))
+
+    def appear(self, column: pa.Array, slots: np.ndarray) -> None:
+        """Fill (width, n) int32 with ids from 1 by the order in which values appear first."""
+        rows, codes, _ = self._coded(column)
+        _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        rank = np.empty(len(firsts), dtype=np.int32)
+        rank[np.argsort(firsts)] = np.arange(1, len(firsts) + 1)
+        self._fill(slots, rows, rank[inverse])
+
+    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> None:
+        """Put ids into slots (width, n), those of row ``rows[i]`` side by side; see `_coded`."""
         if rows is None:
             slots[0] = ids
             return

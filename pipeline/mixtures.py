@@ -120,8 +120,8 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor, mass: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fields = _fields(ends, len(rows))
-        mean = _sums(rows, ends, mass)
+        fields = field_of(ends, len(rows))
+        mean = field_sums(rows, ends, mass)
         centred = rows - mean.index_select(0, fields)
         covariance = grouped_outer(centred * mass[:, None], centred, ends)
         ctx.save_for_backward(centred, mass, ends, fields)  # type: ignore[attr-defined]
@@ -133,17 +133,17 @@ class _Moments(torch.autograd.Function):
         """The covariance does not depend on the mean, for the centred rows add up to 0."""
         centred, mass, ends, fields = ctx.saved_tensors
         through = grouped_matmul(centred, grad_covariance + grad_covariance.transpose(1, 2), ends)
-        through = through - _sums(grad, ends).index_select(0, fields)
+        through = through - field_sums(grad, ends).index_select(0, fields)
         return torch.addcmul(grad, through, mass[:, None]), None, None
 
 
-def _fields(ends: Tensor, rows: int) -> Tensor:
+def field_of(ends: Tensor, rows: int) -> Tensor:
     """(F,) ends of fields -> (U,) field of each row."""
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
     return torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=rows)
 
 
-def _sums(rows: Tensor, ends: Tensor, mass: Tensor | None = None) -> Tensor:
+def field_sums(rows: Tensor, ends: Tensor, mass: Tensor | None = None) -> Tensor:
     """(U, K) -> (F, K): each field's rows summed, with weights mass (U,)."""
     every = torch.arange(len(rows), device=rows.device)
     starts = nn.functional.pad(ends[:-1].long(), (1, 0))
@@ -229,7 +229,7 @@ class FoldedMixture(nn.Module):
                 covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
             self._track(mean, covariance, occ.shape[0])
         else:
-            centred = rows - self.mean.index_select(0, _fields(occ.ends, len(rows)))
+            centred = rows - self.mean.index_select(0, field_of(occ.ends, len(rows)))
             covariance = self.covariance
         return spread(grouped_matmul(centred, self._folded(p, covariance), occ.ends), occ)
 

@@ -31,6 +31,7 @@ ENCODED = Path("artifacts/encoded")
 SCORES = Path("artifacts/search/scores.json")
 MODELS = Path("artifacts/models")
 POLL_SECONDS = 1.0
+BESIDE = ("sweep", "stream")  # sections of params.yaml that no stage of the main job reads
 
 Whole = Annotated[int, Least(0)]
 Count = Annotated[int, Least(1)]
@@ -96,6 +97,16 @@ class Sweep(TypedDict):
     workers: Count
 
 
+class Stream(TypedDict):
+    dims: Sequence[Count]
+    seeds: Sequence[Whole]
+    rows: Count | None
+    batch_size: BatchSize
+    lr: Rate
+    arch_lr: Rate
+    windows: Count
+
+
 class Params(TypedDict):
     """What params.yaml holds, as far as no signature says it: options are those of the function they go to."""
 
@@ -110,6 +121,7 @@ class Params(TypedDict):
     retrain: Retrain
     evaluate: Evaluate
     sweep: Sweep
+    stream: Stream
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -160,7 +172,7 @@ def in_dvc(stage: str) -> dict[str, Any]:
 
 def configuration() -> dict[str, Any]:
     """The parameters by which MLflow tells runs of the pipeline apart: all that some stage of it reads."""
-    return {section: value for section, value in checked(all_params()).items() if section != "sweep"}
+    return {section: value for section, value in checked(all_params()).items() if section not in BESIDE}
 
 
 def all_params() -> dict[str, Any]:

@@ -137,7 +137,8 @@ class Study:
         base = _yaml(ROOT / "params.yaml")
         for section in set(base) - set(_stage.Params.__annotations__):
             del base[section]
-        base.pop("sweep", None)
+        for section in _stage.BESIDE:
+            base.pop(section, None)
         entry: dict[str, Any] = copy.deepcopy(self.every)
         place = f"{self._place()}: every"
         for key, value in keys.items():

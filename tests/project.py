@@ -38,7 +38,8 @@ class Project:
         self.folder = folder
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        for name in ("pipeline", "stages", "sweep"):  # the code that a fingerprint reads, and what is beside dvc.yaml
+        # The code that a fingerprint reads, and what is beside dvc.yaml.
+        for name in ("pipeline", "stages", "sweep", "stream"):
             (folder / name).symlink_to(ROOT / name)
         self.give(**changes)
 

@@ -11,7 +11,7 @@ from tests.closure import ROOT, closure, imports
 
 STAGES = {
     stage: record
-    for place in ("dvc.yaml", "sweep/dvc.yaml")
+    for place in ("dvc.yaml", "sweep/dvc.yaml", "stream/dvc.yaml")
     for stage, record in yaml.safe_load((ROOT / place).read_text())["stages"].items()
 }
 FLOORS = [
@@ -24,6 +24,7 @@ FLOORS = [
         "mixtures",
         "quantised",
         "shared_memory",
+        "slices",
         "ratings",
         "download",
         "optim",
@@ -34,9 +35,11 @@ FLOORS = [
     },
     {"budget", "encode", "evidence", "sparse"},
     {"choice", "signatures", "supernet"},
+    {"blocks"},
     {"backbones", "methods", "datasets"},
     {"model", "serving"},
     {"lit"},
+    {"stream"},
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -224,7 +224,7 @@ class KeptRows(FieldEmbedding):
         upto = nn.functional.pad(there.cumsum(0), (1, 0))
         source = there.nonzero()[:, 0]
         rows = bitmap.rank(occ.rows.index_select(0, source))
-        vectors = self.tables.vectors(replace(occ, rows=rows, ends=upto[occ.ends.long()].int()))
+        vectors = self.tables.of_rows(rows, upto[occ.ends.long()].int())
         return spread(vectors.new_zeros(len(occ.rows), self.dim).index_copy(0, source, vectors), occ)
 
     def packed(self) -> dict[str, Tensor]:
