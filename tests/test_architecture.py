@@ -30,7 +30,7 @@ FLOORS = [
         "figures",
     },
     {"budget", "encode", "evidence"},
-    {"choice"},
+    {"choice", "codes"},
     {"backbones", "methods", "datasets"},
     {"model", "serving"},
     {"lit"},
