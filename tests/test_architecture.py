@@ -34,7 +34,7 @@ FLOORS = [
         "saliency",
     },
     {"budget", "encode", "evidence", "sparse"},
-    {"choice", "signatures", "supernet"},
+    {"choice", "codes", "signatures", "supernet"},
     {"blocks"},
     {"backbones", "methods", "datasets"},
     {"model", "serving"},
