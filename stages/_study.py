@@ -10,8 +10,8 @@ for (all optional):
 * ``arms``: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``,
   the one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
 * ``budgets``: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each;
-* ``tuning``: settings to try before anything is tested, each as ``params`` is; for every budget the one with the best
-  AUC on ``val`` is kept, of one search and training each, with a seed of their own;
+* ``tuning``: settings to try before anything is tested, each as ``params`` is, if ``tuned`` is true; for every budget
+  the one with the best AUC on ``val`` is kept, of one search and training each, with a seed of their own;
 * ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
 * ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate alone.
 """
@@ -40,6 +40,7 @@ KNOWN = {
     "arms": Sequence[Arm],
     "budgets": Sequence[Any],
     "tuning": Sequence[Mapping[str, Any]],
+    "tuned": bool,
     "share": float,
     "field": str,
     "seconds": float,
@@ -156,7 +157,7 @@ class Study:
             raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
         params = merged(base, entry.get("params", {}))
         rest = {name: entry[name] for name in ("share", "seconds") if name in entry}
-        tuning = [merged(params, change) for change in entry.get("tuning", [])]
+        tuning = [merged(params, change) for change in entry.get("tuning", []) if entry.get("tuned")]
         changes = entry.get("search", {})
         return Cell(
             self.name,

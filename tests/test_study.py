@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.plug import names
 from pipeline.tracking import synchronise
-from stages import _cell, _tables, study
+from stages import _cell, _model, _tables, study
 from stages._study import ROOT, STUDIES, Study, merged
 from tests.closure import closure
 
@@ -41,6 +41,9 @@ def test_every_cell_is_valid_and_they_are_few_enough_for_dvc(name: str, profile:
     assert 0 < len(cells) < 70 and len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         assert cell.runs > 0 and cell.params["dataset"]["name"] in cell.keys["dataset"]
+        assert len(cell.tuning) == (3 if "methods" in profile else 0)  # the same for every method
+        for setting in cell.settings():
+            _model.method(setting.search)
     assert found.seeds
 
 
@@ -174,7 +177,7 @@ def test_of_several_settings_the_best_on_val_is_kept_for_each_budget(
     opened: list[tuple[int, str]] = []
     real = _cell._tested
     monkeypatch.setattr(_cell, "_tested", lambda *given: opened.append((given[3], given[4])) or real(*given))
-    entry = {"arms": ["searched"], "budgets": [0.5, 0.3]}
+    entry: dict[str, Any] = {"arms": ["searched"], "budgets": [0.5, 0.3], "tuned": True}
     entry["tuning"] = [{"retrain": {"lr": lr}} for lr in (0.0, 0.02, 0.0)]
     found = ran(made(tmp_path, {**SMALL, "method": {"autodim": entry, "full": {}}}), monkeypatch)
     assert [(t["setting"], t["budget"]) for t in found["tried"]] == [(s, b) for s in (0, 1, 2) for b in (0.5, 0.3)]
