@@ -20,7 +20,7 @@ def candidates(schema: Schema, dim: int) -> list[list[int]]:
 
 
 def search(
-    schema: Schema, dim: int, candidates: Sequence[Sequence[int]], prices: np.ndarray, *, over: Over = "row"
+    schema: Schema, dim: int, candidates: Sequence[Sequence[int]], prices: np.ndarray, *, over: Over = "batch"
 ) -> Gated:
     """The plain model with one gate for each field.
 

@@ -20,15 +20,12 @@ def candidates(schema: Schema, dim: int) -> list[list[int]]:
 
 
 def search(
-    schema: Schema, dim: int, candidates: Sequence[Sequence[int]], prices: np.ndarray, *, over: Over = "row"
+    schema: Schema, dim: int, candidates: Sequence[Sequence[int]], prices: np.ndarray, *, over: Over = "batch"
 ) -> Gated:
     """The plain model, whose dimensions are judged when it is trained.
 
     Args:
-        over: see `Gated`.
-
-    NOTE[DIFF]: over. The paper takes the absolute gradient of a batch. Where training has come to rest, those of its
-    rows add up to nearly nothing whatever the dimension is worth.
+        over: see `Gated`; the paper's is "batch".
     """
     return Gated(schema, dim, dim, over)
 
