@@ -1,6 +1,6 @@
 """All benchmarks in one run: a Markdown table and JSON in benchmarks/results/, named by the date.
 
-    python -m benchmarks                          # about a quarter of an hour on two cores; `make bench` does this
+    python -m benchmarks                          # about half an hour on two cores; `make bench` does this
     python -m benchmarks --quick                  # fewer rounds and shapes, a few minutes
     python -m benchmarks --only search serving
 """
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("training", "search", "scaling", "limits", "serving", "encode")
+SECTIONS = ("training", "search", "scaling", "limits", "serving", "encode", "methods")
 PEERS = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}
 WITH_PEERS = {"training", "search", "encode"}
 RESULTS = Path(__file__).parent / "results"

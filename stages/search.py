@@ -22,8 +22,9 @@ from stages._stage import ENCODED, SCORES
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.data import Batches
     from pipeline.embeddings import FieldEmbedding
-    from pipeline.lit import Record
+    from pipeline.lit import LitSearch, Record
 
 PLOTTED_STEPS = 100
 
@@ -177,22 +178,14 @@ def _trials(
     return trials
 
 
-def _supernet_trained(
-    params: Mapping[str, Any],
-    schema: Schema,
-    about: dict[str, Any],
-    checkpoint: Path,
-    record: Record,
-    encoded: Path,
-    share: float,
-) -> Found:
-    """A fresh supernet, trained to the end, from ``checkpoint`` if there is one."""
+def prepare(
+    params: Mapping[str, Any], schema: Schema, encoded: Path = ENCODED, share: float = 1.0
+) -> tuple[LitSearch, Batches]:
+    """A fresh supernet, ready for `pipeline.lit.fit`, and its batches; see `find`."""
     import torch
 
-    from pipeline.arrays import encoded as in_json
-    from pipeline.budget import training_bytes
     from pipeline.data import Batches, Split
-    from pipeline.lit import LitSearch, fit, margins
+    from pipeline.lit import LitSearch
     from pipeline.model import CTRModel
 
     settings = params["search"]
@@ -213,9 +206,29 @@ def _supernet_trained(
         lr=settings["lr"],
         weight_decay=settings["weight_decay"],
     )
+    return module, batches
+
+
+def _supernet_trained(
+    params: Mapping[str, Any],
+    schema: Schema,
+    about: dict[str, Any],
+    checkpoint: Path,
+    record: Record,
+    encoded: Path,
+    share: float,
+) -> Found:
+    """A fresh supernet, trained to the end, from ``checkpoint`` if there is one."""
+    from pipeline.arrays import encoded as in_json
+    from pipeline.budget import training_bytes
+    from pipeline.lit import fit, margins
+
+    settings = params["search"]
+    module, batches = prepare(params, schema, encoded, share)
     module.record = record
     fit(module, batches, settings["epochs"], "search", checkpoint, settings["checkpoint_seconds"])
-    model.eval()
+    embedding = module.model.embedding
+    module.model.eval()
     embedding.conclude(module.passes)
     about |= {
         "steps": module.steps,
