@@ -33,8 +33,7 @@ from pipeline.plug import Least
 from pipeline.schema import Schema
 from pipeline.slices import Controllers, Slices
 
-# The controllers' learning rate is a tenth of the weights', as published: at AutoDim's they settle, at random, within the
-# first steps.
+# A tenth of the weights' learning rate, as published: at AutoDim's the controllers settle at random in the first steps.
 ARCHITECTURE = {"lr": 0.0003}
 MOST_CHOICES = 2**15  # of the dims of a field's blocks
 
