@@ -31,7 +31,7 @@ def draw_ids(rows: int = 200) -> Tensor:
 
 def supernet(seed: int = 0, **options) -> autoemb.Supernet:
     torch.manual_seed(seed)
-    made = autoemb.search(SCHEMA, DIM, CANDIDATES, PRICES, **{"blocks": 3, **options})
+    made = autoemb.search(SCHEMA, DIM, CANDIDATES, PRICES, **{"blocks": 3, "warm_up": 0.0, **options})
     with torch.no_grad():
         for parameter in made.controllers.parameters():
             parameter.copy_(torch.randn(parameter.shape))
