@@ -172,7 +172,7 @@ def in_dvc(stage: str) -> dict[str, Any]:
 
 def configuration() -> dict[str, Any]:
     """The parameters by which MLflow tells runs of the pipeline apart: all that some stage of it reads."""
-    return {section: value for section, value in checked(all_params()).items() if section not in BESIDE}
+    return {section: value for section, value in _of_the_method(all_params()).items() if section not in BESIDE}
 
 
 def all_params() -> dict[str, Any]:
@@ -205,12 +205,19 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
             if name.replace("-", "_") not in names("methods"):
                 there = ", ".join(names("methods"))
                 raise ValueError(f"params.yaml: method.options: no method {name!r}; options stand under {there}")
-        name = values["method"]["name"]
-        values["method"]["options"] = {name: values["method"]["options"].get(name) or {}}
     seeds = values.get("retrain", {}).get("seeds", [0])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"params.yaml: retrain: seeds must be distinct, and at least one, however {seeds}")
-    return values
+    return _of_the_method(values)
+
+
+def _of_the_method(values: dict[str, Any]) -> dict[str, Any]:
+    """The same without the options of methods that are not the one that is named."""
+    if "method" not in values:
+        return values
+    method = values["method"]
+    name = method["name"]
+    return {**values, "method": {**method, "options": {name: (method.get("options") or {}).get(name) or {}}}}
 
 
 def read(path: Path) -> Any:

@@ -18,7 +18,7 @@ from stages import _stage
 def run() -> None:
     values = _stage.configuration()
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    published = [Path(f"artifacts/runs/{stage}.jsonl") for stage in current(list(stages), values)]
+    published = [Path(f"artifacts/runs/{stage}.jsonl") for stage in current(list(stages), _stage.all_params())]
     there = [path for path in published if path.is_file()]
     try:
         lines = tracking.synchronise(_stage.root(), values, there, complete=len(there) == len(stages))

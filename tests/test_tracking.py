@@ -568,7 +568,8 @@ def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, mo
     shutil.copy(REPOSITORY / "dvc.yaml", root)
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     values["dataset"]["options"]["rows"] = 1000
-    del values["sweep"]  # is no part of the pipeline, nor of its name
+    for section in ("sweep", "stream"):  # are no part of the pipeline, nor of its name
+        del values[section]
     Path("params.yaml").write_text(yaml.safe_dump(values))
     Path("data").mkdir()
     dvc("init", "--no-scm", "--quiet")
