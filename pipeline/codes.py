@@ -6,9 +6,9 @@ G ceil(log2 K) bits. What differs between methods is how vectors and centroids a
 what they share.
 
 One codebook for each group serves all fields. Codebooks of each field's own would take as many times the bytes as
-there are coded fields: next to nothing beside a million values, but most of a small budget for a few thousand, paid with
-coarser codes. A field that has no more values than a codebook has centroids keeps vectors of its own, which take no more
-bytes than such a codebook would.
+there are coded fields: next to nothing beside a million values, but most of a small budget for a few thousand, paid
+with coarser codes. A field that has no more values than a codebook has centroids keeps vectors of its own, which
+take no more bytes than such a codebook would.
 """
 
 from __future__ import annotations
