@@ -189,7 +189,7 @@ def table(results: dict[str, Any]) -> str:
                 entry["finds by"] or "",
                 *(found.get("median"), found.get("ratio")),
                 *(again["median"], again["ratio"], steps[PLAIN]["median"]),
-                *(entry["finding, s"], entry["finishing, s"]),
+                *(round(entry[key], 3) for key in ("finding, s", "finishing, s")),
                 *(memory["finding"] / 1024, memory["all"] / 1024),
                 entry["of full"],
             )

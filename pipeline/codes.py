@@ -5,9 +5,10 @@ D / G; each group has a codebook of K centroids, and a vector is stored as the n
 G ceil(log2 K) bits. What differs between methods is how vectors and centroids are learned: `ProductQuantised` holds
 what they share.
 
-One codebook for each group serves all fields. A codebook for each field and group would take F times as many bytes,
-which a field of a few thousand values cannot earn back, and at a given budget that is paid with coarser codes. A field
-that has no more values than a codebook has centroids keeps vectors of its own: they take no more than that codebook.
+One codebook for each group serves all fields. Codebooks of each field's own would take as many times the bytes as
+there are coded fields: next to nothing beside a million values, but most of a small budget for a few thousand, paid
+with coarser codes. A field that has no more values than a codebook has centroids keeps vectors of its own, which
+take no more bytes than such a codebook would.
 """
 
 from __future__ import annotations
