@@ -29,6 +29,7 @@ from pipeline.quantised import quantise
 from pipeline.schema import PADDING, Schema
 
 FEW = 8  # rows up to which all numbers of a batch are gathered at once; more go dimension by dimension
+BY_ROW = ("table", "scale", "table.weight")  # ends of the names of tensors whose rows are taken one by one
 
 
 class Served(nn.Module):
@@ -204,6 +205,8 @@ class Served(nn.Module):
     def load(cls, path: str | Path) -> Served:
         """Memory-map a file that `save` wrote: what no row asks for never leaves the disk.
 
+        All but the tables is copied, to where memory is aligned: products of numbers elsewhere differ in the last bit.
+
         Raises:
             ValueError: naming the file, if it holds no whole model.
             FileNotFoundError: if there is none.
@@ -213,7 +216,8 @@ class Served(nn.Module):
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["served"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: value if name.endswith(BY_ROW) else value.clone() for name, value in mapped.items()}
             schema, dims = Schema.from_dict(about["schema"]), about["dims"]
             kept = schema.subset([name for name, d in dims.items() if d])
             with torch.device("meta"):
