@@ -17,9 +17,9 @@ standard deviation is 0.27, where 32 independent slots would have 0.08.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from pipeline.allocation import Allocation
 from pipeline.budget import largest, spent
 from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, spread
 from pipeline.evidence import Evidence
+from pipeline.plug import Least
 from pipeline.schema import PADDING, Schema
 from pipeline.shared_memory import Memory, SlotHash, common_dim, constants, mixed
 
@@ -160,16 +161,15 @@ def _ranks(signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return field_of, np.arange(len(field_of)) - (np.cumsum(signed) - signed)[field_of]
 
 
-def observed(
+def observe(
     schema: Schema,
     ids: np.ndarray,
     rng: np.random.Generator,
     *,
-    rows: int,
-    support: int,
-    keys: int,
-    permuted: bool = False,
-) -> Observed:
+    rows: Annotated[int, Least(1)] = 125_000,
+    support: Annotated[int, Least(1)] = 2,
+    keys: Annotated[int, Least(1)] = 4,
+) -> dict[str, np.ndarray]:
     """Min-hashes of the values' sets of rows.
 
     Each hash of a row has 63 bits, so that even a value which occurs in every other row has a minimum of its own. (A
@@ -181,7 +181,9 @@ def observed(
         support: s_min, how often a value has to occur in these. As ids are sorted by falling frequency, as many of
             the first ids of a field are signed as values reach that.
         keys: k.
-        permuted: the null control: see `permutation`.
+
+    Returns:
+        the arrays of an `Observed`.
     """
     if keys < 1 or rows < 1 or support < 1:
         raise ValueError(f"lma: keys, rows and support must be at least 1, however: {keys=}, {rows=}, {support=}")
@@ -205,9 +207,7 @@ def observed(
         # One that occurs in no sampled row is like no other.
         key = torch.where(alone, mixed(own + salts[1]), mixed(least[own] + salts[1]))
         found[:, k] = (key >> 32).numpy()
-    if permuted:
-        found = found[permutation(signed, rng)]
-    return Observed(found, counts[chosen], signed)
+    return vars(Observed(found, counts[chosen], signed))
 
 
 def permutation(signed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -237,7 +237,7 @@ def permutation(signed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def allocation(
-    method: str, given: Evidence, *, power: int, bits: Bits | None, share: float, sign: bool
+    method: str, given: Evidence, *, power: int, bits: Bits | None, share: float, sign: bool, permuted: bool = False
 ) -> Allocation:
     """Signatures and memory that fill the limit together.
 
@@ -246,12 +246,13 @@ def allocation(
 
     Args:
         method: name of the method that builds it.
-        given: with what `observed` found.
+        given: with what `observe` found.
         power: H.
         bits: b; None for the fewest with which H keys have twice as many combinations as a slot has cells.
         share: of the limit that signatures may take. If those of all values with enough support take more, the
             support that it needs is raised until they do not.
         sign: see `SignatureMemory`.
+        permuted: the null control, see `permutation`: of what is kept, so that it shares as much.
     """
     if not 0 <= share < 1:
         raise ValueError(f"{method}: share of the limit for signatures must be from 0 to below 1, however: {share=}")
@@ -271,6 +272,9 @@ def allocation(
     none = cut(seen, 0)
     free = max(0, limit - size_of(1, none))  # the rest is needed in any case
     kept = cut(seen, int(share * free) // (seen.hashes.shape[1] * chosen // 8))
+    if permuted:
+        others = permutation(kept.signed, np.random.default_rng(given.seed))
+        kept = replace(kept, hashes=kept.hashes[others])
     most = schema.num_rows * dim
     return made(largest(lambda size: size_of(size, kept), most, limit, method), kept)
 

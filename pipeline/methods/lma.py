@@ -5,28 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import numpy as np
-
 from pipeline.allocation import Allocation
 from pipeline.evidence import Evidence
 from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.signatures import Bits, allocation, build, observed
+from pipeline.signatures import Bits, allocation, build, observe
 
 __all__ = ["build", "derive", "observe"]
-
-
-def observe(
-    schema: Schema,
-    ids: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    rows: Annotated[int, Least(1)] = 125_000,
-    support: Annotated[int, Least(1)] = 2,
-    keys: Annotated[int, Least(1)] = 4,
-) -> dict[str, np.ndarray]:
-    """Min-hashes of every value's set of training rows; see `pipeline.signatures.observed`."""
-    return vars(observed(schema, ids, rng, rows=rows, support=support, keys=keys, permuted=False))
 
 
 def derive(

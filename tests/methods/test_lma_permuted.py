@@ -46,6 +46,14 @@ def test_it_costs_the_same_signs_the_same_values_and_has_each_field_s_signatures
     assert shared[0] > 0.4 and shared[1] < 0.1
 
 
+def test_what_is_kept_of_a_small_budget_is_permuted_and_not_what_was_cut() -> None:
+    """Otherwise kept values would hold signatures whose partners are gone, and the control would share less."""
+    found = lma.observe(SCHEMA, draw_ids(), np.random.default_rng(0))
+    a, b = (method.derive(given(found), share=0.1).arrays["signatures"] for method in (lma, lma_permuted))
+    assert len(a) < len(found["hashes"]) / 2  # of what there is
+    assert sorted(a.tolist()) == sorted(b.tolist()) and (a != b).any()
+
+
 def test_it_takes_the_same_options_with_the_same_defaults() -> None:
     for one, two in ((lma.observe, lma_permuted.observe), (lma.derive, lma_permuted.derive)):
         assert {key: p.default for key, p in keywords(one).items()} == {
