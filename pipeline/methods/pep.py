@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.allocation import Allocation
 from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, Table, spread
 from pipeline.evidence import Evidence
+from pipeline.plug import Least
 from pipeline.schema import Schema
 from pipeline.sparse import Masked, allocation_of, keep_most_important
 
@@ -27,15 +28,17 @@ class Supernet(FieldEmbedding):
         thresholds: what numbers share an s: all of the table, those of a dimension, of a field, of a dimension in a
             field, of a row; or "cell": none.
         init: of s.
+        decay: L2 coefficient of s, which draws it up to 0, a threshold of 1/2, against the loss.
 
     NOTE[DIFF]: the paper starts at s = -15 to -150, a threshold of 3e-7 and less, whose gradient Adam's eps swallows;
-    all there is then moves by the weight decay. Here the threshold starts at a hundredth of the tables' standard
-    deviation.
+    all that then moves it is the weight decay, by a learning rate a step and over many thousand of them. Here s starts
+    where a thousand steps can take it to what prunes: a quarter of the tables' standard deviation. The decay is the
+    paper's too, but of s alone; that of the tables is the run's own.
     """
 
-    def __init__(self, schema: Schema, dim: int, thresholds: Thresholds, init: float) -> None:
+    def __init__(self, schema: Schema, dim: int, thresholds: Thresholds, init: float, decay: float) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.decay = dim, decay
         self.table = Table(schema.num_rows, dim)  # first, so that what is trained of equal seed starts the same
         self.by_row = thresholds in ("row", "cell")
         columns = dim if thresholds in ("dim", "field_dim", "cell") else 1
@@ -62,6 +65,11 @@ class Supernet(FieldEmbedding):
         assert isinstance(self.s, nn.Parameter)
         return self.s.index_select(0, self.group.index_select(0, rows)).sigmoid()
 
+    def objective(self, loss: Tensor, part: str) -> Tensor:
+        s = self.s.weight if isinstance(self.s, Table) else self.s
+        assert isinstance(s, Tensor)
+        return loss + self.decay / 2 * s.square().sum() if self.decay else loss
+
     def packed(self) -> dict[str, Tensor]:
         s = self.s.weight if isinstance(self.s, Table) else self.s
         assert isinstance(s, Tensor)
@@ -82,10 +90,11 @@ def search(
     prices: np.ndarray,
     *,
     thresholds: Thresholds = "field_dim",
-    init: float = -9.0,
+    init: float = -6.0,
+    decay: Annotated[float, Least(0)] = 0.0001,
 ) -> Supernet:
     """The table with its thresholds, all trained on the training loss, as in the paper; see `Supernet`."""
-    return Supernet(schema, dim, thresholds, init)
+    return Supernet(schema, dim, thresholds, init, decay)
 
 
 def derive(given: Evidence) -> Allocation:

@@ -71,6 +71,14 @@ def test_a_number_above_its_threshold_moves_itself_and_the_threshold_one_below_m
     torch.testing.assert_close(embedding.s.grad, torch.tensor([[0.25, 0.0]]))  # -sign(-0.8) sigmoid'(0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_holds_the_l2_of_s(kind: str) -> None:
+    embedding = supernet(kind)
+    s = embedding.s.weight if isinstance(embedding.s, torch.nn.Module) else embedding.s
+    loss = embedding.objective(torch.tensor(0.5), "train")
+    assert float(loss.detach()) == pytest.approx(0.5 + 0.0001 / 2 * float((s.detach() ** 2).sum()))
+
+
 @pytest.mark.parametrize("kind", ["row", "cell"])
 def test_thresholds_of_rows_are_trained_only_where_a_batch_touches_them(kind: str) -> None:
     embedding = supernet(kind)
