@@ -26,7 +26,7 @@ from pipeline.quantised import QuantisedTables, codes_within
 from pipeline.schema import Schema
 
 search = None
-SPAN = 0.5  # of the codes of a row to either side of 0, before its step is learned
+SPAN = {2: 0.125, 4: 0.125, 8: 0.25}  # by bits: of the codes of a row to either side of 0, before its step is learned
 
 
 class Rounded(torch.autograd.Function):
@@ -62,8 +62,9 @@ class LowPrecision(QuantisedTables):
     small as the paper's; training is not.
     """
 
-    def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int) -> None:
+    def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int, span: float) -> None:
         super().__init__(schema, dims, dim, bits)
+        self.span = span
         self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         sizes = {d: len(table.get_parameter("weight")) for d, table in self.tables.items()}
         self.steps = nn.ModuleDict({d: Table(size, 1, sd=0) for d, size in sizes.items()})  # log(step / its start)
@@ -80,7 +81,7 @@ class LowPrecision(QuantisedTables):
         return rounded
 
     def _step(self, logarithm: Tensor) -> Tensor:
-        return logarithm.exp() * (SPAN / -self.low)
+        return logarithm.exp() * (self.span / -self.low)
 
     def rounded(self, d: str) -> tuple[Tensor, Tensor]:
         """Nearest codes, and the learned steps in float16."""
@@ -89,13 +90,21 @@ class LowPrecision(QuantisedTables):
         return codes_within(self.tables[d].get_parameter("weight"), scale, self.low, self.high), scale
 
 
-def derive(given: Evidence, *, bits: Literal[2, 4, 8] = 8) -> Allocation:
+def derive(given: Evidence, *, bits: Literal[2, 4, 8] = 8, span: float | None = None) -> Allocation:
     """The widest dimension within the budget; without one, D.
 
     Args:
         bits: of a number.
+        span: that the codes of a row reach to either side of 0, before its step is learned; None for 0.25 with 8 bits
+            and 0.125 with fewer.
+
+    NOTE[DIFF]: the paper's steps start from the numbers at the start, 2 mean|w| / sqrt(2 ** (bits - 1)). These are
+    small, and a step moves by a few tenths of its size in training, so that what the numbers grow to would be cut off.
     """
-    plain = Allocation("alpt", dict.fromkeys(given.schema.names, given.dim), {"bits": bits})
+    if span is not None and span <= 0:
+        raise ValueError(f"method.options.alpt: span must be above 0, however: {span}; None takes the default")
+    settings = {"bits": bits, "span": SPAN[bits] if span is None else span}
+    plain = Allocation("alpt", dict.fromkeys(given.schema.names, given.dim), settings)
     if given.budget is None:
         return plain
 
@@ -108,4 +117,6 @@ def derive(given: Evidence, *, bits: Literal[2, 4, 8] = 8) -> Allocation:
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> LowPrecision:
     """The backbone sees the smaller width, so nothing has to be lifted."""
-    return LowPrecision(schema, allocation.dims, max(allocation.dims.values()), allocation.settings.get("bits", 8))
+    bits = allocation.settings.get("bits", 8)
+    span = allocation.settings.get("span", SPAN[bits])
+    return LowPrecision(schema, allocation.dims, max(allocation.dims.values()), bits, span)

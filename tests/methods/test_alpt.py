@@ -1,5 +1,6 @@
 """Low-precision training: the rounding, the step's gradient, and what is trained, kept and served."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def occurrences(rows: int = 20):
 
 def steps_of(embedding: alpt.LowPrecision) -> torch.Tensor:
     """(V,) of the one table."""
-    return alpt.SPAN / 2 ** (embedding.bits - 1) * embedding.steps[str(DIM)].weight.detach()[:, 0].exp()
+    return embedding.span / 2 ** (embedding.bits - 1) * embedding.steps[str(DIM)].weight.detach()[:, 0].exp()
 
 
 def assert_on_grid(rows: torch.Tensor, steps: torch.Tensor, bits: int) -> None:
@@ -106,15 +107,24 @@ def test_a_step_grows_where_numbers_are_clipped_that_ought_to_be_larger() -> Non
     embedding, occ = made(8), occurrences()
     table, steps = embedding.tables[str(DIM)], embedding.steps[str(DIM)]
     with torch.no_grad():
-        table.weight.fill_(3 * alpt.SPAN)
+        table.weight.fill_(3 * embedding.span)
         steps.weight.zero_()
     optimizer = RowAdam([table.weight, steps.weight], lr=0.01)
     for _ in range(30):
         optimizer.zero_grad()
-        (embedding(occ) - 3 * alpt.SPAN).square().sum().backward()
+        (embedding(occ) - 3 * embedding.span).square().sum().backward()
         optimizer.step()
     assert float(steps.weight.detach()[occ.rows].min()) > 0.2
     assert float(steps.weight[40].detach()) == 0  # a row that did not occur
+
+
+def test_a_row_s_codes_reach_as_far_as_the_span_says() -> None:
+    none = Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), 1), 1)
+    for options, reach in (({}, 0.25), ({"bits": 4}, 0.125), ({"bits": 4, "span": 0.5}, 0.5)):
+        embedding = alpt.build(SCHEMA, DIM, alpt.derive(none, **options))
+        assert float(embedding.rounded(str(DIM))[1][0].detach()) * -embedding.low == reach
+    with pytest.raises(ValueError, match="span must be above 0, however: 0"):
+        alpt.derive(none, span=0.0)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -151,7 +161,7 @@ def test_the_widest_dimension_of_its_bits_within_the_budget_and_d_without_one() 
     given = (SCHEMA, DIM, candidates, prices(alpt.build, SCHEMA, candidates, DIM), full_tables(SCHEMA, DIM).bytes)
     for bits, size, dim in ((8, 3 + 2, 3), (4, 1 + 2, 2), (2, 1 + 2, 4)):
         found = alpt.derive(Evidence(*given, budget=ROWS * size), bits=bits)
-        assert found.settings == {"bits": bits} and set(found.dims.values()) == {dim}
+        assert found.settings["bits"] == bits and set(found.dims.values()) == {dim}
         assert spent(alpt.build, SCHEMA, DIM, found).bytes == ROWS * size
         assert set(alpt.derive(Evidence(*given), bits=bits).dims.values()) == {DIM}
     with pytest.raises(ValueError, match=rf"the least is {3 * ROWS}; raise the budget"):
