@@ -26,6 +26,7 @@ from pipeline.embeddings import Table
 from pipeline.metrics import auc, logloss
 from pipeline.model import CTRModel, predict
 from pipeline.optim import RowAdam
+from pipeline.shared_memory import Memory
 
 Record = Callable[[int, tuple[str, ...], Sequence[float]], None]
 LOSS_STEPS = 20  # steps that one recorded training loss is the mean of
@@ -46,7 +47,7 @@ class LitCTR(pl.LightningModule):
         validation: rows of the part ``val``.
         planned: weight steps planned in all.
         lr: of RowAdam for tables and of Adam for the rest.
-        weight_decay: L2 of looked-up rows; see `RowAdam`.
+        weight_decay: L2 of looked-up rows, see `RowAdam`, and of a `Memory`, of which every batch looks up most.
         patience: epochs without a better AUC before training ends; None for never.
         record: receives (step, names, values).
     """
@@ -81,8 +82,13 @@ class LitCTR(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         tables = [m.weight for m in self.model.modules() if isinstance(m, Table)]
         ids = {id(p) for p in tables}
-        dense = [p for p in self.weights() if id(p) not in ids]
-        adam: torch.optim.Optimizer = torch.optim.Adam(dense, lr=self.lr, fused=True)
+        shared = {id(m.weight) for m in self.model.modules() if isinstance(m, Memory)}
+        dense = [p for p in self.weights() if id(p) not in ids | shared]
+        memories = [p for p in self.weights() if id(p) in shared]
+        groups: list[dict[str, Any]] = [{"params": dense}]
+        if memories:
+            groups.append({"params": memories, "weight_decay": self.weight_decay})
+        adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=self.lr, fused=True)
         return [RowAdam(tables, lr=self.lr, weight_decay=self.weight_decay), adam] if tables else [adam]
 
     def loss(self, batch: tuple[Tensor, Tensor], part: str) -> Tensor:

@@ -82,7 +82,7 @@ class Memory(nn.Module):
     Its gradient is dense and dense Adam updates it. A batch of 2,000 rows of 39 fields takes 0.6 M numbers, a sixth of
     the memory that a tenth of 1.09 M x 32 numbers makes. There gradient and fused Adam take a quarter to a sixth of the
     time that it takes to find the distinct numbers and have `RowAdam` update them (one thread); at 20 M numbers they
-    take 1.2 times as long, at 40 M 1.6 times. ``weight_decay`` is for rows that are looked up, and spares the memory.
+    take 1.2 times as long, at 40 M 1.6 times.
 
     Raises:
         ValueError: for 2**31 numbers or more.

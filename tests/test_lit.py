@@ -10,8 +10,10 @@ from pipeline.allocation import Allocation
 from pipeline.backbones.deepfm import Backbone
 from pipeline.budget import prices
 from pipeline.data import Batches, Split
+from pipeline.embeddings import Table
+from pipeline.evidence import Evidence
 from pipeline.lit import LitCTR, LitSearch, Steps, fit, frozen_statistics, margins
-from pipeline.methods import autodim, full
+from pipeline.methods import autodim, full, robe
 from pipeline.model import CTRModel, assemble
 from pipeline.schema import Field, Schema
 
@@ -126,6 +128,23 @@ def test_a_retraining_stops_early_and_keeps_the_best_weights(tmp_path) -> None:
     again = LitCTR(model, rows(200, 2), 1)
     again.on_train_epoch_end()
     assert again.history[0]["auc"] == max(aucs)
+
+
+def test_weight_decay_is_of_tables_and_memories_and_of_no_other_part() -> None:
+    allocation = robe.derive(Evidence(SCHEMA, 4, ((4,),) * len(SCHEMA), np.ones((len(SCHEMA), 1)), 1000, budget=400))
+    model = CTRModel(SCHEMA, robe.build(SCHEMA, 4, allocation), Backbone)
+    module = LitCTR(model, rows(20, 1), 1, weight_decay=0.1)
+    decay = {
+        id(p): group["weight_decay"]
+        for optimizer in module.configure_optimizers()
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert len(decay) == len(list(model.parameters()))
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, Table)}
+    for name, parameter in model.named_parameters():
+        decayed = name == "embedding.memory.weight" or id(parameter) in tables
+        assert decay[id(parameter)] == (0.1 if decayed else 0), name
 
 
 def test_an_architecture_step_leaves_running_statistics_alone() -> None:
