@@ -55,7 +55,7 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
         for budget in cell.budgets:
             number = best[repr(budget)]
             one = settings[number]
-            found = _found(one, number, schema, encoded, seed, budget, place, tracker)
+            found = _found(one, _first_alike(settings, number), schema, encoded, seed, budget, place, tracker)
             if found is not None and found["summary"]["run"] not in known:
                 known.add(found["summary"]["run"])
                 searches.append({"seed": seed} | found["summary"])
@@ -70,23 +70,19 @@ def _tried(
     settings: Sequence[Cell], schema: Schema, encoded: Path, work: Path, tracker: Tracker
 ) -> list[dict[str, Any]]:
     """Every setting under every budget, searched and trained once, judged on ``val``."""
-    from pipeline.data import Split
-    from pipeline.metrics import auc
-    from pipeline.model import predict
-
-    validation = Split.load(encoded, "val")
     tried: list[dict[str, Any]] = []
     for number, cell in enumerate(settings):
         for budget in cell.budgets:
             done = work / f"tried-{number}-{budget}.trial"
             if not done.exists():
-                found = _found(cell, number, schema, encoded, TUNING_SEED, budget, work, tracker)
+                first = _first_alike(settings, number)
+                found = _found(cell, first, schema, encoded, TUNING_SEED, budget, work, tracker)
                 alone = replace(cell, arms=["searched"])
                 [allocation] = _allocations(alone, schema, TUNING_SEED, budget, found).values()
                 title, checkpoint = f"{cell.name}, setting {number}, budget {budget}", done.with_suffix(".ckpt")
                 tracked = tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=cell.params)
                 module = _fitted(cell, schema, encoded, TUNING_SEED, allocation, checkpoint, title, tracked)
-                found_auc = auc(validation.all_labels(), predict(module.model, validation))
+                found_auc = _val_auc(module, encoded)
                 tracked.metrics(0, {"val/auc": found_auc})
                 tracked.end()
                 trial = {"setting": number, "budget": budget, "val_auc": found_auc, "run": tracked.name}
@@ -97,13 +93,22 @@ def _tried(
     return tried
 
 
+def _first_alike(settings: Sequence[Cell], number: int) -> int:
+    """Number of the first setting with the same search; they may differ in the retraining alone."""
+
+    def searched(cell: Cell) -> dict[str, Any]:
+        return {name: value for name, value in cell.search.items() if name != "retrain"}
+
+    return next(n for n, cell in enumerate(settings) if searched(cell) == searched(settings[number]))
+
+
 def _found(
     cell: Cell, number: int, schema: Schema, encoded: Path, seed: int, budget: Any, work: Path, tracker: Tracker
 ) -> dict[str, Any] | None:
     """The contents of ``scores.json``, with a ``summary``: seconds, memory, the choice without any other budget.
 
     Args:
-        number: of the cell's setting, whose search this is.
+        number: of the first of the cell's settings whose search this is.
         budget: for a method whose search depends on the bytes that it is for.
     """
     import pipeline.lit  # noqa: F401 - its own memory is not the search's
@@ -219,7 +224,7 @@ def _tested(
         "of_full": size.bytes / full_tables(schema, params["dim"]).bytes,
         "table_params": size.table_params,
         "training_bytes": training_bytes(module.model.embedding),
-        "val_auc": max(entry["auc"] for entry in module.history),
+        "val_auc": _val_auc(module, encoded),
         "epochs": len(module.history),
         "seconds": seconds if whole else None,  # of one that was interrupted nobody knows
         "run": tracked.name,
@@ -251,6 +256,16 @@ def _fitted(
     module.model.load_state_dict(module.best)
     module.model.embedding.finish()
     return module
+
+
+def _val_auc(module: LitCTR, encoded: Path) -> float:
+    """Of what `_fitted` returns: the form that is served, which for some methods is not that of the best epoch."""
+    from pipeline.data import Split
+    from pipeline.metrics import auc
+    from pipeline.model import predict
+
+    validation = Split.load(encoded, "val")
+    return auc(validation.all_labels(), predict(module.model, validation))
 
 
 def _peak_mib() -> float | None:
