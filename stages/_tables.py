@@ -18,7 +18,12 @@ from stages._study import STUDIES, Study
 
 Table = tuple[str, list[str], list[list[str]]]  # what it shows, names of the columns, cells
 CONTEST = 4  # methods from which on they stand below each other, the best first
+EQUAL = 0.02  # share of the bytes by which one of whole dimensions is no smaller than what fills its budget
 UNEQUAL = 0.2  # share of the bytes by which a control may differ for a test; whole dimensions come no nearer
+ALONE = (
+    " With so many tests of so few seeds only large differences hold after correction; 'alone' is the verdict of those "
+    "whose interval excludes 0 and whose corrected p-value is above .05."
+)
 FIGURES = [
     *("auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "training_bytes"),
     *("epochs", "seconds", "search_seconds", "setting"),
@@ -56,7 +61,7 @@ def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[
         f"{datetime.date.today().isoformat()}, commit {', '.join(commits)}. Mean ± standard deviation over the seeds; "
         "intervals are of 95 %, from the paired differences of the seeds; p-values are of a paired t-test, after Holm "
         f"for all tests of the table, and there is none where the nearest uniform dimension differs by more than "
-        f"{UNEQUAL:.0%} in bytes."
+        f"{UNEQUAL:.0%} in bytes.{ALONE if len(study.grid.get('method', [])) > CONTEST else ''}"
     ).strip()
     if missing:
         about += f" Not there yet: {', '.join(missing)}."
@@ -154,11 +159,15 @@ def _main(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
 
 
 def _against_uniform(
-    study: Study, groups: Sequence[tuple[dict[str, Any], pd.DataFrame]]
+    study: Study, groups: Sequence[tuple[dict[str, Any], pd.DataFrame]], table: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any] | None], list[float | None]]:
     """Each searched group against one dimension of its size: tests, and p-values after Holm of those that are fair.
 
-    The control is the cell's own, or else, of the method ``uniform`` in the same setting, the nearest in bytes.
+    The control is the cell's own, or else, of the method ``uniform`` in the same setting, the nearest in bytes:
+    of those that are no smaller, if one of these is near enough for a test.
+
+    Args:
+        table: what the groups of one table have in common; p-values are corrected for the tests of a table.
     """
     tests: list[dict[str, Any] | None] = []
     for place, group in groups:
@@ -167,7 +176,14 @@ def _against_uniform(
         if control is not None:
             tests[-1]["size"] = group["bytes"].mean() / control["bytes"].mean()  # type: ignore[index]
     fair = [test["p_value"] if test and abs(test["size"] - 1) <= UNEQUAL else None for test in tests]
-    return tests, statistics.holm(fair)
+    corrected: list[float | None] = [None] * len(groups)
+    tables: dict[tuple[str, ...], list[int]] = {}
+    for number, (place, _) in enumerate(groups):
+        tables.setdefault(tuple(str(place[name]) for name in table), []).append(number)
+    for numbers in tables.values():
+        for number, p in zip(numbers, statistics.holm([fair[each] for each in numbers]), strict=True):
+            corrected[number] = p
+    return tests, corrected
 
 
 def _control(
@@ -187,22 +203,22 @@ def _control(
         for p, g in groups
         if p.get("method") == "uniform" and p["arm"] == "searched" and all(p[key] == place[key] for key in setting)
     ]
-    size = group["bytes"].mean()
-    return min(uniform, key=lambda g: abs(np.log(g["bytes"].mean() / size)), default=None)
+    ratios = [group["bytes"].mean() / g["bytes"].mean() for g in uniform]
+    no_smaller = [n for n, ratio in enumerate(ratios) if 1 - UNEQUAL <= ratio <= 1 + EQUAL]
+    nearest = min(no_smaller or range(len(ratios)), key=lambda n: abs(np.log(ratios[n])), default=None)
+    return None if nearest is None else uniform[nearest]
 
 
 def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
     """For every setting and budget all methods, the best first, with what they cost to serve, train and search."""
     groups = list(_groups(study, rows))
-    tests, corrected = _against_uniform(study, groups)
     setting = [key for key in study.grid if key != "method"]
+    tests, corrected = _against_uniform(study, groups, [*setting, "budget"])
     found: dict[tuple[str, ...], list[tuple[float, list[str]]]] = {}
     for (place, group), test, p in zip(groups, tests, corrected, strict=True):
         against = ["", "", "", ""]
         if test is not None:
-            ahead = "more" if test["mean"] > 0 else "less"
-            verdict = "not equal in size" if p is None else ahead if p < 0.05 else "no difference shown"
-            against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}", verdict]
+            against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}", _verdict(test, p)]
         search = group["search_seconds"].dropna()
         took = [spread(group["seconds"].dropna(), 0), spread(search, 0) if len(search) else ""]
         line = [
@@ -220,6 +236,16 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
         (f"{', '.join(key[:-1])}, budget {key[-1]}", head, [line for _, line in sorted(lines, key=lambda x: -x[0])])
         for key, lines in found.items()
     ]
+
+
+def _verdict(test: Mapping[str, Any], corrected: float | None) -> str:
+    """What a test against the control says of the AUC."""
+    if corrected is None:
+        return "not equal in size"
+    ahead = "more" if test["mean"] > 0 else "less"
+    if corrected < 0.05:
+        return ahead
+    return f"{ahead}, alone" if test["p_value"] < 0.05 else "no difference shown"
 
 
 def _tried(study: Study, results: Sequence[Mapping[str, Any]]) -> list[Table]:
