@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from pipeline.tracking import Tracker, configuration_key
 from stages import _model, _stage
@@ -60,6 +61,11 @@ def cell(study: Study, keys: dict[str, str]) -> None:
     one = study.cell(keys)
     encoded = _encoded(study, keys["dataset"])
     key = _fingerprint(study, one, encoded)
+    if kept := _read(_kept(study, one), key):
+        with _stage.whole(_result(study, one)) as file:
+            file.write_text(json.dumps(kept) + "\n")
+        print(f"cell: {one.name}: as {_kept(study, one)} has it, of commit {kept['commit']}")
+        return
     work = ROOT / ".pipeline/studies" / study.name / f"{one.name}-{key}"
     work.mkdir(parents=True, exist_ok=True)
     with _tracker(study, one, key, encoded) as tracker:
@@ -69,29 +75,34 @@ def cell(study: Study, keys: dict[str, str]) -> None:
     about = {"study": study.name, "profile": study.profile, "keys": one.keys, "key": key}
     result = {**about, "commit": commit, "seconds": time.monotonic() - started, **found}
     with _stage.whole(_result(study, one)) as file:
-        file.write_text(json.dumps(result, indent=1) + "\n")
+        file.write_text(json.dumps(result) + "\n")
     shutil.rmtree(work)
     print(f"cell: {one.name}: {len(found['rows'])} models, {time.monotonic() - started:.0f} s")
 
 
 def report(study: Study, partial: bool = False) -> None:
-    """Stage: the cells' results -> ``results/<profile>/``: table.md, table.csv, figures and section.html."""
+    """Stage: the cells' results -> ``results/<profile>/``: them, table.md, table.csv, figures and section.html."""
     from stages import _tables
 
-    results, missing = [], []
+    results, missing, unknown = {}, [], {}
     for one in study.cells():
-        found = json.loads(path.read_text()) if (path := _result(study, one)).exists() else None
-        if found and found["key"] == _fingerprint(study, one, _encoded(study, one.keys["dataset"])):
-            results.append(found)
-        else:  # what other settings, code or data have left does not count
+        encoded = _encoded(study, one.keys["dataset"])
+        key = _fingerprint(study, one, encoded) if encoded.exists() else ""
+        if found := _read(_result(study, one), key) or _read(_kept(study, one), key):
+            results[one.name] = found
+        else:
             missing.append(one.name)
+            if not encoded.exists() and _kept(study, one).exists():  # of data that are not here to compare it with
+                unknown[one.name] = json.loads(_kept(study, one).read_text())
     if not results:
         raise ValueError(f"study {study.name}, profile {study.profile}, has no results yet; run it")
     if missing and not partial:
         raise ValueError(f"study {study.name}: cells {', '.join(missing)} have no results yet; run them")
     with _stage.whole(Path("results") / study.profile) as folder:
-        folder.mkdir(parents=True)
-        text = _tables.write(study, results, missing, folder)
+        (folder / "cells").mkdir(parents=True)
+        for name, found in {**results, **unknown}.items():
+            (folder / "cells" / f"{name}.json").write_text(json.dumps(found) + "\n")
+        text = _tables.write(study, list(results.values()), missing, folder)
     print(text)
 
 
@@ -198,6 +209,17 @@ def _encoded(study: Study, dataset: str) -> Path:
 
 def _result(study: Study, one: Cell) -> Path:
     return ARTIFACTS / "cells" / study.profile / f"{one.name}.json"
+
+
+def _kept(study: Study, one: Cell) -> Path:
+    """Where a report keeps the cell's result, for whoever has the repository and not its DVC cache."""
+    return Path("results") / study.profile / "cells" / f"{one.name}.json"
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    """A cell's result; none if other settings, code or data have left it."""
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return found if found and found["key"] == key else None
 
 
 def _fingerprint(study: Study, one: Cell, encoded: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -197,6 +198,7 @@ def test_the_report_says_what_the_rows_say(small: Study, monkeypatch: pytest.Mon
     study.report(small)
     folder = small.folder / "results/quick"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "cells",
         "minus_uniform.png",
         "minus_uniform.svg",
         "section.html",
@@ -227,6 +229,42 @@ def test_what_other_settings_have_left_is_no_result(
     text = (small.folder / "results/quick/table.md").read_text()
     assert "Not there yet: tiny-fm-autodim." in text
     assert "| full |" in text and "searched" not in text.split("On the")[1]
+
+
+def test_a_cell_that_the_results_have_is_not_run_again_unless_something_has_changed(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fresh clone, which has the committed results and neither artifacts nor DVC's cache."""
+    found = ran(small, monkeypatch)
+    study.report(small, partial=True)
+    shutil.rmtree("artifacts")
+    with monkeypatch.context() as patch:
+        patch.setattr(_cell, "run", lambda *given: pytest.fail("the cell was run"))
+        assert ran(small, patch) == found
+        shutil.rmtree("artifacts")
+        study.data(small, "tiny")
+        study.report(small, partial=True)
+        assert "| searched |" in Path("results/quick/table.md").read_text()
+    changed = made(small.folder.parents[1], {**SMALL, "every": {"params": {"retrain": {"lr": 0.02}}}})
+    assert figures(ran(changed, monkeypatch)) != figures(found)
+
+
+def test_a_report_leaves_the_kept_cells_of_data_that_are_not_here(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran(small, monkeypatch)
+    study.report(small, partial=True)
+    kept = {path.name: path.read_text() for path in Path("results/quick/cells").iterdir()}
+    both = made(tmp_path, {**SMALL, "quick": {**SMALL["quick"], "dataset": ["tiny", "other"]}})
+    (small.folder.parent / "datasets.yaml").write_text(
+        yaml.safe_dump({"quick": {"tiny": {"params": TINY}, "other": {"params": TINY}}})
+    )
+    both = Study("overall", "quick", both.folder)
+    shutil.rmtree("artifacts")
+    study.data(both, "other")
+    study.cell(both, {"dataset": "other", "backbone": "fm", "method": "full"})
+    study.report(both, partial=True)
+    assert {path.name: path.read_text() for path in Path("results/quick/cells").iterdir()}.items() > kept.items()
 
 
 def test_options_do_not_outlive_the_name_they_belong_to() -> None:
@@ -352,7 +390,35 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert list(found) == ["tiny, budget 10%", "tiny, budget 20%"]
     [a, uniform] = found["tiny, budget 10%"]
     assert a[:5] == ["a", "0.7200 ± 0.0110", "0.5000 ± 0.0000", "105", "10.5%"] and a[5].startswith("+0.0200 (")
-    assert a[6] == "1.05" and a[8] == "more" and uniform[:2] == ["uniform", "0.7000 ± 0.0100"] and uniform[5] == ""
+    assert a[6:9] == ["1.05", "0.001", "more"]  # .0008, the only test of its table
+    assert uniform[:2] == ["uniform", "0.7000 ± 0.0100"] and uniform[5] == ""
     lines = {line[0]: line for line in found["tiny, budget 20%"]}
     assert lines["a"][5].startswith("-0.0500 (") and lines["a"][6] == "0.95" and lines["a"][8] == "less"
     assert lines["b"][6:9] == ["1.40", "", "not equal in size"]  # 140 is nearer to 100 than to 200, by the ratio
+
+
+def test_of_two_controls_near_enough_it_is_the_larger_one(tmp_path: Path) -> None:
+    study_ = made(tmp_path, {"quick": {"dataset": ["tiny"], "method": ["uniform", "a"], "seeds": [0]}})
+    sizes = {"uniform": (100, 120), "a": (105,)}
+    groups = [
+        ({"dataset": "tiny", "method": m, "arm": "searched", "budget": size}, pd.DataFrame({"bytes": [size]}))
+        for m, all_of_them in sizes.items()
+        for size in all_of_them
+    ]
+    control = _tables._control(study_, *groups[2], groups)
+    assert control is not None and control["bytes"].tolist() == [120]
+
+
+def test_the_verdict_tells_what_holds_for_all_tests_from_what_holds_alone() -> None:
+    one = {"mean": -0.01, "p_value": 0.01}
+    assert _tables._verdict(one, 0.04) == "less" and _tables._verdict(one, 0.2) == "less, alone"
+    assert _tables._verdict({"mean": 0.01, "p_value": 0.06}, 0.9) == "no difference shown"
+    assert _tables._verdict(one, None) == "not equal in size"
+
+
+def test_settings_that_differ_in_the_retraining_alone_share_their_search(small: Study) -> None:
+    searched, retrained = {"search": {"lr": 0.02}}, {"retrain": {"lr": 0.02}}
+    entry = {"tuned": True, "tuning": [{}, searched, retrained, {**searched, **retrained}]}
+    found = made(small.folder.parents[1], {**SMALL, "method": {"autodim": entry, "full": {}}})
+    settings = found.cell({"dataset": "tiny", "backbone": "fm", "method": "autodim"}).settings()
+    assert [_cell._first_alike(settings, number) for number in range(4)] == [0, 1, 0, 1]
