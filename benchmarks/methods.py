@@ -153,7 +153,9 @@ def _alone(name: str, encoded: Path, rounds: int) -> dict[str, Any]:
     """`measure` in a process of its own; of one that fails, why."""
     command = [sys.executable, "-m", "benchmarks.methods", "--method", name, "--encoded", str(encoded)]
     command += ["--rounds", str(rounds)]
+    began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    print(f"methods: {name}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
         return {"failed": last}
