@@ -306,8 +306,16 @@ def whole(path: str | Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def main(run: Callable[[], None]) -> None:
-    """Run a stage as a process: end when DVC ends, end in order on SIGTERM, report bad input in one line."""
+def main(run: Callable[[], None], arguments: bool = False) -> None:
+    """Run a stage as a process: end when DVC ends, end in order on SIGTERM, report bad input in one line.
+
+    Args:
+        arguments: whether it takes some. To one that takes none they are a request for help.
+    """
+    if sys.argv[1:] and not arguments:
+        print((sys.modules["__main__"].__doc__ or "").strip())
+        asked = sys.argv[1:] in (["--help"], ["-h"])
+        sys.exit(0 if asked else f"error: it takes no arguments, however {sys.argv[1:]}; its parameters: params.yaml")
     signal.signal(signal.SIGTERM, _terminate)
     watched = _dvc_ancestors()
     if watched:

@@ -334,7 +334,7 @@ def main() -> None:
         keys = {key: values[0] for key, values in _keys(options.keys).items()}
         return data(study, keys["dataset"]) if options.command == "data" else cell(study, keys)
 
-    _stage.main(act)
+    _stage.main(act, arguments=True)
 
 
 if __name__ == "__main__":

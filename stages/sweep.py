@@ -483,7 +483,7 @@ def _employ(sweep: Sweep, study: optuna.Study) -> None:
 
 def _worker(sweep: Sweep, employer: int) -> None:
     _stage.end_with(employer)
-    _stage.main(lambda: sweep.work_off(sweep.open()))
+    _stage.main(lambda: sweep.work_off(sweep.open()), arguments=True)  # the ones it was started with
 
 
 if __name__ == "__main__":

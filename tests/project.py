@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,7 @@ class Project:
             patch.delenv("DVC_STAGE", raising=False)
             patch.delenv("PIPELINE_TRACEBACK", raising=False)
             patch.setenv("PIPELINE_TRACKING", "journal")
+            patch.setattr(sys, "argv", ["stage"])
             patch.setattr("stages._serving.subprocess", SimpleNamespace(run=_serve, PIPE=None))
             patch.setattr(_serving, "REPEATS", 2)
             yield patch

@@ -1,4 +1,5 @@
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,18 @@ def test_plugs_that_a_stage_asks_for_are_deps(stage: str) -> None:
 
 def test_params_hold_no_number_that_yaml_reads_as_a_string() -> None:
     assert not re.findall(r"(?m)[\s\[:]\d+e-?\d+", (ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("stage", ["ingest", "search", "sweep"])
+def test_a_stage_that_is_asked_for_help_says_what_it_is_and_runs_nothing(stage: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words, status in (["--help"], 0), (["now"], 1):
+        command = [sys.executable, "-m", f"stages.{stage}", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status and done.stdout.startswith(("Stage ", "Beside the main job"))
+        refused = f"error: it takes no arguments, however {words}; its parameters: params.yaml"
+        assert done.stderr.strip() == ("" if status == 0 else refused)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stage", ["ingest", "encode"])
