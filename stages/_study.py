@@ -13,7 +13,8 @@ for (all optional):
 * ``tuning``: settings to try before anything is tested, each as ``params`` is, if ``tuned`` is true; for every budget
   the one with the best AUC on ``val`` is kept, of one search and training each, with a seed of their own;
 * ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
-* ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate alone.
+* ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate and the order of the cells;
+* ``slower``: how many times that it takes with this value.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ KNOWN = {
     "share": float,
     "field": str,
     "seconds": float,
+    "slower": float,
 }
 
 
@@ -156,7 +158,8 @@ class Study:
         if "encode" in entry.get("params", {}):
             raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
         params = merged(base, entry.get("params", {}))
-        rest = {name: entry[name] for name in ("share", "seconds") if name in entry}
+        rest = {name: entry[name] for name in ("share",) if name in entry}
+        rest["seconds"] = entry.get("seconds", Cell.seconds) * entry.get("slower", 1)
         tuning = [merged(params, change) for change in entry.get("tuning", []) if entry.get("tuned")]
         changes = entry.get("search", {})
         return Cell(

@@ -148,6 +148,7 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
             failed.append(f"{dataset}: {error}")
             wanted = [one for one in wanted if one.keys["dataset"] != dataset]
     total = left = sum(one.runs * one.seconds for one in wanted)
+    wanted.sort(key=lambda one: -one.runs * one.seconds)  # the longest first, that none is left over at the end
     pool = ThreadPoolExecutor(jobs)
     try:
         stages = {pool.submit(_reproduce, study, f"cell-{study.profile}@{o.name}", o.name, jobs): o for o in wanted}

@@ -298,6 +298,22 @@ def test_an_interrupted_study_starts_no_further_cell_and_ends_those_that_run(tmp
     assert not psutil.pid_exists(int(child.name))
 
 
+def test_the_longest_cells_come_first(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise one of them may be left over for one core at the end."""
+    given = {**SMALL, "quick": {**SMALL["quick"], "method": ["full", "autodim", "uniform"]}}
+    given["method"] = {**SMALL["method"], "uniform": {"arms": ["uniform"], "slower": 100}}
+    ordered = made(small.folder.parents[1], given)
+    begun: list[str] = []
+    monkeypatch.setattr(study, "_reproduce", lambda study, stage, name, jobs: begun.append(name))
+    monkeypatch.setattr(study.subprocess, "run", lambda *command, **how: None)
+    (ordered.folder / ".dvc").mkdir()
+    (ordered.folder / "results/quick").mkdir(parents=True)
+    (ordered.folder / "results/quick/table.md").write_text("")
+    monkeypatch.chdir(ordered.folder)
+    study.run(ordered, {}, 1)
+    assert begun == ["tiny", "tiny-fm-uniform", "tiny-fm-autodim", "tiny-fm-full"]
+
+
 def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         **SMALL,
