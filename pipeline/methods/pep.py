@@ -28,7 +28,8 @@ class Supernet(FieldEmbedding):
         thresholds: what numbers share an s: all of the table, those of a dimension, of a field, of a dimension in a
             field, of a row; or "cell": none.
         init: of s.
-        decay: L2 coefficient of s, which draws it up to 0, a threshold of 1/2, against the loss.
+        decay: L2 coefficient of s, which draws it up to 0, a threshold of 1/2, against the loss; where rows have an s
+            of their own, of those that a batch touches.
 
     NOTE[DIFF]: the paper starts at s = -15 to -150, a threshold of 3e-7 and less, whose gradient Adam's eps swallows;
     all that then moves it is the weight decay, by a learning rate a step and over many thousand of them. Here s starts
@@ -61,14 +62,15 @@ class Supernet(FieldEmbedding):
     def _thresholds(self, rows: Tensor) -> Tensor:
         """Row numbers (U,) -> (U, D) or (U, 1)."""
         if isinstance(self.s, Table):
-            return self.s(rows).sigmoid()
+            self.touched = self.s(rows)
+            return self.touched.sigmoid()
         assert isinstance(self.s, nn.Parameter)
         return self.s.index_select(0, self.group.index_select(0, rows)).sigmoid()
 
     def objective(self, loss: Tensor, part: str) -> Tensor:
-        s = self.s.weight if isinstance(self.s, Table) else self.s
-        assert isinstance(s, Tensor)
-        return loss + self.decay / 2 * s.square().sum() if self.decay else loss
+        if not self.decay:
+            return loss
+        return loss + self.decay / 2 * (self.touched if self.by_row else self.s).square().sum()  # type: ignore[operator]
 
     def packed(self) -> dict[str, Tensor]:
         s = self.s.weight if isinstance(self.s, Table) else self.s

@@ -72,11 +72,18 @@ def test_a_number_above_its_threshold_moves_itself_and_the_threshold_one_below_m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_holds_the_l2_of_s(kind: str) -> None:
+def test_the_loss_holds_the_l2_of_s_and_its_gradient_is_what_the_optimiser_takes(kind: str) -> None:
     embedding = supernet(kind)
-    s = embedding.s.weight if isinstance(embedding.s, torch.nn.Module) else embedding.s
-    loss = embedding.objective(torch.tensor(0.5), "train")
-    assert float(loss.detach()) == pytest.approx(0.5 + 0.0001 / 2 * float((s.detach() ** 2).sum()))
+    occ = Lookup(SCHEMA)(draw_ids())
+    vectors = embedding(occ)
+    by_row = isinstance(embedding.s, torch.nn.Module)
+    s = embedding.s.weight.detach()[occ.rows] if by_row else embedding.s.detach()
+    loss = embedding.objective(0 * vectors.sum(), "train")
+    assert float(loss.detach()) == pytest.approx(0.0001 / 2 * float((s**2).sum()))
+    loss.backward()
+    grad = embedding.s.weight.grad if by_row else embedding.s.grad
+    assert grad.is_sparse == by_row
+    torch.testing.assert_close(grad.coalesce().values() if by_row else grad, 0.0001 * s)
 
 
 @pytest.mark.parametrize("kind", ["row", "cell"])
