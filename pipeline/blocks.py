@@ -192,7 +192,7 @@ def pick(
         budget: bytes.
 
     Raises:
-        ValueError: if no choice is within the budget; says the least bytes that are possible.
+        TooFewBytes: if no choice is within the budget; says the least bytes that are possible.
     """
     chosen = scores.argmax(1) if budget is None else within_budget(scores, prices(rows, choices, dim), budget)
     blocks = [merged(rows[f].tolist(), choices[f, n].tolist()) for f, n in enumerate(chosen)]

@@ -24,6 +24,10 @@ NO_CANDIDATE = int(np.iinfo(np.int64).max)  # price where a field has fewer cand
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
 
 
+class TooFewBytes(ValueError):
+    """A budget that nothing which a method can choose keeps; the message names the least bytes that something does."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What it takes to serve an embedding. A kind is the part of a ``packed()`` key before its first dot.
@@ -127,11 +131,11 @@ def largest(size: Callable[[int], int], most: int, limit: int, method: str) -> i
     """The largest number from 1 to ``most`` whose ``size`` in bytes, which rises with it, is within ``limit``.
 
     Raises:
-        ValueError: if even that of 1 is not; says how much it is.
+        TooFewBytes: if even that of 1 is not; says how much it is.
     """
     least = size(1)
     if least > limit:
-        raise ValueError(f"{method}: {limit:,} bytes are too few, the least is {least:,}; raise the budget")
+        raise TooFewBytes(f"{method}: {limit:,} bytes are too few, the least is {least:,}; raise the budget")
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -186,7 +190,7 @@ def widest_uniform(build: Build, schema: Schema, dim: int, limit: int, method: s
         method: name in the allocation that ``build`` is given.
 
     Raises:
-        ValueError: if even dimension 1 needs more; says how much.
+        TooFewBytes: if even dimension 1 needs more; says how much.
     """
     sizes = {
         d: spent(build, schema, dim, Allocation(method, dict.fromkeys(schema.names, d))).bytes
@@ -195,7 +199,7 @@ def widest_uniform(build: Build, schema: Schema, dim: int, limit: int, method: s
     fitting = [d for d, size in sizes.items() if size <= limit]
     if not fitting:
         least = min(sizes.values())
-        raise ValueError(
+        raise TooFewBytes(
             f"{method}: no dimension makes {limit:,} bytes or less, the least is {least:,}; raise the budget"
         )
     best = max(fitting, key=lambda d: (sizes[d], d))  # numbers of few bits come in whole bytes

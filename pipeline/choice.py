@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NO_CANDIDATE = np.iinfo(np.int64).max  # price where a field has fewer candidates than others
+from pipeline.budget import NO_CANDIDATE, TooFewBytes
+
 MAX_CELLS = 2**23  # of the table of counts that `sample` fills, 8 bytes each
 
 
@@ -52,7 +53,7 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
         (F,) int64 candidate of each field. Ties go to fewer bytes.
 
     Raises:
-        ValueError: if no choice is within the budget; says the least bytes that are possible.
+        TooFewBytes: if no choice is within the budget; says the least bytes that are possible.
     """
     _check_scores(scores)
     if scores.shape != prices.shape:
@@ -98,7 +99,7 @@ def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget
     offered = (scores > -np.inf) & (prices > 0) & (prices < NO_CANDIDATE)
     least = int(np.where(offered, prices, NO_CANDIDATE).min())
     if least > budget:
-        raise ValueError(
+        raise TooFewBytes(
             f"no choice that keeps a field costs {budget} bytes or less: the least is {least} bytes; raise the budget "
             "or offer smaller dims"
         )
@@ -122,7 +123,7 @@ def _check_least(prices: np.ndarray, budget: int) -> None:
     if (least == NO_CANDIDATE).any():
         raise ValueError(f"field {int(np.argmax(least))} has no candidate")
     if int(least.sum()) > budget:
-        raise ValueError(
+        raise TooFewBytes(
             f"no choice costs {budget} bytes or less: the least is {int(least.sum())} bytes, for the cheapest "
             "candidate of every field; raise the budget or offer smaller dims"
         )

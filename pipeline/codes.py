@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.allocation import Allocation
-from pipeline.budget import Build, spent
+from pipeline.budget import Build, TooFewBytes, spent
 from pipeline.embeddings import INIT_SD, FieldEmbedding, Occurrences, Table, spread
 from pipeline.evidence import Evidence
 from pipeline.schema import Schema
@@ -339,12 +339,12 @@ def finest(given: Evidence, build: Build, offered: Sequence[Allocation]) -> Allo
     dependence between their coordinates to make use of.
 
     Raises:
-        ValueError: if none fits; says the least bytes of any.
+        TooFewBytes: if none fits; says the least bytes of any.
     """
     sizes = [spent(build, given.schema, given.dim, allocation).bytes for allocation in offered]
     fitting = [i for i, size in enumerate(sizes) if size <= given.limit]
     if not fitting:
-        raise ValueError(
+        raise TooFewBytes(
             f"{offered[0].method}: no codes take {given.limit:,} bytes or less, the least is {min(sizes):,}; "
             "raise the budget, or leave groups and centroids to it"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.allocation import Allocation
-from pipeline.budget import cost
+from pipeline.budget import TooFewBytes, cost
 from pipeline.embeddings import FieldEmbedding, Occurrences, Table, spread
 from pipeline.evidence import Evidence
 from pipeline.schema import Schema
@@ -187,14 +187,14 @@ def cells_within(rows: int, dim: int, budget: int, least: int = 1) -> int:
     """How many cells of a (rows, dim) table can be served in ``budget`` bytes.
 
     Raises:
-        ValueError: if not even ``least`` cells can; says what they would take.
+        TooFewBytes: if not even ``least`` cells can; says what they would take.
     """
 
     def size(kept: int) -> int:
         return cost(Layout(rows, dim, kept).measured()).bytes
 
     if size(least) > budget:
-        raise ValueError(
+        raise TooFewBytes(
             f"no {least:,} cells of {rows:,} rows can be kept in a budget of {budget:,} bytes: the least is "
             f"{size(least):,}; raise the budget"
         )

@@ -48,7 +48,10 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
         tried = _tried(settings, schema, encoded, work / f"seed-{TUNING_SEED}", tracker)
         for budget in cell.budgets:
             of_budget = [trial for trial in tried if trial["budget"] == budget]
-            best[repr(budget)] = max(of_budget, key=lambda trial: trial["val_auc"])["setting"]
+            able = [trial for trial in of_budget if trial["val_auc"] is not None]
+            if not able:
+                raise ValueError(f"no setting of {cell.name} keeps the budget {budget}: {of_budget[0]['problem']}")
+            best[repr(budget)] = max(able, key=lambda trial: trial["val_auc"])["setting"]
     searches, rows = [], []
     for seed in cell.seeds:
         place, known = work / f"seed-{seed}", set()
@@ -69,16 +72,25 @@ def run(cell: Cell, encoded: Path, work: Path, tracker: Tracker) -> dict[str, An
 def _tried(
     settings: Sequence[Cell], schema: Schema, encoded: Path, work: Path, tracker: Tracker
 ) -> list[dict[str, Any]]:
-    """Every setting under every budget, searched and trained once, judged on ``val``."""
+    """Every setting under every budget, searched and trained once, judged on ``val``.
+
+    One that can't keep a budget has None for its AUC there, and why in ``problem``.
+    """
+    from pipeline.budget import TooFewBytes
+
     tried: list[dict[str, Any]] = []
     for number, cell in enumerate(settings):
         for budget in cell.budgets:
             done = work / f"tried-{number}-{budget}.trial"
             if not done.exists():
                 first = _first_alike(settings, number)
-                found = _found(cell, first, schema, encoded, TUNING_SEED, budget, work, tracker)
                 alone = replace(cell, arms=["searched"])
-                [allocation] = _allocations(alone, schema, TUNING_SEED, budget, found).values()
+                try:
+                    found = _found(cell, first, schema, encoded, TUNING_SEED, budget, work, tracker)
+                    [allocation] = _allocations(alone, schema, TUNING_SEED, budget, found).values()
+                except TooFewBytes as error:
+                    tried.append({"setting": number, "budget": budget, "val_auc": None, "problem": str(error)})
+                    continue
                 title, checkpoint = f"{cell.name}, setting {number}, budget {budget}", done.with_suffix(".ckpt")
                 tracked = tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=cell.params)
                 module = _fitted(cell, schema, encoded, TUNING_SEED, allocation, checkpoint, title, tracked)

@@ -11,7 +11,8 @@ for (all optional):
   the one field that ``field`` names, at the full dimension; an empty list ends a cell with the search;
 * ``budgets``: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each;
 * ``tuning``: settings to try before anything is tested, each as ``params`` is, if ``tuned`` is true; for every budget
-  the one with the best AUC on ``val`` is kept, of one search and training each, with a seed of their own;
+  the one with the best AUC on ``val`` is kept, of one search and training each, with a seed of their own; one that
+  cannot keep a budget is left out there;
 * ``share``: of the rows of ``train`` and ``arch`` that the search sees, 1/k;
 * ``seconds``: what a search or a training takes, roughly, on one thread, for the estimate and the order of the cells;
 * ``slower``: how many times that it takes with this value.

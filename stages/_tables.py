@@ -254,7 +254,9 @@ def _tried(study: Study, results: Sequence[Mapping[str, Any]]) -> list[Table]:
     for result in results:
         by_budget: dict[str, list[str]] = {}
         for trial in result.get("tried", []):
-            by_budget.setdefault(_budget(trial["budget"]), []).append(f"{trial['val_auc']:.4f}")
+            by_budget.setdefault(_budget(trial["budget"]), []).append(
+                "over the budget" if trial["val_auc"] is None else f"{trial['val_auc']:.4f}"
+            )
         cells += [[*result["keys"].values(), budget, ", ".join(aucs)] for budget, aucs in by_budget.items()]
     head = [*study.grid, "budget", "AUC on val of every setting, in the order of params.yaml"]
     return [("Settings tried, the best of which is kept", head, cells)] if cells else []

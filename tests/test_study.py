@@ -190,6 +190,28 @@ def test_of_several_settings_the_best_on_val_is_kept_for_each_budget(
     assert all(row["bytes"] <= row["budget"] * row["bytes"] / row["of_full"] for row in found["rows"])
 
 
+def test_a_setting_that_cannot_keep_a_budget_is_not_tried_under_it(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lifted to D, even dimension 1 is larger than the tables alone."""
+    lifted = {"method": {"options": {"uniform": {"lift": True}}}}
+    entry: dict[str, Any] = {"params": {"method": {"name": "uniform"}}, "arms": ["searched"], "tuned": True}
+    entry |= {"budgets": [0.5, 0.128], "tuning": [lifted, {}]}
+    grid = {**SMALL["quick"], "method": ["uniform"]}
+    one = made(tmp_path, {**SMALL, "quick": grid, "method": {"uniform": entry}})
+    found = ran(one, monkeypatch)
+    tried = {(trial["setting"], trial["budget"]): trial for trial in found["tried"]}
+    assert len(tried) == 4
+    assert tried[0, 0.128]["val_auc"] is None and "no dimension makes" in tried[0, 0.128]["problem"]
+    assert all(trial["val_auc"] > 0 for place, trial in tried.items() if place != (0, 0.128))
+    assert {row["setting"] for row in found["rows"] if row["budget"] == 0.128} == {1}
+    study.report(one)
+    assert "over the budget, " in Path("results/quick/table.md").read_text()
+    entry |= {"budgets": [0.001]}
+    with pytest.raises(ValueError, match=r"tiny-fm-uniform keeps the budget 0\.001: uniform: no dimension"):
+        ran(made(tmp_path, {**SMALL, "quick": grid, "method": {"uniform": entry}}), monkeypatch)
+
+
 def test_the_report_says_what_the_rows_say(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     found = ran(small, monkeypatch)
     with pytest.raises(ValueError, match="cells tiny-fm-full have no results yet"):

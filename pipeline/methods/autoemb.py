@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pipeline.allocation import Allocation
 from pipeline.blocks import build as build_blocks
 from pipeline.blocks import padded, pick, sizes
-from pipeline.budget import spent
+from pipeline.budget import TooFewBytes, spent
 from pipeline.embeddings import FieldEmbedding, Occurrences
 from pipeline.evidence import Evidence
 from pipeline.plug import Least
@@ -171,7 +171,7 @@ def derive(given: Evidence, *, form: Form = "hard") -> Allocation:
             largest sum of log-weights within it. "soft": the mixture with these weights, all candidates included.
 
     Raises:
-        ValueError: if the budget cannot be kept; says the least bytes that are possible.
+        TooFewBytes: if the budget cannot be kept; says the least bytes that are possible.
     """
     if not given.found:
         raise ValueError("autoemb needs what its search found; nothing was given")
@@ -204,7 +204,7 @@ def _soft(given: Evidence, log_weights: np.ndarray, rows: np.ndarray, dims: np.n
     made = Allocation("autoemb", widest, {"form": "soft", "dims": dims.tolist()}, arrays)
     size = spent(build, given.schema, given.dim, made).bytes
     if given.budget is not None and size > given.budget:
-        raise ValueError(
+        raise TooFewBytes(
             f"autoemb: the soft form keeps every candidate and has one size, which the budget of {given.budget:,} "
             f"bytes does not allow: the least is {size:,} bytes; raise the budget, or set form: hard"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.allocation import Allocation
-from pipeline.budget import prices
+from pipeline.budget import TooFewBytes, prices
 from pipeline.embeddings import MixedTables
 from pipeline.evidence import Evidence
 from pipeline.schema import Schema
@@ -34,7 +34,7 @@ def derive(given: Evidence, *, powers_of_two: bool = False) -> Allocation:
             the nearest whole number.
 
     Raises:
-        ValueError: if no alpha keeps within the budget; says the least bytes of any.
+        TooFewBytes: if no alpha keeps within the budget; says the least bytes of any.
     """
     sizes, dim = given.schema.cardinalities, given.dim
     offered = prices(build, given.schema, [range(1, dim + 1)] * len(sizes), dim)
@@ -42,7 +42,7 @@ def derive(given: Evidence, *, powers_of_two: bool = False) -> Allocation:
     costs = [int(offered[np.arange(len(sizes)), dims - 1].sum()) for dims in found]
     fitting = [i for i, cost in enumerate(costs) if cost <= given.limit]
     if not fitting:
-        raise ValueError(
+        raise TooFewBytes(
             f"mde: no alpha makes {given.limit:,} bytes or less, the least is {min(costs):,}; raise the budget"
         )
     return Allocation("mde", dict(zip(given.schema.names, found[fitting[0]].tolist(), strict=True)))

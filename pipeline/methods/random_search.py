@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, in_bytes
+from pipeline.budget import TooFewBytes, full_tables, in_bytes
 from pipeline.choice import sample
 from pipeline.embeddings import MixedTables
 from pipeline.evidence import DEFAULT_SHARE, Evidence
@@ -64,14 +64,14 @@ def derive(given: Evidence) -> Allocation:
     """Of the proposals within the budget, or of all, the best on ``val``; ties to the smaller.
 
     Raises:
-        ValueError: if none is within the budget; says the least bytes of any.
+        TooFewBytes: if none is within the budget; says the least bytes of any.
     """
     if not given.trials:
         raise ValueError("random_search needs the trials of its proposals; none were given")
     fitting = [trial for trial in given.trials if given.budget is None or trial.bytes <= given.budget]
     if not fitting:
         least = min(trial.bytes for trial in given.trials)
-        raise ValueError(
+        raise TooFewBytes(
             f"random_search: no proposal has {given.budget:,} bytes or less, the least is {least:,}; raise the budget, "
             "or search for it: option 'target'"
         )
