@@ -295,25 +295,36 @@ def importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def differences(rows: Sequence[tuple[str, float, Sequence[float] | None]], title: str) -> Figure:
-    """A difference for each setting, with its interval where there is one.
+def differences(
+    panels: Mapping[str, Mapping[str, tuple[float, Sequence[float] | None]]], title: str, ordered: bool = False
+) -> Figure:
+    """A difference for each setting, with its interval where there is one, in panels side by side.
 
     Args:
-        rows: name, mean, interval.
+        panels: by panel and name, mean and interval; a name that a panel lacks is empty there.
+        ordered: names by their mean difference, the largest first; otherwise as they come.
     """
+    names = list(dict.fromkeys(name for of_panel in panels.values() for name in of_panel))
+    if ordered:
+        names.sort(key=lambda name: -np.mean([of_panel[name][0] for of_panel in panels.values() if name in of_panel]))
     with matplotlib.rc_context(STYLE):
-        figure = _figure(6.4, 0.28 * len(rows) + 1.1)
-        axes = figure.subplots()
-        for place, (_, mean, interval) in enumerate(rows):
-            if interval is not None:
-                axes.plot(interval, [place, place], color=COLOURS["searched"], linewidth=1.4)
-            axes.plot([mean], [place], "o", color=COLOURS["searched"], markersize=4)
-        axes.axvline(0, color="#555555", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel("difference in AUC, 95 % interval over seeds")
-        axes.set_title(title, loc="left", fontsize=9)
+        figure = _figure(6.4 if len(panels) == 1 else 1.6 + 2.4 * len(panels), 0.28 * len(names) + 1.1)
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (panel, of_panel) in zip(all_axes, panels.items(), strict=True):
+            for place, name in enumerate(names):
+                mean, interval = of_panel.get(name, (None, None))
+                if interval is not None:
+                    axes.plot(interval, [place, place], color=COLOURS["searched"], linewidth=1.4)
+                if mean is not None:
+                    axes.plot([mean], [place], "o", color=COLOURS["searched"], markersize=4)
+            axes.axvline(0, color="#555555", linewidth=0.8)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(6 if len(panels) == 1 else 4))
+            if panel:
+                axes.set_title(panel, loc="left", fontsize=9)
+        figure.supxlabel("difference in AUC, 95 % interval over seeds", fontsize=9)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     return figure
 
 

@@ -20,6 +20,7 @@ Table = tuple[str, list[str], list[list[str]]]  # what it shows, names of the co
 CONTEST = 4  # methods from which on they stand below each other, the best first
 EQUAL = 0.02  # share of the bytes by which one of whole dimensions is no smaller than what fills its budget
 UNEQUAL = 0.2  # share of the bytes by which a control may differ for a test; whole dimensions come no nearer
+UNLIKE = "not equal in size"
 ALONE = (
     " With so many tests of so few seeds only large differences hold after correction; 'alone' is the verdict of those "
     "whose interval excludes 0 and whose corrected p-value is above .05."
@@ -118,9 +119,9 @@ def _tables(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> list[Ta
     if study.name == "case":
         return [_case(study, rows, searches)]
     contest = len(study.grid.get("method", [])) > CONTEST
-    made += _contests(study, rows) if contest else [_main(study, rows, searches)]
     if contest:
-        return made
+        return [*_standings(study, rows), *_contests(study, rows)]
+    made.append(_main(study, rows, searches))
     if study.name == "overall":
         made += _ranks(study, rows) + _paper(rows)
     if study.name == "budget":
@@ -238,10 +239,46 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
     ]
 
 
+def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
+    """Every method over all settings and budgets: its rank, and how often its test against the control went how."""
+    groups = list(_groups(study, rows))
+    setting = [key for key in study.grid if key != "method"]
+    tests, corrected = _against_uniform(study, groups, [*setting, "budget"])
+    aucs: dict[str, dict[tuple[str, ...], float]] = {}
+    gained: dict[str, dict[str, list[float]]] = {}
+    verdicts: dict[str, list[str]] = {}
+    for (place, group), test, p in zip(groups, tests, corrected, strict=True):
+        method, budget = str(place["method"]), _budget(place["budget"])
+        if place["arm"] != "searched":
+            continue
+        aucs.setdefault(method, {})[*(str(place[name]) for name in setting), budget] = group["auc"].mean()
+        if test is not None:
+            verdict = _verdict(test, p)
+            verdicts.setdefault(method, []).append(verdict)
+            if verdict != UNLIKE:
+                gained.setdefault(method, {}).setdefault(str(place["dataset"]), []).append(test["mean"])
+    places = {place for method in verdicts for place in aucs[method]}  # `uniform` has more budgets than the others
+    whole = [method for method, of_method in aucs.items() if places <= of_method.keys()]
+    scores = np.array([[aucs[method][place] for method in whole] for place in sorted(places)])
+    ranks = dict(zip(whole, statistics.average_ranks(scores) if scores.size else [], strict=True))
+    datasets = list(dict.fromkeys(str(name) for name in rows["dataset"]))
+    columns = ["more", "more, alone", "no difference shown", "less, alone", "less", UNLIKE]
+    cells = []
+    for method in sorted(aucs, key=lambda name: ranks.get(name, np.inf)):
+        mean = [f"{np.mean(of_set):+.4f}" if (of_set := gained.get(method, {}).get(d)) else "" for d in datasets]
+        counted = [str(verdicts[method].count(one)) if method in verdicts else "" for one in columns]
+        cells.append([method, f"{ranks[method]:.1f}" if method in ranks else "", *mean, *counted])
+    head = ["method", "average rank", *(f"mean difference, {dataset}" for dataset in datasets), *columns]
+    title = f"In {len(places)} settings: average rank by AUC within the budget, and the tests against one dimension"
+    return [(title, head, cells)] if places else []
+
+
 def _verdict(test: Mapping[str, Any], corrected: float | None) -> str:
     """What a test against the control says of the AUC."""
+    if abs(test["size"] - 1) > UNEQUAL:
+        return UNLIKE
     if corrected is None:
-        return "not equal in size"
+        return "no test"
     ahead = "more" if test["mean"] > 0 else "less"
     if corrected < 0.05:
         return ahead
@@ -438,17 +475,19 @@ def _figures(study: Study, rows: pd.DataFrame, searches: pd.DataFrame, folder: P
         groups = list(_groups(study, rows))
         tests, _ = _against_uniform(study, groups)
         contest = len(study.grid.get("method", [])) > CONTEST
-        parts: dict[str, list[tuple[str, float, Any]]] = {}
+        keys = [key for key in study.grid if not contest or key == "method"]
+        parts: dict[str, dict[str, dict[str, tuple[float, Any]]]] = {}
         for (place, _group), test in zip(groups, tests, strict=True):
-            if test is not None:
-                keys = [key for key in study.grid if not contest or key == "method"]
-                part = f"{place['dataset']}, {_budget(place['budget'])}" if contest else ""
+            if test is not None and not (contest and _verdict(test, None) == UNLIKE):
+                part = str(place["dataset"]) if contest else ""
+                panel = f"{_budget(place['budget'])} of full" if contest else ""
                 name = ", ".join(str(place[key]) for key in keys)
-                parts.setdefault(part, []).append((name, test["mean"], test["interval"]))
-        for part, differences in parts.items():
+                found = parts.setdefault(part, {}).setdefault(panel, {})
+                found[name] = (test["mean"], test["interval"])
+        for part, panels in parts.items():
             title = "Minus one dimension of its size" + (f", {part}" if part else "")
-            shown = figures.differences(differences, title)
-            file = "-".join(["minus_uniform", *(part.replace("%", "").split(", ") if part else [])])
+            shown = figures.differences(panels, title, ordered=contest)
+            file = "-".join(["minus_uniform", *([part] if part else [])])
             keep(shown, file, f"AUC minus that of one dimension of the same size{', ' if part else ''}{part}")
     return drawn
 

@@ -9,6 +9,7 @@ from matplotlib.text import Text
 
 from pipeline.figures import (
     auc_against_bytes,
+    differences,
     dim_against_cardinality,
     importances,
     save,
@@ -159,3 +160,14 @@ def test_importances_have_a_panel_for_each_measure_and_a_bar_for_each_parameter(
     assert [label.get_text() for label in first.get_yticklabels()] == ["b", "a"]
     assert [bar.get_width() for bar in first.patches] == [0.3, 0.7]
     assert [bar.get_width() for bar in second.patches] == [1.0, 0]
+
+
+def test_differences_stand_in_panels_under_one_order_of_names_and_leave_out_what_is_missing() -> None:
+    panels = {"5%": {"a": (-0.01, [-0.02, 0.0]), "b": (0.02, None)}, "10%": {"a": (0.01, [0.0, 0.02])}}
+    figure = differences(panels, "all")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    dots = [[tuple(line.get_xydata()[0]) for line in a.lines if line.get_marker() == "o"] for a in (left, right)]
+    assert dots == [[(-0.01, 0), (0.02, 1)], [(0.01, 0)]]
+    left, _ = differences(panels, "all", ordered=True).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["b", "a"]

@@ -433,6 +433,12 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     lines = {line[0]: line for line in found["tiny, budget 20%"]}
     assert lines["a"][5].startswith("-0.0500 (") and lines["a"][6] == "0.95" and lines["a"][8] == "less"
     assert lines["b"][6:9] == ["1.40", "", "not equal in size"]  # 140 is nearer to 100 than to 200, by the ratio
+    [(_, head, standings)] = _tables._standings(study_, rows)
+    of = {line[0]: dict(zip(head, line, strict=True)) for line in standings}
+    assert (of["a"]["average rank"], of["uniform"]["average rank"], of["b"]["average rank"]) == ("1.5", "1.5", "")
+    assert of["a"]["mean difference, tiny"] == "-0.0150" and of["b"]["mean difference, tiny"] == ""
+    assert (of["a"]["more"], of["a"]["less"], of["a"]["no difference shown"]) == ("1", "1", "0")
+    assert of["b"]["not equal in size"] == "1" and of["uniform"]["more"] == ""
 
 
 def test_of_two_controls_near_enough_it_is_the_larger_one(tmp_path: Path) -> None:
@@ -448,10 +454,11 @@ def test_of_two_controls_near_enough_it_is_the_larger_one(tmp_path: Path) -> Non
 
 
 def test_the_verdict_tells_what_holds_for_all_tests_from_what_holds_alone() -> None:
-    one = {"mean": -0.01, "p_value": 0.01}
+    one = {"mean": -0.01, "p_value": 0.01, "size": 0.9}
     assert _tables._verdict(one, 0.04) == "less" and _tables._verdict(one, 0.2) == "less, alone"
-    assert _tables._verdict({"mean": 0.01, "p_value": 0.06}, 0.9) == "no difference shown"
-    assert _tables._verdict(one, None) == "not equal in size"
+    assert _tables._verdict({**one, "p_value": 0.06}, 0.9) == "no difference shown"
+    assert _tables._verdict({**one, "size": 1.3}, None) == "not equal in size"
+    assert _tables._verdict({**one, "p_value": None}, None) == "no test"  # of one seed
 
 
 def test_settings_that_differ_in_the_retraining_alone_share_their_search(small: Study) -> None:
