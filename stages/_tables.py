@@ -233,10 +233,11 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
         *("method", "AUC", "logloss", "bytes", "of full", "minus the nearest uniform", "bytes / its", "p", "AUC is"),
         *("MiB in training", "seconds of training", "of search"),
     ]
-    return [
-        (f"{', '.join(key[:-1])}, budget {key[-1]}", head, [line for _, line in sorted(lines, key=lambda x: -x[0])])
-        for key, lines in found.items()
-    ]
+    titled: dict[str, list[tuple[float, list[str]]]] = {}
+    for (*names, budget), lines in found.items():
+        control = all(line[0] == "uniform" for _, line in lines)  # at sizes that no other method was asked for
+        titled.setdefault(", ".join([*names, "other sizes" if control else f"budget {budget}"]), []).extend(lines)
+    return [(title, head, [line for _, line in sorted(lines, key=lambda x: -x[0])]) for title, lines in titled.items()]
 
 
 def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
@@ -512,7 +513,7 @@ def _difference(test: Mapping[str, Any]) -> str:
 def _budget(value: Any) -> str:
     if value is None or pd.isna(value):
         return "none"
-    return f"{value:.0%}" if value <= 1 else f"{value:,.0f}"
+    return f"{100 * value:.3g}%" if value <= 1 else f"{value:,.0f}"
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any], skip: str) -> bool:

@@ -410,7 +410,9 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
         {"quick": {"dataset": ["tiny"], "method": ["uniform", "a", "b", "c", "d"], "seeds": [0, 1, 2]}},
     )
     sizes = {("uniform", 0.1): 100, ("uniform", 0.2): 200, ("a", 0.1): 105, ("a", 0.2): 190, ("b", 0.2): 140}
-    aucs = {("uniform", 0.1): 0.7, ("uniform", 0.2): 0.8, ("a", 0.1): 0.72, ("a", 0.2): 0.75, ("b", 0.2): 0.7}
+    sizes |= {("uniform", 0.025): 25, ("uniform", 0.075): 75}
+    aucs = {("uniform", 0.025): 0.6, ("uniform", 0.075): 0.65}
+    aucs |= {("uniform", 0.1): 0.7, ("uniform", 0.2): 0.8, ("a", 0.1): 0.72, ("a", 0.2): 0.75, ("b", 0.2): 0.7}
     spread = {0: -0.01, 1: 0.0, 2: 0.01}
     rows = pd.DataFrame(
         [
@@ -425,7 +427,8 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
         ]
     )
     found = {title: cells for title, _, cells in _tables._contests(study_, rows)}
-    assert list(found) == ["tiny, budget 10%", "tiny, budget 20%"]
+    assert list(found) == ["tiny, other sizes", "tiny, budget 10%", "tiny, budget 20%"]
+    assert [line[4] for line in found["tiny, other sizes"]] == ["7.5%", "2.5%"]
     [a, uniform] = found["tiny, budget 10%"]
     assert a[:5] == ["a", "0.7200 ± 0.0110", "0.5000 ± 0.0000", "105", "10.5%"] and a[5].startswith("+0.0200 (")
     assert a[6:9] == ["1.05", "0.001", "more"]  # .0008, the only test of its table
