@@ -210,13 +210,21 @@ def _control(
     return None if nearest is None else uniform[nearest]
 
 
-def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
-    """For every setting and budget all methods, the best first, with what they cost to serve, train and search."""
+def _compared(
+    study: Study, rows: pd.DataFrame
+) -> tuple[list[str], list[tuple[dict[str, Any], pd.DataFrame, dict[str, Any] | None, float | None]]]:
+    """What makes a setting, and every group with its test; p-values are corrected within a setting and budget."""
     groups = list(_groups(study, rows))
     setting = [key for key in study.grid if key != "method"]
     tests, corrected = _against_uniform(study, groups, [*setting, "budget"])
+    return setting, [(*group, test, p) for group, test, p in zip(groups, tests, corrected, strict=True)]
+
+
+def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
+    """For every setting and budget all methods, the best first, with what they cost to serve, train and search."""
+    setting, compared = _compared(study, rows)
     found: dict[tuple[str, ...], list[tuple[float, list[str]]]] = {}
-    for (place, group), test, p in zip(groups, tests, corrected, strict=True):
+    for place, group, test, p in compared:
         against = ["", "", "", ""]
         if test is not None:
             against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}", _verdict(test, p)]
@@ -242,13 +250,11 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
 
 def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
     """Every method over all settings and budgets: its rank, and how often its test against the control went how."""
-    groups = list(_groups(study, rows))
-    setting = [key for key in study.grid if key != "method"]
-    tests, corrected = _against_uniform(study, groups, [*setting, "budget"])
+    setting, compared = _compared(study, rows)
     aucs: dict[str, dict[tuple[str, ...], float]] = {}
     gained: dict[str, dict[str, list[float]]] = {}
     verdicts: dict[str, list[str]] = {}
-    for (place, group), test, p in zip(groups, tests, corrected, strict=True):
+    for place, group, test, p in compared:
         method, budget = str(place["method"]), _budget(place["budget"])
         if place["arm"] != "searched":
             continue
