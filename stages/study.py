@@ -87,8 +87,7 @@ def report(study: Study, partial: bool = False) -> None:
     results, missing, unknown = {}, [], {}
     for one in study.cells():
         encoded = _encoded(study, one.keys["dataset"])
-        key = _fingerprint(study, one, encoded) if encoded.exists() else ""
-        if found := _read(_result(study, one), key) or _read(_kept(study, one), key):
+        if found := _found(study, one):
             results[one.name] = found
         else:
             missing.append(one.name)
@@ -147,22 +146,28 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
         except RuntimeError as error:
             failed.append(f"{dataset}: {error}")
             wanted = [one for one in wanted if one.keys["dataset"] != dataset]
-    total = left = sum(one.runs * one.seconds for one in wanted)
-    wanted.sort(key=lambda one: -one.runs * one.seconds)  # the longest first, that none is left over at the end
+    here = {one.name for one in wanted if _found(study, one)}
+    if here:
+        print(f"{len(here)} of {len(wanted)} cells are here already", flush=True)
+    cost = {one.name: 0.0 if one.name in here else one.runs * one.seconds for one in wanted}
+    total = left = sum(cost.values())
+    # what is here goes first, then the longest, that none is left over at the end
+    wanted.sort(key=lambda one: (one.name not in here, -one.runs * one.seconds))
     pool = ThreadPoolExecutor(jobs)
     try:
         stages = {pool.submit(_reproduce, study, f"cell-{study.profile}@{o.name}", o.name, jobs): o for o in wanted}
         for future in as_completed(stages):
             one = stages[future]
             done += 1
-            left -= one.runs * one.seconds
+            left -= cost[one.name]
             spent = time.monotonic() - began
+            ahead = spent * left / (total - left) if total > left else left / jobs
             wrong = future.exception()
             if wrong:
                 failed.append(f"{one.name}: {wrong}")
             print(
                 f"[{done}/{len(wanted)}] {one.name}{' FAILED' if wrong else ''}, {_duration(spent)} gone, "
-                f"about {_duration(spent * left / (total - left))} left",
+                f"about {_duration(ahead)} left",
                 flush=True,
             )
     except BaseException:
@@ -215,6 +220,13 @@ def _result(study: Study, one: Cell) -> Path:
 def _kept(study: Study, one: Cell) -> Path:
     """Where a report keeps the cell's result, for whoever has the repository and not its DVC cache."""
     return Path("results") / study.profile / "cells" / f"{one.name}.json"
+
+
+def _found(study: Study, one: Cell) -> dict[str, Any] | None:
+    """A cell's result, of this checkout's own run or as a report has kept it; none if either is of something else."""
+    encoded = _encoded(study, one.keys["dataset"])
+    key = _fingerprint(study, one, encoded) if encoded.exists() else ""
+    return _read(_result(study, one), key) or _read(_kept(study, one), key)
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:

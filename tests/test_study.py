@@ -336,6 +336,24 @@ def test_the_longest_cells_come_first(small: Study, monkeypatch: pytest.MonkeyPa
     assert begun == ["tiny", "tiny-fm-uniform", "tiny-fm-autodim", "tiny-fm-full"]
 
 
+def test_cells_that_are_here_come_first_and_cost_nothing_in_the_estimate(
+    small: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(small, monkeypatch)
+    study.report(small, partial=True)
+    shutil.rmtree("artifacts/cells")
+    monkeypatch.setattr(study, "_reproduce", lambda study, stage, name, jobs: None)
+    monkeypatch.setattr(study.subprocess, "run", lambda *command, **how: None)
+    Path(".dvc").mkdir()
+    study.run(small, {}, 2)
+    told = [line for line in capsys.readouterr().out.splitlines() if re.match(r"\[|\d+ of", line)]
+    full = next(one for one in small.cells() if one.keys["method"] == "full")
+    assert told[0] == "1 of 2 cells are here already"
+    assert told[1].startswith("[1/2] tiny-fm-autodim, ")
+    assert told[1].endswith(f" about {study._duration(full.runs * full.seconds / 2)} left")
+    assert told[2].startswith("[2/2] tiny-fm-full, ") and told[2].endswith("about 0 s left")
+
+
 def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         **SMALL,
