@@ -173,9 +173,12 @@ def _against_uniform(
     tests: list[dict[str, Any] | None] = []
     for place, group in groups:
         control = _control(study, place, group, groups)
-        tests.append(None if control is None else statistics.paired(*_by_seed(group, control, "auc")))
-        if control is not None:
-            tests[-1]["size"] = group["bytes"].mean() / control["bytes"].mean()  # type: ignore[index]
+        if control is None:
+            tests.append(None)
+            continue
+        aucs = _by_seed(group, control, "auc")
+        size = group["bytes"].mean() / control["bytes"].mean()
+        tests.append({**statistics.paired(*aucs), "size": size, "aucs": aucs})
     fair = [test["p_value"] if test and abs(test["size"] - 1) <= UNEQUAL else None for test in tests]
     corrected: list[float | None] = [None] * len(groups)
     tables: dict[tuple[str, ...], list[int]] = {}
@@ -249,10 +252,14 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
 
 
 def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
-    """Every method over all settings and budgets: its rank, and how often its test against the control went how."""
+    """Every method over all settings and budgets: its rank, and how its tests against the control went.
+
+    Beside the verdicts of the single budgets stands one test for each data set, of the AUC that every seed has on
+    average over its settings there; its p-values are corrected for the methods of the table.
+    """
     setting, compared = _compared(study, rows)
     aucs: dict[str, dict[tuple[str, ...], float]] = {}
-    gained: dict[str, dict[str, list[float]]] = {}
+    paired: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}  # by data set and method
     verdicts: dict[str, list[str]] = {}
     for place, group, test, p in compared:
         method, budget = str(place["method"]), _budget(place["budget"])
@@ -263,19 +270,26 @@ def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
             verdict = _verdict(test, p)
             verdicts.setdefault(method, []).append(verdict)
             if verdict != UNLIKE:
-                gained.setdefault(method, {}).setdefault(str(place["dataset"]), []).append(test["mean"])
+                paired.setdefault(str(place["dataset"]), {}).setdefault(method, []).append(test["aucs"])
     places = {place for method in verdicts for place in aucs[method]}  # `uniform` has more budgets than the others
     whole = [method for method, of_method in aucs.items() if places <= of_method.keys()]
     scores = np.array([[aucs[method][place] for method in whole] for place in sorted(places)])
     ranks = dict(zip(whole, statistics.average_ranks(scores) if scores.size else [], strict=True))
     datasets = list(dict.fromkeys(str(name) for name in rows["dataset"]))
+    pooled: dict[str, dict[str, list[str]]] = {}
+    for dataset in datasets:
+        tests = {method: statistics.paired(*np.mean(of, axis=0)) for method, of in paired.get(dataset, {}).items()}
+        corrected = statistics.holm([test["p_value"] for test in tests.values()])
+        for (method, test), p in zip(tests.items(), corrected, strict=True):
+            pooled.setdefault(method, {})[dataset] = [_difference(test), "" if p is None else f"{p:.3f}"]
     columns = ["more", "more, alone", "no difference shown", "less, alone", "less", UNLIKE]
     cells = []
     for method in sorted(aucs, key=lambda name: ranks.get(name, np.inf)):
-        mean = [f"{np.mean(of_set):+.4f}" if (of_set := gained.get(method, {}).get(d)) else "" for d in datasets]
+        mean = [cell for dataset in datasets for cell in pooled.get(method, {}).get(dataset, ["", ""])]
         counted = [str(verdicts[method].count(one)) if method in verdicts else "" for one in columns]
         cells.append([method, f"{ranks[method]:.1f}" if method in ranks else "", *mean, *counted])
-    head = ["method", "average rank", *(f"mean difference, {dataset}" for dataset in datasets), *columns]
+    means = [name for dataset in datasets for name in (f"mean difference, {dataset}", f"p, {dataset}")]
+    head = ["method", "average rank", *means, *columns]
     title = f"In {len(places)} settings: average rank by AUC within the budget, and the tests against one dimension"
     return [(title, head, cells)] if places else []
 

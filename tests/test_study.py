@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from scipy import stats
 
 from pipeline.plug import names
 from pipeline.tracking import synchronise
@@ -457,7 +458,10 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     [(_, head, standings)] = _tables._standings(study_, rows)
     of = {line[0]: dict(zip(head, line, strict=True)) for line in standings}
     assert (of["a"]["average rank"], of["uniform"]["average rank"], of["b"]["average rank"]) == ("1.5", "1.5", "")
-    assert of["a"]["mean difference, tiny"] == "-0.0150" and of["b"]["mean difference, tiny"] == ""
+    pooled = [1.1 * by - 0.015 - by for by in spread.values()]  # of each seed, over both budgets
+    low, high = stats.t.interval(0.95, 2, np.mean(pooled), stats.sem(pooled))
+    assert of["a"]["mean difference, tiny"] == f"-0.0150 ({low:+.4f} to {high:+.4f})"
+    assert of["a"]["p, tiny"] == f"{stats.ttest_1samp(pooled, 0).pvalue:.3f}" and of["b"]["mean difference, tiny"] == ""
     assert (of["a"]["more"], of["a"]["less"], of["a"]["no difference shown"]) == ("1", "1", "0")
     assert of["b"]["not equal in size"] == "1" and of["uniform"]["more"] == ""
 
