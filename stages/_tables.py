@@ -247,7 +247,8 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
     titled: dict[str, list[tuple[float, list[str]]]] = {}
     for (*names, budget), lines in found.items():
         control = all(line[0] == "uniform" for _, line in lines)  # at sizes that no other method was asked for
-        titled.setdefault(", ".join([*names, "other sizes" if control else f"budget {budget}"]), []).extend(lines)
+        size = "other sizes" if control else "no budget" if budget == "none" else f"budget {budget}"
+        titled.setdefault(", ".join([*names, size]), []).extend(lines)
     return [(title, head, [line for _, line in sorted(lines, key=lambda x: -x[0])]) for title, lines in titled.items()]
 
 
