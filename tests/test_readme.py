@@ -1,0 +1,61 @@
+"""The README's table of methods against the folder of methods and the committed comparison."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.plug import names
+from stages._tables import UNLIKE
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "studies/overall/results"
+SETTINGS = {
+    "planted": ("methods", "synthetic"),
+    "ML-100K": ("methods", "movielens-100k"),
+}
+REFERENCES = {"full": "no budget", "uniform": "budget 10%"}  # whose AUC stands there itself
+
+
+def tables(text: str, title: str) -> dict[str, dict[str, str]]:
+    """The table below a title, by its first column."""
+    _, _, rest = text.partition(title)
+    lines = [line for line in rest.split("\n**")[0].splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def rows() -> dict[str, dict[str, str]]:
+    text = (ROOT / "README.md").read_text()
+    return tables(text, "after correction for all methods.\n")
+
+
+def measured(method: str, setting: str) -> str:
+    """What the README has to say of a method in a setting, from the study's own table."""
+    profile, dataset = SETTINGS[setting]
+    text = (RESULTS / profile / "table.md").read_text()
+    if method in REFERENCES:
+        line = tables(text, f"**{dataset}, deepfm, {REFERENCES[method]}**")[method]
+        return "AUC " + line["AUC"].split(" ")[0]
+    line = tables(text, "average rank by AUC within the budget")[method]
+    difference = line[f"mean difference, {dataset}"].split(" ")[0]
+    if not difference:
+        return UNLIKE
+    return f"**{difference}**" if float(line[f"p, {dataset}"]) < 0.05 else difference
+
+
+def results() -> Iterator[tuple[str, str, str]]:
+    for cell, line in rows().items():
+        (method,) = re.findall(r"`(\w+)`", cell)
+        for setting in SETTINGS:
+            yield method, setting, line[setting]
+
+
+def test_every_method_has_a_line_and_every_line_a_method() -> None:
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows()))) == sorted(names("methods"))
+
+
+@pytest.mark.parametrize(("method", "setting", "shown"), list(results()))
+def test_the_results_are_those_of_the_committed_comparison(method: str, setting: str, shown: str) -> None:
+    assert shown == measured(method, setting)
