@@ -120,7 +120,7 @@ def _tables(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> list[Ta
         return [_case(study, rows, searches)]
     contest = len(study.grid.get("method", [])) > CONTEST
     if contest:
-        return [*_standings(study, rows), *_contests(study, rows)]
+        return [*_standings(study, rows), *_claims(study, rows), *_contests(study, rows)]
     made.append(_main(study, rows, searches))
     if study.name == "overall":
         made += _ranks(study, rows) + _paper(rows)
@@ -293,6 +293,42 @@ def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
     head = ["method", "average rank", *means, *columns]
     title = f"In {len(places)} settings: average rank by AUC within the budget, and the tests against one dimension"
     return [(title, head, cells)] if places else []
+
+
+def _claims(study: Study, rows: pd.DataFrame) -> list[Table]:
+    """What is claimed of a method beside another one, by the AUC that every seed has over the settings of both."""
+    file = study.folder / "claims.csv"
+    if not file.exists():
+        return []
+    claims = pd.read_csv(file, keep_default_na=False).to_dict("records")
+    own = ["dataset", "method", "budget"]
+    setting = [key for key in study.grid if key not in own]
+    frames: dict[tuple[str, str], dict[tuple[str, ...], pd.DataFrame]] = {}
+    for (dataset, method, budget, *rest), group in rows.groupby([*own, *setting], sort=False, dropna=False):
+        frames.setdefault((dataset, method), {})[_budget(budget), *map(str, rest)] = group.sort_values("seed")
+    datasets = list(dict.fromkeys(str(name) for name in rows["dataset"]))
+    lines = [[line["source"], line["claim"], f"{line['method']} - {line['against']}"] for line in claims]
+    for dataset in datasets:
+        tests: list[dict[str, Any] | None] = []
+        for line in claims:
+            one, other = (frames.get((dataset, line[name]), {}) for name in ("method", "against"))
+            if line["against"] == "full":  # which has no budget, and stands beside every one
+                whole = {tuple(rest): group for (_, *rest), group in other.items()}
+                other = {place: whole[place[1:]] for place in one if place[1:] in whole}
+            pairs = [(one[place], other[place]) for place in one if place in other]
+            aucs = np.array([_by_seed(a, b, "auc") for a, b in pairs])
+            tests.append({**statistics.paired(*aucs.mean(0)), "pairs": pairs} if pairs else None)
+        corrected = statistics.holm([test["p_value"] if test else None for test in tests])
+        for cells, test, p in zip(lines, tests, corrected, strict=True):
+            if test is None:
+                cells += ["", "", "", ""]
+                continue
+            size = np.mean([a["bytes"].mean() / b["bytes"].mean() for a, b in test["pairs"]])
+            verdict = _verdict({**test, "size": 1.0}, p)
+            cells += [_difference(test), f"{size:.2f}", "" if p is None else f"{p:.3f}", verdict]
+    columns = ("difference", "bytes / its", "p", "AUC is")
+    head = ["source", "claim", "tested", *(f"{name}, {dataset}" for dataset in datasets for name in columns)]
+    return [("Claims of the papers (of none where no source is named), over all budgets", head, lines)]
 
 
 def _verdict(test: Mapping[str, Any], corrected: float | None) -> str:

@@ -464,6 +464,24 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert of["a"]["p, tiny"] == f"{stats.ttest_1samp(pooled, 0).pvalue:.3f}" and of["b"]["mean difference, tiny"] == ""
     assert (of["a"]["more"], of["a"]["less"], of["a"]["no difference shown"]) == ("1", "1", "0")
     assert of["b"]["not equal in size"] == "1" and of["uniform"]["more"] == ""
+    assert not _tables._claims(study_, rows)
+    (study_.folder / "claims.csv").write_text(
+        "source,claim,method,against\nA 2001,a is better,a,b\n,a loses nothing,a,full\n,c is better,c,a\n"
+    )
+    full = rows[(rows["method"] == "uniform") & (rows["budget"] == 0.1)].assign(method="full", budget=None, bytes=1000)
+    [(_, head, claims)] = _tables._claims(study_, pd.concat([rows, full]))
+    better, nothing, missing = (dict(zip(head, line, strict=True)) for line in claims)
+    assert (better["source"], better["tested"], better["bytes / its, tiny"]) == ("A 2001", "a - b", "1.36")
+    assert better["difference, tiny"].startswith("+0.0500 (")  # at 20 %, where there are both
+    assert nothing["difference, tiny"].startswith("+0.0350 (") and nothing["bytes / its, tiny"] == "0.15"
+    assert better["AUC is, tiny"] == nothing["AUC is, tiny"] == "more" and missing["difference, tiny"] == ""
+
+
+def test_the_claims_are_of_methods_that_there_are() -> None:
+    claims = pd.read_csv(STUDIES / "overall/claims.csv", keep_default_na=False)
+    assert list(claims) == ["source", "claim", "method", "against"]
+    assert set(claims["method"]) | set(claims["against"]) <= set(names("methods"))
+    assert not claims.duplicated(["method", "against"]).any() and claims["claim"].str.len().all()
 
 
 def test_of_two_controls_near_enough_it_is_the_larger_one(tmp_path: Path) -> None:
