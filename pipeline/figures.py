@@ -302,7 +302,8 @@ def differences(
 
     Args:
         panels: by panel and name, mean and interval; a name that a panel lacks is empty there.
-        ordered: names by their mean difference, the largest first; otherwise as they come.
+        ordered: names by their mean difference, the largest first, on one scale for all panels, which ends where what
+            lies far below would hide the others; that stands at the edge with its figure. Otherwise as they come.
     """
     names = list(dict.fromkeys(name for of_panel in panels.values() for name in of_panel))
     if ordered:
@@ -310,9 +311,19 @@ def differences(
     with matplotlib.rc_context(STYLE):
         figure = _figure(6.4 if len(panels) == 1 else 1.6 + 2.4 * len(panels), 0.28 * len(names) + 1.1)
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        shown = [interval or [mean] for of_panel in panels.values() for mean, interval in of_panel.values()]
+        highest, lowest = max((max(of) for of in shown), default=0.0), min((min(of) for of in shown), default=0.0)
+        edge = max(lowest, -2 * highest) if ordered and highest > 0 else None
         for axes, (panel, of_panel) in zip(all_axes, panels.items(), strict=True):
+            if edge is not None:
+                room = 0.05 * (highest - edge)
+                axes.set_xlim(edge - room, highest + room)
             for place, name in enumerate(names):
                 mean, interval = of_panel.get(name, (None, None))
+                if edge is not None and mean is not None and mean < edge:
+                    axes.plot([edge], [place], "<", color=COLOURS["searched"], markersize=4)
+                    axes.annotate(f"{mean:.3f}", (edge, place), (5, -3), textcoords="offset points", fontsize=7)
+                    continue
                 if interval is not None:
                     axes.plot(interval, [place, place], color=COLOURS["searched"], linewidth=1.4)
                 if mean is not None:

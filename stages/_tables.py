@@ -21,6 +21,7 @@ CONTEST = 4  # methods from which on they stand below each other, the best first
 EQUAL = 0.02  # share of the bytes by which one of whole dimensions is no smaller than what fills its budget
 UNEQUAL = 0.2  # share of the bytes by which a control may differ for a test; whole dimensions come no nearer
 UNLIKE = "not equal in size"
+MARGIN = 0.002  # of AUC, which on data of this size is within the noise of the seeds
 ALONE = (
     " With so many tests of so few seeds only large differences hold after correction; 'alone' is the verdict of those "
     "whose interval excludes 0 and whose corrected p-value is above .05."
@@ -29,6 +30,11 @@ FIGURES = [
     *("auc", "logloss", "val_auc", "bytes", "of_full", "table_params", "training_bytes"),
     *("epochs", "seconds", "search_seconds", "setting"),
 ]
+CONTESTED = (
+    "All methods within the same bytes, of all that has to be kept to serve. A method may stay below a budget, and is "
+    "compared with one dimension, for all fields, of the size that it came to; where it stays below several, one model "
+    "of it stands in several settings."
+)
 ABOUT = {
     "overall": "Every backbone and method beside one dimension for all fields and random dimensions of the same size.",
     "components": "AD-1: shared table, zero-padding. AD-2, the method: shared, linear. AD-3: separate, zero-padding. "
@@ -57,12 +63,15 @@ def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[
     tables = [*_tables(study, rows, searches), *_tried(study, results)]
     drawn = _figures(study, rows, searches, folder)
     commits = sorted({result["commit"] for result in results})
+    contest = len(study.grid.get("method", [])) > CONTEST
     about = (
-        f"{ABOUT.get(study.name, '')} Profile {study.profile}, seeds {', '.join(map(str, study.seeds))}, "
-        f"{datetime.date.today().isoformat()}, commit {', '.join(commits)}. Mean ± standard deviation over the seeds; "
-        "intervals are of 95 %, from the paired differences of the seeds; p-values are of a paired t-test, after Holm "
-        f"for all tests of the table, and there is none where the nearest uniform dimension differs by more than "
-        f"{UNEQUAL:.0%} in bytes.{ALONE if len(study.grid.get('method', [])) > CONTEST else ''}"
+        f"{CONTESTED if contest else ABOUT.get(study.name, '')} Profile {study.profile}, seeds "
+        f"{', '.join(map(str, study.seeds))}, {datetime.date.today().isoformat()}, commit {', '.join(commits)}. Mean ± "
+        "standard deviation over the seeds, of one split; intervals are of 95 %, from the paired differences of the "
+        "seeds; p-values are of a paired t-test, after Holm for all tests of "
+        f"{'a data set in the first two tables, of the table below them' if contest else 'the table'}, and there is "
+        f"none where the nearest uniform dimension differs by more than {UNEQUAL:.0%} in bytes."
+        f"{ALONE if contest else ''}"
     ).strip()
     if missing:
         about += f" Not there yet: {', '.join(missing)}."
@@ -118,8 +127,7 @@ def _tables(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> list[Ta
         return [_stability(study, searches), *_choices(study, searches)]
     if study.name == "case":
         return [_case(study, rows, searches)]
-    contest = len(study.grid.get("method", [])) > CONTEST
-    if contest:
+    if len(study.grid.get("method", [])) > CONTEST:
         return [*_standings(study, rows), *_claims(study, rows), *_contests(study, rows)]
     made.append(_main(study, rows, searches))
     if study.name == "overall":
@@ -154,7 +162,7 @@ def _main(study: Study, rows: pd.DataFrame, searches: pd.DataFrame) -> Table:
         size = [f"{group['of_full'].mean():.1%}", f"{group['table_params'].mean():,.0f}"]
         against = ["", "", ""]
         if test is not None:
-            against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}"]
+            against = [_difference(test), f"{test['size']:.2f}", _p(p)]
         cells.append([*keys, *limit, place["arm"], *shown, *size, *against])
     return "On the test rows", [*head, "minus the nearest uniform", "bytes / its", "p"], cells
 
@@ -230,12 +238,13 @@ def _contests(study: Study, rows: pd.DataFrame) -> list[Table]:
     for place, group, test, p in compared:
         against = ["", "", "", ""]
         if test is not None:
-            against = [_difference(test), f"{test['size']:.2f}", "" if p is None else f"{p:.3f}", _verdict(test, p)]
+            against = [_difference(test), f"{test['size']:.2f}", _p(p), _verdict(test, p)]
         search = group["search_seconds"].dropna()
         took = [spread(group["seconds"].dropna(), 0), spread(search, 0) if len(search) else ""]
         line = [
             *(str(place["method"]), spread(group["auc"]), spread(group["logloss"])),
-            *(f"{group['bytes'].mean():,.0f}", f"{group['of_full'].mean():.1%}", *against),
+            *(spread(group["bytes"] if group["bytes"].nunique() > 1 else group["bytes"][:1], 0),),
+            *(f"{group['of_full'].mean():.1%}", *against),
             *(f"{group['training_bytes'].mean() / 2**20:,.1f}", *took),
         ]
         key = (*(str(place[name]) for name in setting), _budget(place["budget"]))
@@ -282,7 +291,7 @@ def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
         tests = {method: statistics.paired(*np.mean(of, axis=0)) for method, of in paired.get(dataset, {}).items()}
         corrected = statistics.holm([test["p_value"] for test in tests.values()])
         for (method, test), p in zip(tests.items(), corrected, strict=True):
-            pooled.setdefault(method, {})[dataset] = [_difference(test), "" if p is None else f"{p:.3f}"]
+            pooled.setdefault(method, {})[dataset] = [_difference(test), _p(p)]
     columns = ["more", "more, alone", "no difference shown", "less, alone", "less", UNLIKE]
     cells = []
     for method in sorted(aucs, key=lambda name: ranks.get(name, np.inf)):
@@ -296,39 +305,72 @@ def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
 
 
 def _claims(study: Study, rows: pd.DataFrame) -> list[Table]:
-    """What is claimed of a method beside another one, by the AUC that every seed has over the settings of both."""
+    """What ``claims.csv`` says of a method beside another one, and whether it is so.
+
+    ``>``: its AUC is higher, of every seed on average over the budgets at which both are of nearly the same size; a
+    paired test, corrected for the claims of its data set. ``>=``, beside full tables: at the largest budget it is not
+    lower by more than ``MARGIN``, by the interval.
+    """
     file = study.folder / "claims.csv"
     if not file.exists():
         return []
     claims = pd.read_csv(file, keep_default_na=False).to_dict("records")
     own = ["dataset", "method", "budget"]
     setting = [key for key in study.grid if key not in own]
-    frames: dict[tuple[str, str], dict[tuple[str, ...], pd.DataFrame]] = {}
+    frames: dict[tuple[str, str], dict[tuple[Any, ...], pd.DataFrame]] = {}
     for (dataset, method, budget, *rest), group in rows.groupby([*own, *setting], sort=False, dropna=False):
-        frames.setdefault((dataset, method), {})[_budget(budget), *map(str, rest)] = group.sort_values("seed")
+        frames.setdefault((dataset, method), {})[budget, *rest] = group.sort_values("seed")
     datasets = list(dict.fromkeys(str(name) for name in rows["dataset"]))
-    lines = [[line["source"], line["claim"], f"{line['method']} - {line['against']}"] for line in claims]
+    lines = [[each["source"], each["claim"], f"{each['method']} {each['sign']} {each['against']}"] for each in claims]
     for dataset in datasets:
-        tests: list[dict[str, Any] | None] = []
-        for line in claims:
-            one, other = (frames.get((dataset, line[name]), {}) for name in ("method", "against"))
-            if line["against"] == "full":  # which has no budget, and stands beside every one
-                whole = {tuple(rest): group for (_, *rest), group in other.items()}
-                other = {place: whole[place[1:]] for place in one if place[1:] in whole}
-            pairs = [(one[place], other[place]) for place in one if place in other]
-            aucs = np.array([_by_seed(a, b, "auc") for a, b in pairs])
-            tests.append({**statistics.paired(*aucs.mean(0)), "pairs": pairs} if pairs else None)
-        corrected = statistics.holm([test["p_value"] if test else None for test in tests])
-        for cells, test, p in zip(lines, tests, corrected, strict=True):
+        tests = [
+            _beside(frames.get((dataset, each["method"]), {}), frames.get((dataset, each["against"]), {}), each["sign"])
+            for each in claims
+        ]
+        pairs = zip(claims, tests, strict=True)
+        better = statistics.holm([test["p_value"] if test and each["sign"] == ">" else None for each, test in pairs])
+        for line, each, test, p in zip(lines, claims, tests, better, strict=True):
             if test is None:
-                cells += ["", "", "", ""]
-                continue
-            size = np.mean([a["bytes"].mean() / b["bytes"].mean() for a, b in test["pairs"]])
-            verdict = _verdict({**test, "size": 1.0}, p)
-            cells += [_difference(test), f"{size:.2f}", "" if p is None else f"{p:.3f}", verdict]
-    columns = ("difference", "bytes / its", "p", "AUC is")
+                line += ["", "", "", UNLIKE if (dataset, each["method"]) in frames else ""]
+            else:
+                line += [_difference(test), test["at"], _p(p), _upheld(each["sign"], test, p)]
+    columns = ("difference", "at", "p", "claim")
     head = ["source", "claim", "tested", *(f"{name}, {dataset}" for dataset in datasets for name in columns)]
-    return [("Claims of the papers (of none where no source is named), over all budgets", head, lines)]
+    title = f"Claims, of the source named; >= allows {MARGIN} of AUC, and is judged by the interval"
+    return [(title, head, lines)]
+
+
+def _beside(
+    one: Mapping[tuple[Any, ...], pd.DataFrame], other: Mapping[tuple[Any, ...], pd.DataFrame], sign: str
+) -> dict[str, Any] | None:
+    """The test of a claim; none where there are no two of nearly the same size, or one of them is not there."""
+    if sign == ">=":
+        largest = max((budget for budget, *_ in one), default=None)
+        whole = {tuple(rest): group for (_, *rest), group in other.items()}  # full tables, which have no budget
+        pairs = {place: (group, whole.get(place[1:])) for place, group in one.items() if place[0] == largest}
+    else:
+        pairs = {place: (group, other.get(place)) for place, group in one.items()}
+    aucs, budgets = [], []
+    for (budget, *_), (group, control) in pairs.items():
+        if control is None:
+            continue
+        if sign == ">=" or abs(group["bytes"].mean() / control["bytes"].mean() - 1) <= UNEQUAL:
+            aucs.append(_by_seed(group, control, "auc"))
+            budgets.append(_budget(budget))
+    if not aucs:
+        return None
+    return {**statistics.paired(*np.mean(aucs, axis=0)), "at": ", ".join(dict.fromkeys(budgets))}
+
+
+def _upheld(sign: str, test: Mapping[str, Any], corrected: float | None) -> str:
+    if test["interval"] is None:
+        return "no test"
+    low, high = test["interval"]
+    if sign == ">=":
+        return "supported" if low > -MARGIN else "contradicted" if high < -MARGIN else "undecided"
+    if corrected is None or corrected >= 0.05:
+        return "undecided"
+    return "supported" if test["mean"] > 0 else "contradicted"
 
 
 def _verdict(test: Mapping[str, Any], corrected: float | None) -> str:
@@ -565,6 +607,10 @@ def _difference(test: Mapping[str, Any]) -> str:
         return f"{test['mean']:+.4f}"
     low, high = test["interval"]
     return f"{test['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if value >= 0.001 else "<.001"
 
 
 def _budget(value: Any) -> str:

@@ -125,6 +125,11 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
         SystemExit: if a cell failed; the others are done all the same.
     """
     os.chdir(study.folder)
+    for key, values in only.items():
+        there = list(dict.fromkeys(one.keys[key] for one in study.cells()))
+        if absent := [value for value in values if value not in there]:
+            where = f"study {study.name}, profile {study.profile}"
+            raise ValueError(f"{where}, has no {key} {', '.join(absent)}; it has {', '.join(there)}")
     wanted = [one for one in study.cells() if all(one.keys[key] in values for key, values in only.items())]
     if not wanted:
         raise ValueError(f"no cell of study {study.name}, profile {study.profile}, has {only}")

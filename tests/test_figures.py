@@ -171,3 +171,16 @@ def test_differences_stand_in_panels_under_one_order_of_names_and_leave_out_what
     assert dots == [[(-0.01, 0), (0.02, 1)], [(0.01, 0)]]
     left, _ = differences(panels, "all", ordered=True).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["b", "a"]
+
+
+def test_what_lies_far_below_stands_at_the_edge_with_its_figure() -> None:
+    figure = differences({"5%": {"a": (0.01, [0.0, 0.02]), "b": (-0.3, [-0.4, -0.2])}, "10%": {}}, "all", ordered=True)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim() == pytest.approx((-0.043, 0.023))
+    assert [(line.get_marker(), tuple(line.get_xydata()[0])) for line in left.lines if line.get_marker() in "o<"] == [
+        ("o", (0.01, 0)),
+        ("<", (-0.04, 1)),
+    ]
+    assert [text.get_text() for text in left.texts] == ["-0.300"]
+    flat = differences({"": {"a": (0.01, [0.0, 0.02]), "b": (-0.3, [-0.4, -0.2])}}, "all").axes[0]
+    assert flat.get_xlim()[0] < -0.4 and not flat.texts

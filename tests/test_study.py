@@ -355,6 +355,15 @@ def test_cells_that_are_here_come_first_and_cost_nothing_in_the_estimate(
     assert told[2].startswith("[2/2] tiny-fm-full, ") and told[2].endswith("about 0 s left")
 
 
+def test_a_cell_that_is_asked_for_and_not_there_is_told_with_those_that_are(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small.folder)
+    with pytest.raises(ValueError, match="quick, has no method autodimm; it has autodim, full"):
+        study.run(small, {"method": ["full", "autodimm"]}, 1)
+    assert not Path(".dvc").exists()
+
+
 def test_one_search_serves_many_budgets(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         **SMALL,
@@ -450,7 +459,7 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert [line[4] for line in found["tiny, other sizes"]] == ["7.5%", "2.5%"]
     [a, uniform] = found["tiny, budget 10%"]
     assert a[:5] == ["a", "0.7200 ± 0.0110", "0.5000 ± 0.0000", "105", "10.5%"] and a[5].startswith("+0.0200 (")
-    assert a[6:9] == ["1.05", "0.001", "more"]  # .0008, the only test of its table
+    assert a[6:9] == ["1.05", "<.001", "more"]  # .0008, the only test of its table
     assert uniform[:2] == ["uniform", "0.7000 ± 0.0100"] and uniform[5] == ""
     lines = {line[0]: line for line in found["tiny, budget 20%"]}
     assert lines["a"][5].startswith("-0.0500 (") and lines["a"][6] == "0.95" and lines["a"][8] == "less"
@@ -466,20 +475,41 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert of["b"]["not equal in size"] == "1" and of["uniform"]["more"] == ""
     assert not _tables._claims(study_, rows)
     (study_.folder / "claims.csv").write_text(
-        "source,claim,method,against\nA 2001,a is better,a,b\n,a loses nothing,a,full\n,c is better,c,a\n"
+        "source,claim,method,sign,against\nA 2001,a is better,a,>,d\n,a is better,a,>,b\n,a loses nothing,a,>=,full\n"
+        ",c is better,c,>,a\n"
     )
     full = rows[(rows["method"] == "uniform") & (rows["budget"] == 0.1)].assign(method="full", budget=None, bytes=1000)
-    [(_, head, claims)] = _tables._claims(study_, pd.concat([rows, full]))
-    better, nothing, missing = (dict(zip(head, line, strict=True)) for line in claims)
-    assert (better["source"], better["tested"], better["bytes / its, tiny"]) == ("A 2001", "a - b", "1.36")
-    assert better["difference, tiny"].startswith("+0.0500 (")  # at 20 %, where there are both
-    assert nothing["difference, tiny"].startswith("+0.0350 (") and nothing["bytes / its, tiny"] == "0.15"
-    assert better["AUC is, tiny"] == nothing["AUC is, tiny"] == "more" and missing["difference, tiny"] == ""
+    d = rows[rows["method"] == "a"].assign(method="d", auc=lambda of: of["auc"] - 0.02 * (of["budget"] == 0.2))
+    d = d.assign(auc=d["auc"] + [0.001, -0.001, 0, 0.002, 0, 0.001])
+    [(_, head, claims)] = _tables._claims(study_, pd.concat([rows, full, d]))
+    lines = [dict(zip(head, line, strict=True)) for line in claims]
+    assert (lines[0]["source"], lines[0]["tested"], lines[0]["at, tiny"]) == ("A 2001", "a > d", "10%, 20%")
+    pooled = [0.01 - by for by in (0.0015, -0.0005, 0.0005)]
+    low, high = stats.t.interval(0.95, 2, np.mean(pooled), stats.sem(pooled))
+    assert lines[0]["difference, tiny"] == f"{np.mean(pooled):+.4f} ({low:+.4f} to {high:+.4f})"
+    assert lines[0]["p, tiny"] == f"{stats.ttest_1samp(pooled, 0).pvalue:.3f}"
+    assert lines[0]["claim, tiny"] == "supported"
+    assert lines[1]["claim, tiny"] == "not equal in size"  # 190 beside 140
+    assert lines[2]["difference, tiny"].startswith("+0.0500 (") and lines[2]["at, tiny"] == "20%"
+    assert lines[2]["claim, tiny"] == "supported" and lines[2]["p, tiny"] == ""
+    assert set(lines[3].values()) == {"", "c is better", "c > a"}
+
+
+def test_no_loss_is_judged_by_the_interval_and_a_gain_by_the_corrected_p() -> None:
+    def judged(sign: str, low: float, high: float, p: float | None = None) -> str:
+        return _tables._upheld(sign, {"mean": (low + high) / 2, "interval": [low, high]}, p)
+
+    assert judged(">=", -0.0019, 0.01) == "supported" and judged(">=", -0.01, -0.0021) == "contradicted"
+    assert judged(">=", -0.0021, 0.0) == judged(">=", -0.003, -0.0019) == "undecided"
+    assert judged(">", 0.001, 0.002, 0.04) == "supported" and judged(">", -0.002, -0.001, 0.04) == "contradicted"
+    assert judged(">", 0.001, 0.002, 0.06) == "undecided"
+    assert _tables._upheld(">", {"mean": 1.0, "interval": None}, None) == "no test"
 
 
 def test_the_claims_are_of_methods_that_there_are() -> None:
     claims = pd.read_csv(STUDIES / "overall/claims.csv", keep_default_na=False)
-    assert list(claims) == ["source", "claim", "method", "against"]
+    assert list(claims) == ["source", "claim", "method", "sign", "against"]
+    assert ((claims["sign"] == ">=") == (claims["against"] == "full")).all()
     assert set(claims["method"]) | set(claims["against"]) <= set(names("methods"))
     assert not claims.duplicated(["method", "against"]).any() and claims["claim"].str.len().all()
 
