@@ -51,12 +51,15 @@ ABOUT = {
 }
 
 
-def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[str], folder: Path) -> str:
+def write(
+    study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[str], kept: Sequence[str], folder: Path
+) -> str:
     """Write ``table.md``, ``table.csv``, figures and ``section.html``; the text of the first.
 
     Args:
         results: of the cells.
         missing: names of cells that have none.
+        kept: names of cells whose results stay beside the tables, and not in them.
     """
     rows, searches = _frames(study, results)
     _with_runs([rows, searches], results)
@@ -75,6 +78,8 @@ def write(study: Study, results: Sequence[Mapping[str, Any]], missing: Sequence[
     ).strip()
     if missing:
         about += f" Not there yet: {', '.join(missing)}."
+    if kept:
+        about += f" Kept, and not in the tables because their data are not here: {', '.join(kept)}."
     (rows if len(rows) else searches).to_csv(folder / "table.csv", index=False, quoting=csv.QUOTE_MINIMAL)
     text = [f"# Study: {study.name}", about]
     for title, head, cells in tables:

@@ -89,19 +89,19 @@ def report(study: Study, partial: bool = False) -> None:
         encoded = _encoded(study, one.keys["dataset"])
         if found := _found(study, one):
             results[one.name] = found
+        elif not encoded.exists() and _kept(study, one).exists():  # of data that are not here to compare it with
+            unknown[one.name] = json.loads(_kept(study, one).read_text())
         else:
             missing.append(one.name)
-            if not encoded.exists() and _kept(study, one).exists():  # of data that are not here to compare it with
-                unknown[one.name] = json.loads(_kept(study, one).read_text())
     if not results:
         raise ValueError(f"study {study.name}, profile {study.profile}, has no results yet; run it")
-    if missing and not partial:
-        raise ValueError(f"study {study.name}: cells {', '.join(missing)} have no results yet; run them")
+    if (missing or unknown) and not partial:
+        raise ValueError(f"study {study.name}: cells {', '.join([*missing, *unknown])} have no results yet; run them")
     with _stage.whole(Path("results") / study.profile) as folder:
         (folder / "cells").mkdir(parents=True)
         for name, found in {**results, **unknown}.items():
             (folder / "cells" / f"{name}.json").write_text(json.dumps(found) + "\n")
-        text = _tables.write(study, list(results.values()), missing, folder)
+        text = _tables.write(study, list(results.values()), missing, list(unknown), folder)
     print(text)
 
 

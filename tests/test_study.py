@@ -288,6 +288,9 @@ def test_a_report_leaves_the_kept_cells_of_data_that_are_not_here(
     study.cell(both, {"dataset": "other", "backbone": "fm", "method": "full"})
     study.report(both, partial=True)
     assert {path.name: path.read_text() for path in Path("results/quick/cells").iterdir()}.items() > kept.items()
+    text = Path("results/quick/table.md").read_text()
+    assert "Kept, and not in the tables because their data are not here: tiny-fm-autodim." in text
+    assert "Not there yet: tiny-fm-full, other-fm-autodim." in text
 
 
 def test_options_do_not_outlive_the_name_they_belong_to() -> None:
