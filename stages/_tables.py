@@ -336,7 +336,8 @@ def _claims(study: Study, rows: pd.DataFrame) -> list[Table]:
         better = statistics.holm([test["p_value"] if test and each["sign"] == ">" else None for each, test in pairs])
         for line, each, test, p in zip(lines, claims, tests, better, strict=True):
             if test is None:
-                line += ["", "", "", UNLIKE if (dataset, each["method"]) in frames else ""]
+                both = all((dataset, each[name]) in frames for name in ("method", "against"))
+                line += ["", "", "", UNLIKE if both else ""]
             else:
                 line += [_difference(test), test["at"], _p(p), _upheld(each["sign"], test, p)]
     columns = ("difference", "at", "p", "claim")

@@ -479,7 +479,7 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert not _tables._claims(study_, rows)
     (study_.folder / "claims.csv").write_text(
         "source,claim,method,sign,against\nA 2001,a is better,a,>,d\n,a is better,a,>,b\n,a loses nothing,a,>=,full\n"
-        ",c is better,c,>,a\n"
+        ",c is better,c,>,a\n,a is better,a,>,c\n"
     )
     full = rows[(rows["method"] == "uniform") & (rows["budget"] == 0.1)].assign(method="full", budget=None, bytes=1000)
     d = rows[rows["method"] == "a"].assign(method="d", auc=lambda of: of["auc"] - 0.02 * (of["budget"] == 0.2))
@@ -496,6 +496,7 @@ def test_a_method_without_a_control_of_its_own_stands_beside_the_uniform_cell_ne
     assert lines[2]["difference, tiny"].startswith("+0.0500 (") and lines[2]["at, tiny"] == "20%"
     assert lines[2]["claim, tiny"] == "supported" and lines[2]["p, tiny"] == ""
     assert set(lines[3].values()) == {"", "c is better", "c > a"}
+    assert set(lines[4].values()) == {"", "a is better", "a > c"}
 
 
 def test_no_loss_is_judged_by_the_interval_and_a_gain_by_the_corrected_p() -> None:
