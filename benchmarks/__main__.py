@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("training", "search", "scaling", "limits", "serving", "encode", "methods")
+SECTIONS = ("training", "search", "gpu", "scaling", "limits", "serving", "encode", "methods")
 PEERS = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}
 WITH_PEERS = {"training", "search", "encode"}
 RESULTS = Path(__file__).parent / "results"

@@ -30,16 +30,18 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Peer:
-    """One library's model with its optimisers.
+    """One library's model with its optimisers, on a device.
 
     Args:
         step: one training step on a batch made by ``prepare``.
         epoch: one epoch over arrays ids (n, F) int32 and labels (n,), with the library's own loading.
     """
 
+    device = "cpu"
+
     def prepare(self, batch: Batch) -> Any:
         ids, labels = batch
-        return ids.long(), labels
+        return ids.long().to(self.device), labels.to(self.device)
 
     def step(self, batch: Any) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define step(batch)")
@@ -81,10 +83,11 @@ class _Rows(Dataset):
 class TorchFM(Peer):
     name = "torchfm"
 
-    def __init__(self, schema: Schema, dim: int, form: Form) -> None:
+    def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         from torchfm.model.dfm import DeepFactorizationMachineModel
 
-        self.model = DeepFactorizationMachineModel(schema.cardinalities, dim, HIDDEN, dropout=0.2)
+        self.device = device
+        self.model = DeepFactorizationMachineModel(schema.cardinalities, dim, HIDDEN, dropout=0.2).to(device)
         self.optimizers = _optimizers(self.model, form, **({} if form == "sparse" else {"weight_decay": 1e-6}))
         self.criterion = nn.BCELoss()
 
@@ -105,21 +108,21 @@ class TorchFM(Peer):
 class DeepCTR(Peer):
     name = "deepctr-torch"
 
-    def __init__(self, schema: Schema, dim: int, form: Form) -> None:
+    def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             from deepctr_torch.inputs import SparseFeat
             from deepctr_torch.models import DeepFM
 
-        self.names = schema.names
+        self.names, self.device = schema.names, device
         columns = [SparseFeat(f.name, f.cardinality, embedding_dim=dim) for f in schema.fields]
         l2 = {"l2_reg_linear": 0, "l2_reg_embedding": 0} if form == "sparse" else {}
-        self.model = DeepFM(columns, columns, dnn_hidden_units=HIDDEN, **l2)
+        self.model = DeepFM(columns, columns, dnn_hidden_units=HIDDEN, device=device, **l2)
         self.optimizers = _optimizers(self.model, form)
         self.model.compile(self.optimizers[0], "binary_crossentropy")
 
     def prepare(self, batch: Batch) -> Any:
         ids, labels = batch
-        return ids.float(), labels
+        return ids.float().to(self.device), labels.to(self.device)
 
     def step(self, batch: Any) -> None:
         """The body of the loop in its ``fit``."""
@@ -144,16 +147,18 @@ class DeepCTR(Peer):
 class FuxiCTR(Peer):
     name = "fuxictr"
 
-    def __init__(self, schema: Schema, dim: int, form: Form) -> None:
+    def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         from fuxictr.features import FeatureMap
         from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
         from fuxictr.pytorch.models import BaseModel
+
+        gpu = -1 if device == "cpu" else 0
 
         class DeepFM(BaseModel):
             """As in the library's model zoo, which its package leaves out."""
 
             def __init__(self, features: Any) -> None:
-                super().__init__(features, model_id="DeepFM", verbose=0, model_root=".", metrics=["AUC"])
+                super().__init__(features, "DeepFM", gpu=gpu, verbose=0, model_root=".", metrics=["AUC"])
                 self.embedding_layer = FeatureEmbedding(features, dim)
                 self.fm = FactorizationMachine(features)
                 self.mlp = MLP_Block(input_dim=features.sum_emb_out_dim(), output_dim=1, hidden_units=list(HIDDEN))
@@ -173,7 +178,7 @@ class FuxiCTR(Peer):
         for field in schema.fields:
             features.features[field.name] = {"type": "categorical", "source": "", "vocab_size": field.cardinality}
         features.set_column_index()
-        self.features, self.form = features, form
+        self.features, self.form, self.device = features, form, device
         self.model = DeepFM(features)
         self.model._max_gradient_norm, self.model._eval_steps, self.model._total_steps = 10.0, 2**60, 0
         self.model._stop_training = False
@@ -183,7 +188,7 @@ class FuxiCTR(Peer):
 
     def prepare(self, batch: Batch) -> Any:
         ids, labels = batch
-        whole = torch.cat([ids.long(), labels.long()[:, None]], 1)
+        whole = torch.cat([ids.long(), labels.long()[:, None]], 1).to(self.device)
         return {name: whole[:, c] for name, c in self.features.column_index.items()}
 
     def step(self, batch: Any) -> None:
@@ -211,4 +216,4 @@ class FuxiCTR(Peer):
         self.model.train_epoch(loader)
 
 
-PEERS: Sequence[Callable[[Schema, int, Form], Peer]] = (TorchFM, DeepCTR, FuxiCTR)
+PEERS: Sequence[Callable[..., Peer]] = (TorchFM, DeepCTR, FuxiCTR)

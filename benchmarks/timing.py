@@ -18,6 +18,7 @@ def interleave(
     rounds: int,
     warm_up: int = 3,
     seldom: Mapping[str, int] | None = None,
+    settle: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Milliseconds of each step in each round (rounds,); NaN where a step had no turn.
 
@@ -25,6 +26,7 @@ def interleave(
         steps: by name; called with the number of the round.
         warm_up: rounds that are not counted; a seldom step runs in the last of them alone.
         seldom: steps that have so many turns only, spread over the rounds.
+        settle: waits until all that was begun is done; of a GPU, which works on behind the process's back.
     """
     turns = {name: min(rounds, (seldom or {}).get(name, rounds)) for name in steps}
     for number in range(warm_up):
@@ -36,8 +38,10 @@ def interleave(
         for name, step in steps.items():
             if number * turns[name] // rounds == (number - 1) * turns[name] // rounds and number:
                 continue
+            settle()
             began = time.perf_counter()
             step(warm_up + number)
+            settle()
             taken[name][number] = 1e3 * (time.perf_counter() - began)
     return taken
 

@@ -107,7 +107,12 @@ class Project:
         return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
 
 
-gone = object()
+class _Gone:
+    def __repr__(self) -> str:
+        return "gone"
+
+
+gone = _Gone()
 
 
 def _serve(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks import models, scaling, search, shapes, supernets, timing
+from benchmarks import gpu, models, scaling, search, shapes, supernets, timing
 from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("a", 7), Field("b", 5), Field("c", 3)))
@@ -151,3 +151,25 @@ def test_scaling_tells_what_grew_for_each_member_of_an_axis() -> None:
         entries[1][kind]["growth"] for kind in scaling.KINDS
     ]
     assert scaling.table(results).startswith("## Scaling")
+
+
+def test_every_step_that_a_gpu_is_timed_by_runs_and_stands_in_its_table() -> None:
+    torch.manual_seed(0)
+    entry = gpu.measure(SCHEMA, 64, rounds=4, device="cpu")
+    results = {"gpu": "a GPU", "left out": [], "batches": {64: entry}, "targets": []}
+    text = gpu.table(results)
+    assert text.startswith("## On a GPU") and all(f"| {name} |" in text for name in entry["steps"])
+    assert {gpu.PLAIN, gpu.FOLDED, gpu.FIRST, gpu.SECOND, gpu.LOOPS} < set(entry["steps"])
+    assert entry["steps"][gpu.PLAIN]["ratio"] == 1.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_is_said_that_nothing_was_measured_on_one() -> None:
+    results = gpu.run(quick=True)
+    assert results["targets"] == [] and "Not measured: there is no GPU." in gpu.table(results)
+
+
+def test_a_step_s_time_is_taken_once_all_it_began_is_done() -> None:
+    order: list[str] = []
+    timing.interleave({"a": lambda i: order.append(f"a{i}")}, rounds=1, warm_up=1, settle=lambda: order.append("done"))
+    assert order == ["a0", "done", "a1", "done"]

@@ -1,0 +1,127 @@
+"""What is computed on a GPU is what is computed on a CPU; nothing here runs where there is no GPU."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.embeddings import FieldEmbedding, Lookup, Table
+from pipeline.optim import RowAdam
+from pipeline.plug import names
+from pipeline.schema import Schema
+from tests.project import Project
+from tests.test_methods import METHODS, SCHEMA, TRAINED, built, draw_ids, ids_of, served, supernet
+from tests.test_plugs import SCHEMA as OF_BACKBONES
+from tests.test_plugs import dense, draw_embedded, make_backbone, randomised
+from tests.test_plugs import draw_ids as draw_ids_of_backbones
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+def assert_close(there: Tensor, here: Tensor) -> None:
+    """Sums come in another order there."""
+    assert there.is_cuda and not here.is_cuda
+    torch.testing.assert_close(there.detach().cpu(), here.detach(), rtol=1e-3, atol=1e-5)
+
+
+def compare(module: FieldEmbedding, there: FieldEmbedding, schema: Schema, ids: Tensor) -> None:
+    """Vectors and gradients of one batch, of equal modules; where the vectors are drawn, as they are evaluated."""
+    lookup = Lookup(schema)
+    before = copy.deepcopy(module.state_dict())
+    with torch.no_grad():
+        drawn = not torch.equal(module(lookup(ids)), module(lookup(ids)))
+        drawn |= any(not torch.equal(p, before[name]) for name, p in module.named_parameters())  # rounded at random
+    module.load_state_dict(before)
+    module.train(module.training and not drawn)
+    there.load_state_dict(module.state_dict())
+    there.cuda().train(module.training)
+    here, found = module(lookup(ids)), there(copy.deepcopy(lookup).cuda()(ids.cuda()))
+    assert_close(found, here)
+    weight = torch.randn(here.shape, generator=torch.Generator().manual_seed(5))
+    if not here.requires_grad:
+        return
+    module.objective((here * weight).sum(), "train").backward()
+    there.objective((found * weight.cuda()).sum(), "train").backward()
+    others = dict(there.named_parameters())
+    for name, parameter in module.named_parameters():
+        assert (parameter.grad is None) == (others[name].grad is None), name
+        if parameter.grad is not None:
+            assert_close(dense(others[name].grad), dense(parameter.grad))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_builds(name: str) -> None:
+    embedding, kept, _ = built(name)
+    randomised(embedding)
+    embedding.before_step(1, 100)
+    there, _, _ = built(name)
+    there.before_step(1, 100)
+    compare(embedding, there, kept, ids_of(kept))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_serves(name: str) -> None:
+    embedding, kept = served(name)
+    compare(embedding, built(name)[0].eval(), kept, ids_of(kept))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_supernet(name: str) -> None:
+    embedding = randomised(supernet(name))
+    assert isinstance(embedding, FieldEmbedding)
+    compare(embedding, supernet(name), SCHEMA, draw_ids())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_finished_there(name: str) -> None:
+    """Codebooks, masks and codes are made where the model is."""
+    embedding, kept, _ = built(name)
+    randomised(embedding)
+    there, lookup = copy.deepcopy(embedding).cuda(), Lookup(kept).cuda()
+    there(lookup(ids_of(kept).cuda()))
+    there.finish()
+    there.eval()
+    packed = {key: tensor.cpu() for key, tensor in there.packed().items()}
+    assert sum(t.numel() * t.element_size() for t in packed.values()) > 0
+    served_there = there(lookup(ids_of(kept).cuda()))
+    assert_close(served_there, there.cpu()(Lookup(kept)(ids_of(kept))))
+
+
+@pytest.mark.parametrize("name", names("backbones"))
+def test_a_backbone(name: str) -> None:
+    """In float64: attention's gradient there is in TF32 otherwise."""
+    here = make_backbone(name).eval().double()
+    there: nn.Module = copy.deepcopy(here).cuda()
+    ids, lookup = draw_ids_of_backbones(), Lookup(OF_BACKBONES)
+    one, two = draw_embedded().double().requires_grad_(), draw_embedded().double().cuda().requires_grad_()
+    first, second = here(lookup(ids), one), there(copy.deepcopy(lookup).cuda()(ids.cuda()), two)
+    assert_close(second, first)
+    first.sum().backward()
+    second.sum().backward()
+    assert one.grad is not None and two.grad is not None
+    assert_close(two.grad, one.grad)
+
+
+def test_steps_of_row_adam() -> None:
+    torch.manual_seed(0)
+    embedding, kept, _ = built("full")
+    there, lookup = copy.deepcopy(embedding).cuda(), Lookup(kept)
+    tables = [[m.weight for m in module.modules() if isinstance(m, Table)] for module in (embedding, there)]
+    here, elsewhere = (RowAdam(weights, lr=0.01, weight_decay=0.001) for weights in tables)
+    for step in range(5):
+        ids = ids_of(kept, step)
+        for module, optimizer, looked_up in (
+            (embedding, here, lookup(ids)),
+            (there, elsewhere, copy.deepcopy(lookup).cuda()(ids.cuda())),
+        ):
+            optimizer.zero_grad(set_to_none=True)
+            module(looked_up).square().sum().backward()
+            optimizer.step()
+    for one, two in zip(*tables, strict=True):
+        assert_close(two, one)
+
+
+def test_a_run_there_learns(planted: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    project = planted.copy(tmp_path_factory.mktemp("gpu")).run("search", "derive", "retrain", "evaluate")
+    assert project.read("report.json")["allocations"]["searched"]["auc"]["mean"] > 0.5
