@@ -305,7 +305,8 @@ def _standings(study: Study, rows: pd.DataFrame) -> list[Table]:
         cells.append([method, f"{ranks[method]:.1f}" if method in ranks else "", *mean, *counted])
     means = [name for dataset in datasets for name in (f"mean difference, {dataset}", f"p, {dataset}")]
     head = ["method", "average rank", *means, *columns]
-    title = f"In {len(places)} settings: average rank by AUC within the budget, and the tests against one dimension"
+    where = f"{len(places)} setting{'s' * (len(places) != 1)}"
+    title = f"In {where}: average rank by AUC within the budget, and the tests against one dimension"
     return [(title, head, cells)] if places else []
 
 

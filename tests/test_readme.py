@@ -13,6 +13,7 @@ RESULTS = ROOT / "studies/overall/results"
 SETTINGS = {
     "planted": ("methods", "synthetic"),
     "ML-100K": ("methods", "movielens-100k"),
+    "ML-1M": ("methods_1m", "movielens-1m"),
 }
 MARKS = {"more": " ▲", "less": " ▼"}  # beside one dimension of its size, after correction
 
