@@ -1,8 +1,9 @@
 """Training and search steps on a GPU, beside other libraries' there; without one, nothing is measured.
 
-What is compared takes turns in one process, and the GPU has finished one step before the next begins. Steps here add up
-in one order, as `pipeline.lit.fit` has it, so that a run can be repeated to the last bit; others' do as they come.
-Libraries that are not installed are left out.
+What is compared takes turns in one process, and the GPU has finished one step before the next begins. The project's
+own steps run in torch's deterministic mode, as `pipeline.lit.fit` has it, so that a run can be repeated to the last
+bit; one line tells the plain step without it, and the loops and others' steps are without it too. A step of the
+architecture fetches its own batch from the CPU, as in a search. Libraries that are not installed are left out.
 
     python -m benchmarks.gpu
 """
@@ -24,7 +25,7 @@ from pipeline.schema import Schema
 from stages import _model
 
 DEVICE = "cuda:0"
-ANY_ORDER = "plain step, sums in any order"
+FREE = "plain step, not deterministic"
 SIZES = (models.BATCH, 16_000)  # rows of a batch: the benchmarks', and one that a GPU has more to do for
 MODULES = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}
 
@@ -32,7 +33,7 @@ MODULES = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "f
 def run(quick: bool) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"left out": ["there is no GPU"], "batches": {}, "targets": []}
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # sums in one order want it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for the deterministic mode
     _model.tune()
     torch.manual_seed(0)
     missing = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
@@ -53,17 +54,17 @@ def run(quick: bool) -> dict[str, Any]:
     }
 
 
-def in_order(step: Callable[[int], Any]) -> Callable[[int], None]:
-    """The same step, whose sums come in one order."""
+def deterministic(step: Callable[[int], Any]) -> Callable[[int], None]:
+    """The same step in torch's deterministic mode."""
 
-    def ordered(number: int) -> None:
+    def step_again(number: int) -> None:
         torch.use_deterministic_algorithms(True)
         try:
             step(number)
         finally:
             torch.use_deterministic_algorithms(False)
 
-    return ordered
+    return step_again
 
 
 def measure(schema: Schema, batch_size: int, rounds: int, device: str) -> dict[str, Any]:
@@ -85,11 +86,11 @@ def measure(schema: Schema, batch_size: int, rounds: int, device: str) -> dict[s
     adam = written_out.optimizer()
     plain = weights(models.plain(schema, rows))
     steps = {
-        PLAIN: in_order(plain),
-        ANY_ORDER: plain,
-        FOLDED: in_order(weights(folded)),
-        FIRST: in_order(lambda i: folded.arch_step(batches[i % len(batches)])),
-        SECOND: in_order(lambda i: second.arch_step(batches[i % len(batches)])),
+        PLAIN: deterministic(plain),
+        FREE: plain,
+        FOLDED: deterministic(weights(folded)),
+        FIRST: deterministic(lambda i: folded.arch_step(batches[i % len(batches)])),
+        SECOND: deterministic(lambda i: second.arch_step(batches[i % len(batches)])),
         LOOPS: lambda i: written_out.weight_step(batches[i % len(batches)], adam),
     }
     for make in peers.PEERS:
@@ -136,7 +137,7 @@ def table(results: dict[str, Any]) -> str:
             for name, step in entry["steps"].items()
         ]
         parts += [
-            f"{results['gpu']}. {entry['shape']} Ids and labels are on the GPU before a step.",
+            f"{results['gpu']}. {entry['shape']} Ids and labels are on the GPU before a step, but the architecture's.",
             timing.markdown(("ms of a step", "median", "quartiles", "samples/s", "x plain"), rows),
         ]
         if entry["MiB"]:

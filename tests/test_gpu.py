@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.budget import cost
 from pipeline.embeddings import FieldEmbedding, Lookup, Table
 from pipeline.optim import RowAdam
 from pipeline.plug import names
@@ -25,7 +26,9 @@ def assert_close(there: Tensor, here: Tensor) -> None:
     torch.testing.assert_close(there.detach().cpu(), here.detach(), rtol=1e-3, atol=1e-5)
 
 
-def compare(module: FieldEmbedding, there: FieldEmbedding, schema: Schema, ids: Tensor) -> None:
+def compare(
+    module: FieldEmbedding, there: FieldEmbedding, schema: Schema, ids: Tensor, trained: bool = True
+) -> None:
     """Vectors and gradients of one batch, of equal modules; where the vectors are drawn, as they are evaluated."""
     lookup = Lookup(schema)
     before = copy.deepcopy(module.state_dict())
@@ -39,7 +42,7 @@ def compare(module: FieldEmbedding, there: FieldEmbedding, schema: Schema, ids: 
     here, found = module(lookup(ids)), there(copy.deepcopy(lookup).cuda()(ids.cuda()))
     assert_close(found, here)
     weight = torch.randn(here.shape, generator=torch.Generator().manual_seed(5))
-    if not here.requires_grad:
+    if not trained:
         return
     module.objective((here * weight).sum(), "train").backward()
     there.objective((found * weight.cuda()).sum(), "train").backward()
@@ -63,7 +66,7 @@ def test_what_a_method_builds(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_serves(name: str) -> None:
     embedding, kept = served(name)
-    compare(embedding, built(name)[0].eval(), kept, ids_of(kept))
+    compare(embedding, built(name)[0].eval(), kept, ids_of(kept), trained=False)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -81,11 +84,10 @@ def test_what_is_finished_there(name: str) -> None:
     there, lookup = copy.deepcopy(embedding).cuda(), Lookup(kept).cuda()
     there(lookup(ids_of(kept).cuda()))
     there.finish()
-    there.eval()
-    packed = {key: tensor.cpu() for key, tensor in there.packed().items()}
-    assert sum(t.numel() * t.element_size() for t in packed.values()) > 0
-    served_there = there(lookup(ids_of(kept).cuda()))
-    assert_close(served_there, there.cpu()(Lookup(kept)(ids_of(kept))))
+    assert cost(there.packed()) == cost(embedding.packed())
+    here, _, _ = built(name)
+    here.load_state_dict(there.state_dict())
+    assert_close(there.eval()(lookup(ids_of(kept).cuda())), here.eval()(Lookup(kept)(ids_of(kept))))
 
 
 @pytest.mark.parametrize("name", names("backbones"))
@@ -123,5 +125,8 @@ def test_steps_of_row_adam() -> None:
 
 
 def test_a_run_there_learns(planted: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     project = planted.copy(tmp_path_factory.mktemp("gpu")).run("search", "derive", "retrain", "evaluate")
+    assert torch.cuda.max_memory_allocated() > before
     assert project.read("report.json")["allocations"]["searched"]["auc"]["mean"] > 0.5
