@@ -73,7 +73,7 @@ class LitCTR(pl.LightningModule):
         self.history: list[dict[str, float]] = []  # one entry per epoch: step, auc, logloss on val
         self.best: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
-        self._rng: Tensor | None = None
+        self._rng: list[Tensor] = []  # of the CPU and of each GPU
 
     def weights(self) -> list[nn.Parameter]:
         arch = {id(p) for p in self.model.embedding.arch_parameters()}
@@ -131,7 +131,7 @@ class LitCTR(pl.LightningModule):
             "history": self.history,
             "best": self.best,
             "losses": self._losses,
-            "rng": torch.get_rng_state(),
+            "rng": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,9 +140,11 @@ class LitCTR(pl.LightningModule):
         self._losses, self._rng = state["losses"], state["rng"]
 
     def on_train_start(self) -> None:
-        if self._rng is not None:  # Lightning does not keep it; dropout and Gumbel noise depend on it
-            torch.set_rng_state(self._rng)
-            self._rng = None
+        self._losses = [loss.to(self.device) for loss in self._losses]  # a checkpoint's are on the CPU
+        if self._rng:  # Lightning does not keep it; dropout and Gumbel noise depend on it
+            torch.set_rng_state(self._rng[0])
+            torch.cuda.set_rng_state_all(self._rng[1 : 1 + torch.cuda.device_count()])
+            self._rng = []
 
     def progress(self) -> dict[str, str]:
         """What the progress bar says beside the speed."""
@@ -392,6 +394,7 @@ def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: P
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        deterministic=torch.cuda.is_available() or None,  # a CPU's sums come in one order anyway
         callbacks=[_Bar(title, epochs * len(batches)), _Checkpoint(checkpoint, seconds)],
     )
     with warnings.catch_warnings():
