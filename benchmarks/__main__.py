@@ -11,7 +11,6 @@ import argparse
 import datetime
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -21,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import peers
+
 SECTIONS = ("training", "search", "gpu", "scaling", "limits", "serving", "encode", "methods")
-PEERS = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}
 WITH_PEERS = {"training", "search", "encode"}
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION", help=str(SECTIONS))
     parser.add_argument("--out", type=Path, help="folder of the results")
     options = parser.parse_args()
-    missing = [name for name, module in PEERS.items() if importlib.util.find_spec(module) is None]
+    missing = peers.missing()
     if missing and WITH_PEERS & set(options.only):
         sys.exit(f"benchmarks: {', '.join(missing)} not installed; `make bench`, or pip install -e '.[bench]' first")
     from stages import _model
@@ -68,7 +68,7 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    packages = ("torch", "pytorch-lightning", "numpy", "pandas", "pyarrow", *PEERS)
+    packages = ("torch", "pytorch-lightning", "numpy", "pandas", "pyarrow", *peers.MODULES)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": datetime.date.today().isoformat(),

@@ -11,7 +11,6 @@ architecture fetches its own batch from the CPU, as in a search. Libraries that 
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +19,13 @@ import torch
 
 from benchmarks import models, peers, shapes, supernets, timing
 from benchmarks.search import EVERY, FIRST, FOLDED, LOOPS, PLAIN, SECOND
-from pipeline.lit import LitCTR
+from pipeline.lit import LitCTR, LitSearch
 from pipeline.schema import Schema
 from stages import _model
 
 DEVICE = "cuda:0"
 FREE = "plain step, not deterministic"
 SIZES = (models.BATCH, 16_000)  # rows of a batch: the benchmarks', and one that a GPU has more to do for
-MODULES = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -36,12 +34,11 @@ def run(quick: bool) -> dict[str, Any]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for the deterministic mode
     _model.tune()
     torch.manual_seed(0)
-    missing = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
     schema = shapes.criteo()
     found = {size: measure(schema, size, 24 if quick else 100, DEVICE) for size in SIZES[: 1 if quick else None]}
     return {
         "gpu": torch.cuda.get_device_name(),
-        "left out": [f"{name}: not installed" for name in missing],
+        "left out": [f"{name}: not installed" for name in peers.missing()],
         "batches": found,
         "targets": [
             timing.target(
@@ -93,8 +90,9 @@ def measure(schema: Schema, batch_size: int, rounds: int, device: str) -> dict[s
         SECOND: deterministic(lambda i: second.arch_step(batches[i % len(batches)])),
         LOOPS: lambda i: written_out.weight_step(batches[i % len(batches)], adam),
     }
+    absent = peers.missing()
     for make in peers.PEERS:
-        if importlib.util.find_spec(MODULES[make.name]) is None:  # type: ignore[attr-defined]
+        if make.name in absent:  # type: ignore[attr-defined]
             continue
         for form in ("as it comes", "fused", "sparse"):
             peer = make(schema, models.DIM, form, device)
@@ -119,13 +117,17 @@ def _allocated(kind: str, schema: Schema, drawn: list[peers.Batch], device: str)
     gc.collect()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    rows, made = models.split(drawn), models.plain if kind == "plain" else models.searched
-    module: Any = made(schema, rows, **({} if kind == "plain" else {"batch_size": len(drawn[0][1])}))
+    rows = models.split(drawn)
+    module: LitCTR
+    if kind == "plain":
+        module = models.plain(schema, rows)
+    else:
+        module = models.searched(schema, rows, batch_size=len(drawn[0][1]))
     optimizers = module.to(device).configure_optimizers()
     for ids, labels in drawn:
         module.weight_step((ids.to(device), labels.to(device)), optimizers)
-    if kind == "search":
-        module.arch_step(tuple(tensor.to(device) for tensor in drawn[0]))
+    if isinstance(module, LitSearch):
+        module.arch_step((ids.to(device), labels.to(device)))
     return float(torch.cuda.max_memory_allocated() - before) / 2**20
 
 

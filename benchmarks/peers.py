@@ -12,6 +12,7 @@ gradients: torchfm's weight decay, DeepCTR-Torch's L2 and FuxiCTR's clipping.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -217,3 +218,9 @@ class FuxiCTR(Peer):
 
 
 PEERS: Sequence[Callable[..., Peer]] = (TorchFM, DeepCTR, FuxiCTR)
+MODULES = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}  # as they are imported
+
+
+def missing() -> list[str]:
+    """Libraries that are not installed."""
+    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]

@@ -9,7 +9,6 @@ Wants torchfm beside the project's own packages, and leaves its figures out if t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -82,7 +81,7 @@ def _taken(schema: Schema, batches: list[peers.Batch], rounds: int) -> dict[str,
         "stacked, sparse updates": weights(supernets.stack(models.searched(schema, rows))),
         LOOPS: lambda i: written_out.weight_step(batches[i % len(batches)], adam),
     }
-    if importlib.util.find_spec("torchfm"):
+    if "torchfm" not in peers.missing():
         peer = peers.TorchFM(schema, models.DIM, "as it comes")
         prepared = [peer.prepare(batch) for batch in batches]
         steps[TORCHFM] = lambda i: peer.step(prepared[i % len(prepared)])

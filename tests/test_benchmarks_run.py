@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import timing
+from benchmarks import peers, timing
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_library_to_compare_with_that_is_missing_is_named_before_anything_runs
     sections: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "WITH_PEERS", {"first"})
-    monkeypatch.setattr(runner, "PEERS", {"some-library": "a_module_that_nobody_has"})
+    monkeypatch.setattr(peers, "MODULES", {"some-library": "a_module_that_nobody_has"})
     monkeypatch.setattr(sys, "argv", ["benchmarks"])
     with pytest.raises(SystemExit, match="some-library not installed; `make bench`"):
         runner.main()

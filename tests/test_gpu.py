@@ -26,7 +26,7 @@ def assert_close(there: Tensor, here: Tensor) -> None:
     torch.testing.assert_close(there.detach().cpu(), here.detach(), rtol=1e-3, atol=1e-5)
 
 
-def compare(
+def assert_equal_there(
     module: FieldEmbedding, there: FieldEmbedding, schema: Schema, ids: Tensor, trained: bool = True
 ) -> None:
     """Vectors and gradients of one batch, of equal modules; where the vectors are drawn, as they are evaluated."""
@@ -60,20 +60,20 @@ def test_what_a_method_builds(name: str) -> None:
     embedding.before_step(1, 100)
     there, _, _ = built(name)
     there.before_step(1, 100)
-    compare(embedding, there, kept, ids_of(kept))
+    assert_equal_there(embedding, there, kept, ids_of(kept))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_method_serves(name: str) -> None:
     embedding, kept = served(name)
-    compare(embedding, built(name)[0].eval(), kept, ids_of(kept), trained=False)
+    assert_equal_there(embedding, built(name)[0].eval(), kept, ids_of(kept), trained=False)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_supernet(name: str) -> None:
     embedding = randomised(supernet(name))
     assert isinstance(embedding, FieldEmbedding)
-    compare(embedding, supernet(name), SCHEMA, draw_ids())
+    assert_equal_there(embedding, supernet(name), SCHEMA, draw_ids())
 
 
 @pytest.mark.parametrize("name", METHODS)
