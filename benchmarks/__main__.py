@@ -1,8 +1,8 @@
 """All benchmarks in one run: a Markdown table and JSON in benchmarks/results/, named by the date.
 
-    python -m benchmarks                          # about half an hour on two cores; `make bench` does this
-    python -m benchmarks --quick                  # fewer rounds and shapes, a few minutes
-    python -m benchmarks --only search serving
+python -m benchmarks                          # about half an hour on two cores; `make bench` does this
+python -m benchmarks --quick                  # fewer rounds and shapes, a few minutes
+python -m benchmarks --only search serving
 """
 
 from __future__ import annotations

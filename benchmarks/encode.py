@@ -157,8 +157,8 @@ def _scan(file: Path, out: Path) -> Callable[[], dict[str, float]]:
 
 def _product(file: Path, out: Path) -> Callable[[], dict[str, float]]:
     from pipeline.datasets import criteo
-    from pipeline.encode import Settings, encode
-    from pipeline.source import write_raw
+    from pipeline.encoding.encode import Settings, encode
+    from pipeline.sources.raw import write_raw
 
     def job() -> dict[str, float]:
         started = time.perf_counter()
@@ -182,7 +182,8 @@ def _pandas(file: Path, out: Path) -> Callable[[], dict[str, float]]:
     import numpy as np
     import pandas as pd
 
-    from pipeline.encode import log_square, splitmix64
+    from pipeline.encoding.buckets import log_square
+    from pipeline.encoding.parts import splitmix64
 
     def chunks() -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
         types = {"label": "uint8", **dict.fromkeys(NUMBERS, "float64"), **dict.fromkeys(HASHES, "str")}
@@ -252,7 +253,7 @@ def _fuxictr(file: Path, out: Path) -> Callable[[], dict[str, float]]:
     from fuxictr.datasets.criteo import CustomizedFeatureProcessor
     from fuxictr.preprocess import build_dataset
 
-    with (gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")) as stream:
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
         lines = stream.readlines()
     header = ("\t".join(["label", *NUMBERS, *HASHES]) + "\n").encode()
     first, last = round(len(lines) * 0.7), round(len(lines) * 0.8)

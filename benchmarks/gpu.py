@@ -19,8 +19,9 @@ import torch
 
 from benchmarks import models, peers, shapes, supernets, timing
 from benchmarks.search import EVERY, FIRST, FOLDED, LOOPS, PLAIN, SECOND
-from pipeline.lit import LitCTR, LitSearch
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.training.search import LitSearch
+from pipeline.training.weights import LitCTR
 from stages import _model
 
 DEVICE = "cuda:0"

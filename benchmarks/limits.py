@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import models, shapes, timing
-from pipeline.embeddings import Occurrences, Table
-from pipeline.lit import LitCTR
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.table import Table
+from pipeline.training.weights import LitCTR
 from stages import _model
 
 BIG = 1 << 29  # bytes of a tensor that no cache holds together with its copy

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import models, shapes, timing
-from pipeline.allocation import Allocation
-from pipeline.lit import fit
-from pipeline.plug import names
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Schema
+from pipeline.training.loop import fit
+from pipeline.workflow.plug import names
 from stages import _model, derive, retrain, search
 
 PARTS = {"train": 8, "arch": 2, "val": 1}  # batches of each part

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.budget import prices
-from pipeline.data import Batches, Split
-from pipeline.evidence import Evidence
-from pipeline.lit import LitCTR, LitSearch, Steps
-from pipeline.model import CTRModel, assemble
-from pipeline.plug import plug
-from pipeline.schema import Schema
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Schema
+from pipeline.data.split import Split
+from pipeline.embeddings.cost import prices
+from pipeline.models.model import CTRModel, assemble
+from pipeline.training.search import LitSearch, Steps
+from pipeline.training.weights import LitCTR
+from pipeline.workflow.plug import plug
 
 CANDIDATES = (2, 8, 16, 24, 32)  # the paper's
 DIM, BATCH = 32, 2000
@@ -47,8 +49,6 @@ def searched(
     autodim = plug("methods", "autodim")
     each = [list(candidates)] * len(schema)
     priced = prices(autodim.build, schema, each, dim)
-    model = CTRModel(
-        schema, autodim.search(schema, dim, each, priced, **options), plug("backbones", "deepfm").Backbone
-    )
+    model = CTRModel(schema, autodim.search(schema, dim, each, priced, **options), plug("backbones", "deepfm").Backbone)
     arch = Batches(rows, batch_size, seed=1)
     return LitSearch(model, rows, 10_000, arch, Steps(order=order), schema.names, each, priced)

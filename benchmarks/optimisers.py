@@ -27,16 +27,19 @@ import torch
 import yaml
 
 from benchmarks import timing
-from pipeline.data import Batches, Split
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Schema
+from pipeline.data.split import Split
 from pipeline.datasets import movielens_1m
-from pipeline.encode import Settings, encode
-from pipeline.evidence import Evidence
-from pipeline.lit import LitCTR, fit
-from pipeline.metrics import auc, interval
-from pipeline.model import assemble, predict
-from pipeline.plug import plug
-from pipeline.schema import Schema
-from pipeline.source import write_raw
+from pipeline.encoding.encode import Settings, encode
+from pipeline.metrics.auc import auc
+from pipeline.metrics.bootstrap import interval
+from pipeline.models.model import assemble, predict
+from pipeline.sources.raw import write_raw
+from pipeline.training.loop import fit
+from pipeline.training.weights import LitCTR
+from pipeline.workflow.plug import plug
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../ml-1m"

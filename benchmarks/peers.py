@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
 
 Form = Literal["as it comes", "fused", "sparse"]
 HIDDEN = (128, 128)

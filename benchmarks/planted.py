@@ -42,14 +42,16 @@ def main() -> None:
     _model.tune()
     import torch
 
-    from pipeline.allocation import Allocation
-    from pipeline.budget import bytes_per_field
-    from pipeline.data import Batches, Split
-    from pipeline.lit import LitCTR, fit
-    from pipeline.metrics import auc
-    from pipeline.model import assemble
-    from pipeline.plug import plug
-    from pipeline.schema import Schema
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.data.batches import Batches
+    from pipeline.data.schema import Schema
+    from pipeline.data.split import Split
+    from pipeline.embeddings.cost import bytes_per_field
+    from pipeline.metrics.auc import auc
+    from pipeline.models.model import assemble
+    from pipeline.training.loop import fit
+    from pipeline.training.weights import LitCTR
+    from pipeline.workflow.plug import plug
 
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

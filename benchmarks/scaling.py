@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from benchmarks import models, shapes, timing
-from pipeline.lit import LitCTR
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.training.weights import LitCTR
 from stages import _model
 
 BATCHES = 24  # that a model's steps cycle through; all have been seen before steps count

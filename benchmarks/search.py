@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks import models, peers, shapes, supernets, timing
-from pipeline.lit import LitCTR
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.training.weights import LitCTR
 from stages import _model
 
 PLAIN, FOLDED, LOOPS = "plain step", "search step, weights", "written-out loops, dense Adam"

@@ -1,6 +1,6 @@
 """What mixed dimensions save when a model is served: time of a request, bytes, and memory that a process really takes.
 
-    python -m benchmarks.serving
+python -m benchmarks.serving
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks import models, shapes, timing
-from pipeline.allocation import Allocation
-from pipeline.budget import cost
-from pipeline.model import assemble
-from pipeline.plug import plug
-from pipeline.schema import Schema
-from pipeline.serving import Served
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import cost
+from pipeline.models.model import assemble
+from pipeline.serving.packed import Served
+from pipeline.workflow.plug import plug
 
 BATCHES = (1, 2000)
 WEIGHTS = (0.3, 0.3, 0.2, 0.1, 0.1)  # of the candidates, smallest first: most fields need little

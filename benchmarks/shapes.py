@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
 
 NUMERIC = (49, 101, 126, 45, 223, 118, 84, 76, 95, 9, 30, 40, 75)
 CATEGORICAL = (

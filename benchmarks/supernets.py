@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pipeline.embeddings import Occurrences, spread
-from pipeline.lit import LitSearch
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.folded_mixture import FoldedMixture
 from pipeline.methods.autodim import Supernet
-from pipeline.mixtures import FoldedMixture
-from pipeline.model import CTRModel
+from pipeline.models.model import CTRModel
+from pipeline.training.search import LitSearch
 
 
 class Stacked(nn.Module):

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from benchmarks import models, peers, shapes, timing
-from pipeline.data import Batches, Split
-from pipeline.lit import LitCTR, fit
-from pipeline.schema import Schema
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Schema
+from pipeline.data.split import Split
+from pipeline.training.loop import fit
+from pipeline.training.weights import LitCTR
 
 OURS = "this project"
 

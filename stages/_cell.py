@@ -15,16 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import plug
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import plug
 from stages import _stage, derive, retrain, search
 from stages._study import Cell, merged
 
 if TYPE_CHECKING:
-    from pipeline.allocation import Allocation
-    from pipeline.evidence import Evidence
-    from pipeline.lit import LitCTR
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.allocation.evidence import Evidence
     from pipeline.tracking import Run, Tracker
+    from pipeline.training.weights import LitCTR
 
 
 TUNING_SEED = 1000  # of all that is tried before the seeds of the study
@@ -76,7 +76,7 @@ def _tried(
 
     One that can't keep a budget has None for its AUC there, and why in ``problem``.
     """
-    from pipeline.budget import TooFewBytes
+    from pipeline.allocation.budget import TooFewBytes
 
     tried: list[dict[str, Any]] = []
     for number, cell in enumerate(settings):
@@ -123,7 +123,7 @@ def _found(
         number: of the first of the cell's settings whose search this is.
         budget: for a method whose search depends on the bytes that it is for.
     """
-    import pipeline.lit  # noqa: F401 - its own memory is not the search's
+    import pipeline.training.loop  # noqa: F401 - its own memory is not the search's
 
     if not cell.searches:
         return None
@@ -161,7 +161,7 @@ def _allocations(
     cell: Cell, schema: Schema, seed: int, budget: Any, found: Mapping[str, Any] | None
 ) -> dict[str, Allocation]:
     """The allocation of every arm under a budget. Arms that have no size of their own come with the first one alone."""
-    from pipeline.allocation import Allocation
+    from pipeline.allocation.allocation import Allocation
 
     chosen: dict[str, Allocation] = {}
     match: int | None = None
@@ -205,10 +205,11 @@ def _tested(
     tracker: Tracker,
 ) -> dict[str, Any]:
     """One arm, trained and tested. One that was trained before under another name is not trained again."""
-    from pipeline.budget import cost, full_tables, training_bytes
-    from pipeline.data import Split
-    from pipeline.metrics import auc, logloss
-    from pipeline.model import predict
+    from pipeline.data.split import Split
+    from pipeline.embeddings.cost import cost, full_tables, training_bytes
+    from pipeline.metrics.auc import auc
+    from pipeline.metrics.probability import logloss
+    from pipeline.models.model import predict
 
     place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
     done, checkpoint = work / f"{name}.json", work / f"{name}.ckpt"
@@ -259,7 +260,7 @@ def _fitted(
     tracked: Run,
 ) -> LitCTR:
     """A fresh model of an allocation, trained, with its best weights, in the form that is served."""
-    from pipeline.lit import fit
+    from pipeline.training.loop import fit
 
     settings = cell.params["retrain"]
     module, batches = retrain.prepare(cell.params, schema, allocation, seed, *retrain.parts(encoded))
@@ -272,9 +273,9 @@ def _fitted(
 
 def _val_auc(module: LitCTR, encoded: Path) -> float:
     """Of what `_fitted` returns: the form that is served, which for some methods is not that of the best epoch."""
-    from pipeline.data import Split
-    from pipeline.metrics import auc
-    from pipeline.model import predict
+    from pipeline.data.split import Split
+    from pipeline.metrics.auc import auc
+    from pipeline.models.model import predict
 
     validation = Split.load(encoded, "val")
     return auc(validation.all_labels(), predict(module.model, validation))

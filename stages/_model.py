@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import check_options, keywords, plug
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import check_options, keywords, plug
 from stages import _stage
 
 if TYPE_CHECKING:
-    from pipeline.allocation import Allocation
-    from pipeline.model import CTRModel, MakeBackbone
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.models.model import CTRModel, MakeBackbone
 
 
 FINDS = ("search", "propose", "observe")  # what a method may offer, at most one of them
@@ -110,8 +110,8 @@ def load(folder: Path, schema: Schema, params: Mapping[str, Any]) -> tuple[CTRMo
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from pipeline.allocation import Allocation
-    from pipeline.model import assemble
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.models.model import assemble
 
     allocation = Allocation.load(folder / "allocation.json", schema)
     build = plug("methods", allocation.method).build

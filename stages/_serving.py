@@ -23,8 +23,8 @@ from stages import _model
 from stages._stage import ENCODED
 
 if TYPE_CHECKING:
-    from pipeline.model import CTRModel
-    from pipeline.serving import Served
+    from pipeline.models.model import CTRModel
+    from pipeline.serving.packed import Served
 
 BATCHES = (1, 2000)
 REPEATS = 30
@@ -32,7 +32,7 @@ REPEATS = 30
 
 def forms(model: CTRModel) -> dict[str, Served] | None:
     """A trained model as it is served, by type of number; None if its embedding has no inference form."""
-    from pipeline.serving import Served
+    from pipeline.serving.packed import Served
 
     try:
         return {"float32": Served.of(model), "int8": Served.of(model, int8=True)}
@@ -62,8 +62,8 @@ def main(files: list[str]) -> None:
     import numpy as np
     import torch
 
-    from pipeline.data import Split
-    from pipeline.serving import Served
+    from pipeline.data.split import Split
+    from pipeline.serving.packed import Served
 
     test = Split.load(ENCODED, "test")
     some = test.slice(0, max(BATCHES))[0]

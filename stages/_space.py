@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from pipeline.plug import check_value
+from pipeline.workflow.plug import check_value
 
 PLACE = "params.yaml: sweep: space"
 SEARCHED = (("method", "options"), ("backbone", "options"), ("search",), ("retrain",))

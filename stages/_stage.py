@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import os
 import re
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_h
 
 import yaml
 
-from pipeline.plug import Least, check_value, names
+from pipeline.workflow.code import content_key
+from pipeline.workflow.plug import Least, check_value, names
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -240,16 +240,13 @@ def fingerprint(stage: str, contents: Iterable[str | Path] = ()) -> str:
         stage: supplies the declared parameters and, from ``deps`` in dvc.yaml, the code files.
         contents: files whose bytes count, e.g. a schema.json, which holds checksums of the large arrays.
     """
-    digest = hashlib.sha256(json.dumps(params(stage), sort_keys=True).encode())
-    for path in [*code(stage), *map(str, contents)]:
-        digest.update(path.encode() + b"\0" + Path(path).read_bytes())
-    return digest.hexdigest()[:20]
+    return content_key(code(stage), params(stage), inputs=contents)
 
 
 def code(stage: str) -> list[str]:
-    """The files of the project that a stage runs."""
-    deps = in_dvc(stage)["deps"]
-    return sorted(re.sub(r"\$\{([\w.]+)\}", _value, path) for path in deps if path.endswith(".py"))
+    """The files in which a stage's code starts: its own, and those of the plugs that it is told to use."""
+    deps = [re.sub(r"\$\{([\w.]+)\}", _value, path) for path in in_dvc(stage)["deps"]]
+    return sorted(path for path in deps if path.endswith(".py"))
 
 
 def _value(reference: re.Match[str]) -> str:

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.plug import check_value
+from pipeline.workflow.plug import check_value
 from stages import _model, _stage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ def write(
     Returns:
         What is to be printed.
     """
-    from pipeline import figures
+    from pipeline.reporting import figures
 
     folder.mkdir()
     names = list(rows[0]["values"])

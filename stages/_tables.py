@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, statistics
+from pipeline.reporting import figures, statistics
 from stages import _page
 from stages._study import STUDIES, Study
 

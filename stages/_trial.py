@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
 from stages import _stage, derive, retrain, search
 
 if TYPE_CHECKING:
-    from pipeline.lit import Record
+    from pipeline.training.weights import Record
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run(
         worth: is told the allocation's bytes; False skips the retraining.
         go_on: is told every epoch of the retraining and its AUC on ``val``; False ends it.
     """
-    from pipeline.lit import fit
+    from pipeline.training.loop import fit
 
     scores = folder / "scores.json"
     if not scores.exists():

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import plug
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import plug
 from stages import _model, _stage
 from stages._stage import ENCODED, SCORES
 
 if TYPE_CHECKING:
-    from pipeline.allocation import Allocation
-    from pipeline.evidence import Evidence
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.allocation.evidence import Evidence
 
 
 def evidence(record: Mapping[str, Any], schema: Schema, budget: Any) -> Evidence:
@@ -31,10 +31,11 @@ def evidence(record: Mapping[str, Any], schema: Schema, budget: Any) -> Evidence
     """
     import numpy as np
 
-    from pipeline.allocation import Allocation
-    from pipeline.arrays import decoded
-    from pipeline.budget import full_tables, in_bytes, prices
-    from pipeline.evidence import Evidence, Trial
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.allocation.arrays import decoded
+    from pipeline.allocation.budget import in_bytes
+    from pipeline.allocation.evidence import Evidence, Trial
+    from pipeline.embeddings.cost import full_tables, prices
 
     if list(record["features"]) != list(schema.names):
         raise _stage.broken(SCORES, f"is of other fields than {ENCODED / 'schema.json'}")
@@ -59,7 +60,7 @@ def evidence(record: Mapping[str, Any], schema: Schema, budget: Any) -> Evidence
 
 def decide(params: Mapping[str, Any], given: Evidence) -> tuple[Allocation, int]:
     """The allocation of ``method`` in the parameters, checked, and the bytes that it costs."""
-    from pipeline.budget import spent
+    from pipeline.embeddings.cost import spent
 
     method = _model.method(params)
     name = params["method"]["name"]
@@ -77,7 +78,7 @@ def control(name: str, given: Evidence, seed: int, match: int) -> Allocation:
     Raises:
         ValueError: if there is no control of that size.
     """
-    from pipeline.budget import prices
+    from pipeline.embeddings.cost import prices
 
     chosen = plug("methods", name)
     priced = prices(chosen.build, given.schema, given.candidates, given.dim)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encode import Settings, encode
-from pipeline.plug import check_options
+from pipeline.encoding.encode import Settings, encode
+from pipeline.workflow.plug import check_options
 from stages import _stage
 from stages._stage import ENCODED, RAW
 

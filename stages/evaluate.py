@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import plug
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import plug
 from stages import _model, _serving, _stage
 from stages._stage import ENCODED, MODELS, SCORES
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.allocation import Allocation
-    from pipeline.budget import Build
-    from pipeline.data import Split
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.data.split import Split
+    from pipeline.embeddings.cost import Build
 
 
 def run() -> None:
@@ -32,10 +32,10 @@ def run() -> None:
     import numpy as np
     import pandas as pd
 
-    from pipeline import figures
-    from pipeline.budget import full_tables
-    from pipeline.data import Split
-    from pipeline.metrics import paired_bootstrap
+    from pipeline.data.split import Split
+    from pipeline.embeddings.cost import full_tables
+    from pipeline.metrics.bootstrap import paired_bootstrap
+    from pipeline.reporting import figures
 
     params = _stage.params("evaluate")
     encoded = _stage.read(ENCODED / "schema.json")
@@ -133,9 +133,10 @@ def _evaluated(
     """
     import numpy as np
 
-    from pipeline.budget import cost, training_bytes
-    from pipeline.metrics import auc, calibration_error, logloss
-    from pipeline.model import predict
+    from pipeline.embeddings.cost import cost, training_bytes
+    from pipeline.metrics.auc import auc
+    from pipeline.metrics.probability import calibration_error, logloss
+    from pipeline.models.model import predict
 
     labels = test.all_labels()
     cells: list[dict[str, Any]] = []
@@ -193,7 +194,7 @@ def _evaluated(
 
 def _of_fields(build: Build, schema: Schema, dim: int, allocation: Allocation) -> dict[str, int] | None:
     """Bytes of each field; None where fields share what is stored."""
-    from pipeline.budget import bytes_per_field
+    from pipeline.embeddings.cost import bytes_per_field
 
     plain = not allocation.settings and not allocation.arrays
     return bytes_per_field(build, schema, allocation.dims, dim) if plain else None
@@ -201,7 +202,7 @@ def _of_fields(build: Build, schema: Schema, dim: int, allocation: Allocation) -
 
 def _over_seeds(cells: list[dict[str, Any]], figures: Sequence[str], sizes: Sequence[str]) -> dict[str, Any]:
     """Intervals of figures, and sizes, whose mean and values are given where the seeds' dimensions differ."""
-    from pipeline.metrics import interval
+    from pipeline.metrics.bootstrap import interval
 
     entry: dict[str, Any] = {key: interval([cell[key] for cell in cells]) for key in figures}
     one = all(cell["dims"] == cells[0]["dims"] for cell in cells)
@@ -249,7 +250,7 @@ def _planted(dims: dict[str, int], facts: dict[str, Any], labels: Any, oracle: P
     import numpy as np
     from scipy.stats import spearmanr
 
-    from pipeline.metrics import auc
+    from pipeline.metrics.auc import auc
 
     ranks: dict[str, int] = facts["ranks"]
     chosen = {name: dims[name] for name in ranks}

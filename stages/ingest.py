@@ -9,9 +9,10 @@ import json
 import time
 from pathlib import Path
 
-from pipeline.download import download
-from pipeline.plug import check_options, plug
-from pipeline.source import NotFound, Source, write_raw
+from pipeline.sources.download import download
+from pipeline.sources.raw import write_raw
+from pipeline.sources.source import NotFound, Source
+from pipeline.workflow.plug import check_options, plug
 from stages import _stage
 from stages._stage import RAW
 

@@ -14,15 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import plug
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import plug
 from stages import _model, _stage
 from stages._stage import ENCODED, MODELS
 
 if TYPE_CHECKING:
-    from pipeline.allocation import Allocation
-    from pipeline.data import Batches, Split
-    from pipeline.lit import LitCTR
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.data.batches import Batches
+    from pipeline.data.split import Split
+    from pipeline.training.weights import LitCTR
 
 
 def prepare(
@@ -31,9 +32,9 @@ def prepare(
     """A fresh model of an allocation, ready for `pipeline.lit.fit`, and its batches."""
     import torch
 
-    from pipeline.data import Batches
-    from pipeline.lit import LitCTR
-    from pipeline.model import assemble
+    from pipeline.data.batches import Batches
+    from pipeline.models.model import assemble
+    from pipeline.training.weights import LitCTR
 
     settings = params["retrain"]
     torch.manual_seed(seed)
@@ -54,7 +55,7 @@ def prepare(
 
 def parts(encoded: Path = ENCODED) -> tuple[Split, Split]:
     """The rows to train on, and those that stop the training."""
-    from pipeline.data import Split
+    from pipeline.data.split import Split
 
     return Split.load(encoded, "train", "arch"), Split.load(encoded, "val")
 
@@ -64,8 +65,8 @@ def run() -> None:
     _model.tune()
     from safetensors.torch import save_file
 
-    from pipeline.allocation import Allocation
-    from pipeline.lit import fit
+    from pipeline.allocation.allocation import Allocation
+    from pipeline.training.loop import fit
 
     params = _stage.params("retrain")
     settings = params["retrain"]

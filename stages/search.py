@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.plug import check_options
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.workflow.plug import check_options
 from stages import _model, _stage, retrain
 from stages._stage import ENCODED, SCORES
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.data import Batches
-    from pipeline.embeddings import FieldEmbedding
-    from pipeline.lit import LitSearch, Record
+    from pipeline.data.batches import Batches
+    from pipeline.embeddings.contract import FieldEmbedding
+    from pipeline.training.search import LitSearch
+    from pipeline.training.weights import Record
 
 PLOTTED_STEPS = 100
 
@@ -65,7 +66,7 @@ def find(
     """
     import numpy as np
 
-    from pipeline.arrays import encoded as in_json
+    from pipeline.allocation.arrays import encoded as in_json
 
     method = _model.method(params)
     settings = params["search"]
@@ -105,7 +106,7 @@ def supernet(params: Mapping[str, Any], schema: Schema) -> tuple[FieldEmbedding,
     Raises:
         ValueError: if the method, its options or the candidates are not as they should be.
     """
-    from pipeline.budget import prices
+    from pipeline.embeddings.cost import prices
 
     method = _model.method(params)
     _model.backbone(params)
@@ -127,7 +128,7 @@ def check(params: Mapping[str, Any], schema: Schema) -> None:
 
 def steps(params: Mapping[str, Any]) -> Any:
     """How the architecture is trained; what a method's ``ARCHITECTURE`` says comes before params.yaml."""
-    from pipeline.lit import Steps
+    from pipeline.training.search import Steps
 
     given = params["search"]["architecture"]
     check_options(Steps, given, "search.architecture in params.yaml")
@@ -151,8 +152,8 @@ def _trials(
     share: float,
 ) -> list[dict[str, Any]]:
     """Every proposed allocation with its AUC on ``val`` and its bytes; what ``work`` holds is not trained again."""
-    from pipeline.budget import prices, spent
-    from pipeline.lit import fit
+    from pipeline.embeddings.cost import prices, spent
+    from pipeline.training.loop import fit
 
     method, settings, dim = _model.method(params), params["search"], params["dim"]
     assert method.finds is not None
@@ -184,9 +185,10 @@ def prepare(
     """A fresh supernet, ready for `pipeline.lit.fit`, and its batches; see `find`."""
     import torch
 
-    from pipeline.data import Batches, Split
-    from pipeline.lit import LitSearch
-    from pipeline.model import CTRModel
+    from pipeline.data.batches import Batches
+    from pipeline.data.split import Split
+    from pipeline.models.model import CTRModel
+    from pipeline.training.search import LitSearch
 
     settings = params["search"]
     torch.manual_seed(settings["seed"])
@@ -219,9 +221,10 @@ def _supernet_trained(
     share: float,
 ) -> Found:
     """A fresh supernet, trained to the end, from ``checkpoint`` if there is one."""
-    from pipeline.arrays import encoded as in_json
-    from pipeline.budget import training_bytes
-    from pipeline.lit import fit, margins
+    from pipeline.allocation.arrays import encoded as in_json
+    from pipeline.embeddings.cost import training_bytes
+    from pipeline.training.loop import fit
+    from pipeline.training.search import margins
 
     settings = params["search"]
     module, batches = prepare(params, schema, encoded, share)

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
 from stages import _model, _stage
 from stages._stage import RAW
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.model import CTRModel
+    from pipeline.models.model import CTRModel
 
 SEEN = ((0, 5), (6, 20), (21, 100), (101, None))  # times that a value was seen before
 
@@ -32,7 +32,7 @@ def run() -> None:
     import numpy as np
     import pandas as pd
 
-    from pipeline.encode import as_stream
+    from pipeline.encoding.encode import as_stream
 
     params = _stage.params("stream")
     settings = params["stream"]
@@ -73,9 +73,10 @@ def _models(
     """(name, bytes in the end, logits (n,), trained model) of every model that is compared."""
     import torch
 
-    from pipeline.budget import cost
-    from pipeline.model import CTRModel
-    from pipeline.stream import ByPopularity, prequential
+    from pipeline.embeddings.cost import cost
+    from pipeline.embeddings.popularity import ByPopularity
+    from pipeline.models.model import CTRModel
+    from pipeline.training.prequential import prequential
 
     settings = params["stream"]
     dims = settings["dims"]
@@ -103,7 +104,8 @@ def _models(
 
 def _figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
     """Rows, AUC (None where all labels are alike) and logloss."""
-    from pipeline.metrics import auc, logloss
+    from pipeline.metrics.auc import auc
+    from pipeline.metrics.probability import logloss
 
     both = 0 < int(labels.sum()) < len(labels)
     return {
@@ -115,7 +117,7 @@ def _figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
 
 def _groups(schema: Schema, ids: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """Rows by how often their value of a field was seen before, for the two single-valued fields with most values."""
-    from pipeline.stream import seen_before
+    from pipeline.training.prequential import seen_before
 
     single = [f for f, field in enumerate(schema.fields) if field.width == 1]
     richest = sorted(single, key=lambda f: -schema.fields[f].cardinality)[:2]
@@ -131,7 +133,7 @@ def _groups(schema: Schema, ids: np.ndarray) -> dict[tuple[str, str], np.ndarray
 
 def _dims(schema: Schema, model: CTRModel) -> list[dict[str, Any]]:
     """Expected dimension of a value that was seen so often, by field, after the last row."""
-    from pipeline.stream import ByPopularity
+    from pipeline.embeddings.popularity import ByPopularity
 
     embedding = model.embedding
     assert isinstance(embedding, ByPopularity)

@@ -31,8 +31,8 @@ ARTIFACTS = Path("artifacts")
 
 def data(study: Study, dataset: str) -> None:
     """Stage: a data set, ingested and encoded with the parameters of the profile -> ``artifacts/data/``."""
-    from pipeline.encode import Settings, encode
-    from pipeline.source import write_raw
+    from pipeline.encoding.encode import Settings, encode
+    from pipeline.sources.raw import write_raw
     from stages.ingest import opened
 
     cell = next((cell for cell in study.cells() if cell.keys["dataset"] == dataset), None)

@@ -34,7 +34,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
 from pipeline.tracking import Tracker, configuration_key, is_dead, this_process
 from stages import _model, _space, _stage, _sweep
 from stages._stage import ENCODED
@@ -78,7 +78,8 @@ class Sweep:
         self.work = _stage.root() / ".pipeline/sweep" / self.name
 
     def _limits(self) -> tuple[int, int | None]:
-        from pipeline.budget import full_tables, in_bytes
+        from pipeline.allocation.budget import in_bytes
+        from pipeline.embeddings.cost import full_tables
 
         full, budget = full_tables(self.schema, self.params["dim"]).bytes, self.settings["budget"]
         if self.single == (budget is None):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.allocation import Allocation
-from pipeline.schema import Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("age", 3)))
 DIMS = {"user": 8, "item": 0, "age": 2}

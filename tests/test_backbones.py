@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import Lookup
-from pipeline.layers import MLP
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
 from pipeline.methods import autodim
-from pipeline.model import CTRModel, assemble
-from pipeline.plug import names, plug
-from pipeline.schema import Field, Schema
-from pipeline.serving import Served
+from pipeline.models.layers import MLP
+from pipeline.models.model import CTRModel, assemble
+from pipeline.serving.packed import Served
+from pipeline.workflow.plug import names, plug
 from stages import _model
 
 FIELDS = (Field("user", 7), Field("item", 5), Field("city", 6), Field("hour", 4))

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks import gpu, models, scaling, search, shapes, supernets, timing
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
 
 SCHEMA = Schema((Field("a", 7), Field("b", 5), Field("c", 3)))
 CANDIDATES, DIM, BATCH = (1, 2, 4), 4, 16

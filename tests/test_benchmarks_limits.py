@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks import limits, models, optimisers, shapes
-from pipeline.embeddings import Lookup
-from pipeline.encode import Settings
-from pipeline.lit import LitCTR
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.encoding.encode import Settings
+from pipeline.training.weights import LitCTR
 
 SCHEMA = Schema((Field("a", 40), Field("b", 30), Field("c", 20)))
 BATCH, ROWS = 16, 25  # U

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import __main__ as runner
 from benchmarks import methods
-from pipeline.plug import names
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
+from pipeline.workflow.plug import names
 
 SCHEMA = Schema((Field("a", 300), Field("b", 120), Field("c", 5)))
 BATCH = 32

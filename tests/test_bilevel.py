@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.bilevel import architecture_gradient
-from pipeline.embeddings import Table
+from pipeline.embeddings.table import Table
+from pipeline.training.bilevel import architecture_gradient
 
 
 @pytest.fixture()

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.blocks import BlockTables, allocate, build, merged, padded, pick, prices, sizes
-from pipeline.budget import cost, spent
-from pipeline.embeddings import Lookup, MixedTables
-from pipeline.optim import RowAdam
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, spent
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.row_blocks import BlockTables, allocate, build, merged, padded, pick, prices, sizes
+from pipeline.training.row_adam import RowAdam
 
 SCHEMA = Schema((Field("user", 50), Field("age", 3), Field("tags", 20, width=3)))
 BLOCKS = {"user": ((10, 4), (15, 0), (25, 2)), "age": ((3, 1),), "tags": ((5, 2), (15, 0))}

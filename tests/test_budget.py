@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.budget import (
-    NO_CANDIDATE,
-    bytes_per_field,
-    cost,
-    full_tables,
-    in_bytes,
-    largest,
-    nearest_uniform,
-    prices,
-)
-from pipeline.embeddings import MixedTables
-from pipeline.schema import Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import NO_CANDIDATE, in_bytes, largest
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import bytes_per_field, cost, full_tables, nearest_uniform, prices
+from pipeline.embeddings.mixed import MixedTables
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 3, width=4)))
 

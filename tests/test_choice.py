@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from pipeline.choice import argmax, sample, within_budget
+from pipeline.allocation.draw import sample
+from pipeline.allocation.knapsack import argmax, within_budget
 
 
 def brute_force(scores: np.ndarray, prices: np.ndarray, budget: int) -> float | None:

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.budget import cost, spent
-from pipeline.codes import PATIENCE, NearestCentroids, PackedCodes, bits, closest, decode, finest
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, spent
+from pipeline.embeddings.packed_codes import PackedCodes, bits
+from pipeline.embeddings.product_codes import PATIENCE, NearestCentroids, closest, decode, finest
 from pipeline.methods import dpq
-from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 41), Field("age", 3), Field("item", 30), Field("tags", 12, width=2)))
 DIM, GROUPS = 6, 3

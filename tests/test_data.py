@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data import BLOCK_ROWS, Batches, Split
+from pipeline.data.batches import BLOCK_ROWS, Batches
+from pipeline.data.split import Split
 
 
 def split(*sizes: int) -> Split:

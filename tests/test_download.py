@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.download import download
+from pipeline.sources.download import download
 
 CONTENT = bytes(range(256)) * 2000
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.embeddings import Lookup, MixedTables, Table, grouped_matmul, grouped_outer, spread
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup, spread
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import Table, grouped_matmul, grouped_outer
 
 SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5), Field("age", 3)))
 IDS = torch.tensor(

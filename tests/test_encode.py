@@ -7,11 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import encode as encoding
-from pipeline import source
-from pipeline.encode import PARTS, Settings, encode, log_square, splitmix64
-from pipeline.schema import PADDING, Schema
-from pipeline.source import BadData, Source, write_raw
+from pipeline.data.schema import PADDING, Schema
+from pipeline.encoding import encode as encoding
+from pipeline.encoding.buckets import log_square
+from pipeline.encoding.encode import Settings, encode
+from pipeline.encoding.parts import PARTS, splitmix64
+from pipeline.sources import raw as source
+from pipeline.sources.raw import write_raw
+from pipeline.sources.source import BadData, Source
 
 RANDOM = {"by": "random", "train": 0.7, "arch": 0.1, "val": 0.1, "test": 0.1}
 TIME = {**RANDOM, "by": "time"}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from pipeline.figures import (
+from pipeline.data.schema import Field, Schema
+from pipeline.reporting.figures import (
     auc_against_bytes,
     differences,
     dim_against_cardinality,
@@ -17,7 +18,6 @@ from pipeline.figures import (
     sweep_history,
     trajectories,
 )
-from pipeline.schema import Field, Schema
 
 REPORT = {
     "dataset": "planted",

@@ -4,9 +4,10 @@ import zipfile
 import pyarrow as pa
 import pytest
 
-from pipeline import files
-from pipeline.files import ZERO_OR_ONE, Column, DataFile, Delimited, find
-from pipeline.source import BadData, NotFound
+from pipeline.sources import delimited as files
+from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.files import DataFile, find
+from pipeline.sources.source import BadData, NotFound
 
 LABEL = Column("label", pa.uint8(), True, ZERO_OR_ONE, ("must be 0 or 1", "use another"))
 COLUMNS = [LABEL, Column("price", pa.float64()), Column("count", pa.int64()), Column("word")]

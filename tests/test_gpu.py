@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.budget import cost
-from pipeline.embeddings import FieldEmbedding, Lookup, Table
-from pipeline.optim import RowAdam
-from pipeline.plug import names
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import cost
+from pipeline.embeddings.table import Table
+from pipeline.training.row_adam import RowAdam
+from pipeline.workflow.plug import names
 from tests.project import Project
 from tests.test_methods import METHODS, SCHEMA, TRAINED, built, draw_ids, ids_of, served, supernet
 from tests.test_plugs import SCHEMA as OF_BACKBONES

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.backbones import deepfm, fm, wide_deep
-from pipeline.embeddings import Lookup
-from pipeline.layers import MLP, FirstOrder, bi_interaction, inner_products, second_order
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.models.layers import MLP, FirstOrder, bi_interaction, inner_products, second_order
 
 SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5)))
 IDS = torch.tensor([[1, 2, 5, PADDING, 3], [6, 0, PADDING, PADDING, 4], [0, 1, 2, 3, 0]], dtype=torch.int32)
@@ -27,9 +27,7 @@ def first_order(layer: FirstOrder) -> list[float]:
 def interactions(embedded: torch.Tensor) -> torch.Tensor:
     """Rendle 2010, eq. 1: every pair of fields once."""
     fields = embedded.shape[1]
-    return torch.stack(
-        [sum(row[i] @ row[j] for i in range(fields) for j in range(i + 1, fields)) for row in embedded]
-    )
+    return torch.stack([sum(row[i] @ row[j] for i in range(fields) for j in range(i + 1, fields)) for row in embedded])
 
 
 def randomised(module: nn.Module) -> nn.Module:

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
 from pipeline.backbones.deepfm import Backbone
-from pipeline.budget import prices
-from pipeline.data import Batches, Split
-from pipeline.embeddings import Table
-from pipeline.evidence import Evidence
-from pipeline.lit import LitCTR, LitSearch, Steps, fit, frozen_statistics, margins
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Field, Schema
+from pipeline.data.split import Split
+from pipeline.embeddings.cost import prices
+from pipeline.embeddings.table import Table
 from pipeline.methods import autodim, full, robe
-from pipeline.model import CTRModel, assemble
-from pipeline.schema import Field, Schema
+from pipeline.models.model import CTRModel, assemble
+from pipeline.training.bilevel import frozen_statistics
+from pipeline.training.loop import fit
+from pipeline.training.search import LitSearch, Steps, margins
+from pipeline.training.weights import LitCTR
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

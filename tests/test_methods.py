@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.budget import cost, full_tables, prices, spent, training_bytes
-from pipeline.embeddings import FieldEmbedding, Lookup
-from pipeline.evidence import Evidence, Trial
-from pipeline.plug import check_options, keywords, names, plug
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence, Trial
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import cost, full_tables, prices, spent, training_bytes
+from pipeline.workflow.plug import check_options, keywords, names, plug
 from stages import _model
 from tests.test_plugs import assert_every_parameter_has_a_gradient, dense, randomised
 

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipeline import metrics
-from pipeline.metrics import auc, calibration_error, interval, logloss, paired_bootstrap
+from pipeline.metrics import bootstrap as metrics
+from pipeline.metrics.auc import auc
+from pipeline.metrics.bootstrap import interval, paired_bootstrap
+from pipeline.metrics.probability import calibration_error, logloss
 
 
 @pytest.fixture()

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.embeddings import Lookup
-from pipeline.mixtures import FoldedMixture, Selection
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.folded_mixture import FoldedMixture
+from pipeline.embeddings.selection import Selection
 
 SCHEMA = Schema((Field("a", 7), Field("b", 5), Field("c", 3), Field("tags", 6, 3)))
 CANDIDATES = [[2, 4], [1, 2, 4], [0, 3], [2, 4]]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
+from pipeline.allocation.allocation import Allocation
 from pipeline.backbones import deepfm, fm
-from pipeline.data import Split
+from pipeline.data.schema import Field, Schema
+from pipeline.data.split import Split
 from pipeline.methods import autodim
-from pipeline.model import assemble, predict
-from pipeline.schema import Field, Schema
+from pipeline.models.model import assemble, predict
 
 SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5), Field("age", 3)))
 IDS = torch.tensor([[1, 2, 5, -1, 3, 2], [6, 0, -1, -1, 4, 0], [0, 1, 2, 3, 0, 1]], dtype=torch.int32)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.embeddings import Table
-from pipeline.optim import RowAdam
+from pipeline.embeddings.table import Table
+from pipeline.training.row_adam import RowAdam
 
 ROWS, DIM = 7, 3
 

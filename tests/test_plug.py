@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypedDict
 
 import pytest
 
-from pipeline.plug import Least, check_options, check_value, names, plug
+from pipeline.workflow.plug import Least, check_options, check_value, names, plug
 
 
 def test_a_name_with_dashes_finds_the_file_with_underscores():

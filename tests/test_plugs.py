@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.budget import bytes_per_field, cost, full_tables, prices
-from pipeline.embeddings import FieldEmbedding, Lookup
-from pipeline.evidence import Evidence
-from pipeline.layers import FirstOrder
-from pipeline.plug import check_options, names, plug
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import bytes_per_field, cost, full_tables, prices
+from pipeline.models.layers import FirstOrder
+from pipeline.workflow.plug import check_options, names, plug
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("age", 3), Field("tags", 6, width=3)))
 CANDIDATES = [[1, 2, 4], [2, 4], [1, 4], [0, 1, 2, 4]]
@@ -239,5 +240,3 @@ def test_every_parameter_of_a_supernet_gets_a_gradient_and_its_scores_are_probab
     p = embedding.scores().detach().exp()
     torch.testing.assert_close(p.sum(1), torch.ones(len(SCHEMA)))
     assert [int((row > 0).sum()) for row in p] == [len(offered) for offered in CANDIDATES]
-
-

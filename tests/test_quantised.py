@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from pipeline.budget import cost
-from pipeline.embeddings import Lookup, MixedTables
-from pipeline.quantised import QuantisedTables, codes_within, packed_codes, quantise, unpacked_codes
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.rounded import QuantisedTables, codes_within, packed_codes, quantise, unpacked_codes
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIMS = {"user": 5, "item": 8, "age": 2}

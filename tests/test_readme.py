@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plug import names
+from pipeline.workflow.plug import names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies/overall/results"

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pipeline.embeddings import Lookup, Table
-from pipeline.saliency import Gated
-from pipeline.schema import PADDING, Field, Schema
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.gates import Gated
+from pipeline.embeddings.table import Table
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("tags", 6, width=2)))
 DIM, BATCH = 4, 30

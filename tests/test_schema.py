@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.schema import Field, Schema
+from pipeline.data.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 7), Field("tags", 6, width=3), Field("item", 5), Field("age", 3)))
 

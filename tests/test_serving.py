@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.budget import cost
-from pipeline.factored import Factored
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.cost import cost
+from pipeline.embeddings.rounded import quantise
 from pipeline.methods import autodim
-from pipeline.model import CTRModel, assemble
-from pipeline.plug import names, plug
-from pipeline.quantised import quantise
-from pipeline.schema import PADDING, Field, Schema
-from pipeline.serving import FEW, Served, pack, settle
+from pipeline.models.factored import Factored
+from pipeline.models.model import CTRModel, assemble
+from pipeline.serving.packed import FEW, Served, pack, settle
+from pipeline.workflow.plug import names, plug
 
 PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
 BAGS = Schema((Field("user", 70), Field("tags", 40, width=3), Field("age", 8), Field("genres", 20, width=2)))

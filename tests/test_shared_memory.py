@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import INIT_SD
-from pipeline.shared_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.allocation.allocation import Allocation
+from pipeline.embeddings.hashed_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.table import INIT_SD
 
 WORD = 2**64
 

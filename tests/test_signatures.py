@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embeddings import Lookup
-from pipeline.schema import PADDING, Field, Schema
-from pipeline.signatures import Observed, SignatureMemory, cut, observe, permutation
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.minhash_memory import Observed, SignatureMemory, cut, observe, permutation
 from tests.test_shared_memory import WORD, splitmix64
 
 ROWS = 4000

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.embeddings import Lookup
-from pipeline.lit import frozen_statistics
-from pipeline.schema import PADDING, Field, Schema
-from pipeline.slices import Controllers, Slices
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.popularity import Controllers, Slices
+from pipeline.training.bilevel import frozen_statistics
 
 SCHEMA = Schema((Field("user", 30), Field("age", 3), Field("tags", 10, width=2)))
 DIMS, DIM, BATCH = [0, 1, 3], 4, 100

@@ -2,8 +2,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import source
-from pipeline.source import BadData, Source, write_raw
+from pipeline.sources import raw as source
+from pipeline.sources.raw import write_raw
+from pipeline.sources.source import BadData, Source
 
 FIELDS = {"user": "categorical", "age": "numeric", "tags": "bag"}
 

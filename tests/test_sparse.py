@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.budget import cost
-from pipeline.embeddings import Lookup
-from pipeline.schema import PADDING, Field, Schema
-from pipeline.sparse import Bitmap, Layout, Masked, cells_within, top_cells
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.bitmap import Bitmap
+from pipeline.embeddings.cost import cost
+from pipeline.embeddings.kept_cells import Layout, Masked, cells_within, top_cells
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 7, width=2)))
 DIM = 5  # so that rows do not begin with a byte

@@ -17,10 +17,10 @@ import pytest
 import torch
 import yaml
 
-from pipeline.allocation import Allocation
-from pipeline.model import assemble
-from pipeline.plug import names, plug
-from pipeline.schema import Field, Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Field, Schema
+from pipeline.models.model import assemble
+from pipeline.workflow.plug import names, plug
 from stages import _serving, _stage, evaluate
 from tests.project import STAGES, Project, gone
 

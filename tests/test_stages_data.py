@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.data.schema import Schema
 from pipeline.datasets import movielens_1m
-from pipeline.schema import Schema
 from stages import encode, ingest
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.statistics import agreement, average_ranks, holm, mean_height, paired
+from pipeline.reporting.statistics import agreement, average_ranks, holm, mean_height, paired
 
 
 def test_a_paired_test_is_a_t_test_of_the_differences() -> None:

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from pipeline.backbones.fm import Backbone
-from pipeline.budget import cost
-from pipeline.embeddings import Lookup
-from pipeline.encode import as_stream
-from pipeline.model import CTRModel
-from pipeline.schema import PADDING, Field, Schema
-from pipeline.source import Source, write_raw
-from pipeline.stream import BUCKETS, ByPopularity, bucket_of, prequential, rule, seen_before
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost
+from pipeline.embeddings.popularity import BUCKETS, ByPopularity, bucket_of, rule
+from pipeline.encoding.encode import as_stream
+from pipeline.models.model import CTRModel
+from pipeline.sources.raw import write_raw
+from pipeline.sources.source import Source
+from pipeline.training.prequential import prequential, seen_before
 from tests.project import Project
 
 SCHEMA = Schema((Field("user", 40), Field("movie", 25), Field("genres", 8, width=2)))

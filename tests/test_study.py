@@ -17,8 +17,8 @@ import pytest
 import yaml
 from scipy import stats
 
-from pipeline.plug import names
 from pipeline.tracking import synchronise
+from pipeline.workflow.plug import names
 from stages import _cell, _model, _tables, study
 from stages._study import ROOT, STUDIES, Study, merged
 from tests.closure import closure
@@ -401,9 +401,7 @@ def test_a_study_that_is_not_there_is_told_with_those_that_are() -> None:
     assert ROOT.samefile(Path(__file__).parents[1])
 
 
-def test_the_notebook_shows_the_cells_and_the_curves_of_a_study(
-    small: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_notebook_shows_the_cells_and_the_curves_of_a_study(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbclient
     import nbformat
 

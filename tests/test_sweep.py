@@ -25,8 +25,8 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from pipeline.data import Split
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.data.split import Split
 from pipeline.tracking import this_process
 from stages import _space, _stage, sweep
 from tests.project import ROOT, Project

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.workflow.plug import Least
 
 
 class Interacting(nn.Module):
@@ -15,9 +15,7 @@ class Interacting(nn.Module):
     def __init__(self, inputs: int, heads: int, dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.residual = (
-            nn.Linear(inputs, heads * dim, bias=False) for _ in range(4)
-        )
+        self.query, self.key, self.value, self.residual = (nn.Linear(inputs, heads * dim, bias=False) for _ in range(4))
         for layer in (self.query, self.key, self.value, self.residual):
             nn.init.xavier_uniform_(layer.weight)  # torch's own start shrinks vectors layer by layer, and learns later
 

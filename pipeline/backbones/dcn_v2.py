@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.layers import MLP
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.models.layers import MLP
+from pipeline.workflow.plug import Least
 
 
 class Backbone(nn.Module):

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.factored import Factored
-from pipeline.layers import FirstOrder, second_order
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.models.factored import Factored
+from pipeline.models.layers import FirstOrder, second_order
 
 
 class Backbone(nn.Module):

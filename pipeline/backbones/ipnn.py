@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.layers import MLP, inner_products
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.models.layers import MLP, inner_products
 
 
 class Backbone(nn.Module):
@@ -17,9 +17,7 @@ class Backbone(nn.Module):
     speed. Here, as in the authors' later code, every pair has a weight of its own and enters once.
     """
 
-    def __init__(
-        self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
-    ) -> None:
+    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
         super().__init__()
         fields = len(schema)
         self.mlp = MLP(fields * dim + fields * (fields - 1) // 2, hidden, dropout)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.layers import MLP, Dropout, FirstOrder, bi_interaction
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.models.layers import MLP, Dropout, FirstOrder, bi_interaction
 
 
 class Backbone(nn.Module):
@@ -15,9 +15,7 @@ class Backbone(nn.Module):
     BatchNorm and dropout come after the pooling too (section 3.3).
     """
 
-    def __init__(
-        self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
-    ) -> None:
+    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
         self.regularised = nn.Sequential(nn.BatchNorm1d(dim), Dropout(dropout))

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pipeline.embeddings import Occurrences
-from pipeline.factored import Factored
-from pipeline.layers import MLP, FirstOrder
-from pipeline.schema import Schema
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.models.factored import Factored
+from pipeline.models.layers import MLP, FirstOrder
 
 
 class Backbone(nn.Module):
@@ -18,9 +18,7 @@ class Backbone(nn.Module):
 
     factored = True  # takes field vectors that are not multiplied out
 
-    def __init__(
-        self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2
-    ) -> None:
+    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)

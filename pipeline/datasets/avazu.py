@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.files import ZERO_OR_ONE, Column, Delimited, find
-from pipeline.source import CATEGORICAL, Source
+from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.files import find
+from pipeline.sources.source import CATEGORICAL, Source
 
 FIELDS = [
     *["hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category"],

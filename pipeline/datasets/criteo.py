@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.files import ZERO_OR_ONE, Column, Delimited, find
-from pipeline.source import CATEGORICAL, NUMERIC, Source
+from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.files import find
+from pipeline.sources.source import CATEGORICAL, NUMERIC, Source
 
 NUMBERS = [f"I{i}" for i in range(1, 14)]  # counts; I2 may be negative
 HASHES = [f"C{i}" for i in range(1, 27)]  # eight hex digits

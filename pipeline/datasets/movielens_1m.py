@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.files import DataFile
-from pipeline.ratings import find_files, movie_table, rated, user_table, year_of
-from pipeline.source import BadData, Source
+from pipeline.sources.files import DataFile
+from pipeline.sources.ratings import find_files, movie_table, rated, user_table, year_of
+from pipeline.sources.source import BadData, Source
 
 DOWNLOAD = {
     "url": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, Source
+from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, Source
 
 # name: (kind, cardinality, rank)
 FIELDS: dict[str, tuple[str, int, int]] = {

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.files import ZERO_OR_ONE, Column, DataFile, Delimited
-from pipeline.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadData, NotFound, Source
+from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.files import DataFile
+from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadData, NotFound, Source
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 NOT_BINARY = (

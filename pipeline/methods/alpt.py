@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.allocation import Allocation
-from pipeline.budget import widest_uniform
-from pipeline.embeddings import Table
-from pipeline.evidence import Evidence
-from pipeline.quantised import QuantisedTables, codes_within
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import widest_uniform
+from pipeline.embeddings.rounded import QuantisedTables, codes_within
+from pipeline.embeddings.table import Table
 
 search = None
 SPAN = {2: 0.125, 4: 0.125, 8: 0.25}  # by bits: of the codes of a row to either side of 0, before its step is learned

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.mixtures import Gain, Sharing, Transform, Unification
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.supernet import Supernet, decided, supernet
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.autodim_supernet import Supernet, decided, supernet
+from pipeline.embeddings.folded_mixture import Gain, Sharing, Transform, Unification
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import Least
 
 
 def search(

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.quantised import QuantisedTables
-from pipeline.schema import Schema
-from pipeline.supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.autodim_supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.embeddings.rounded import QuantisedTables
+from pipeline.workflow.plug import Least
 
 
 def search(

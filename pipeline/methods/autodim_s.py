@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
-from pipeline.supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.autodim_supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.embeddings.mixed import MixedTables
 
 ARCHITECTURE = {"level": "single"}  # the training batch's own gradient, in the weights' step
 

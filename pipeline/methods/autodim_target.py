@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, in_bytes
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import DEFAULT_SHARE, Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import in_bytes
+from pipeline.allocation.evidence import DEFAULT_SHARE, Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.autodim_supernet import ANNEALED, Supernet, decided, supernet
+from pipeline.embeddings.cost import full_tables
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import Least
 
 
 def search(

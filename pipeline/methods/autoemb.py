@@ -23,15 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.blocks import build as build_blocks
-from pipeline.blocks import padded, pick, sizes
-from pipeline.budget import TooFewBytes, spent
-from pipeline.embeddings import FieldEmbedding, Occurrences
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.slices import Controllers, Slices
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import TooFewBytes
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import spent
+from pipeline.embeddings.popularity import Controllers, Slices
+from pipeline.embeddings.row_blocks import build as build_blocks
+from pipeline.embeddings.row_blocks import padded, pick, sizes
+from pipeline.workflow.plug import Least
 
 # A tenth of the weights' learning rate, as published: at AutoDim's the controllers settle at random in the first steps.
 ARCHITECTURE = {"lr": 0.0003}

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, Table, spread
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.sparse import Masked, keep_most_important
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.kept_cells import Masked, keep_most_important
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import Table
+from pipeline.workflow.plug import Least
 
 
 class Supernet(FieldEmbedding):

@@ -7,12 +7,22 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.codes import OFFERED, NearestCentroids, ProductQuantised, check_dims, decode, divisors, finest
-from pipeline.embeddings import INIT_SD, FieldEmbedding, MixedTables
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.product_codes import (
+    OFFERED,
+    NearestCentroids,
+    ProductQuantised,
+    check_dims,
+    decode,
+    divisors,
+    finest,
+)
+from pipeline.embeddings.table import INIT_SD
+from pipeline.workflow.plug import Least
 
 search = None
 MOST_SX = 32  # centroids that sx is offered: its step computes and keeps all u G K products of a batch, vx's does not

@@ -1,9 +1,9 @@
 """Control: every field has the full dimension D, in a plain table."""
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.mixed import MixedTables
 
 search = None
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.budget import largest, spent
-from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, Table, spread
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
-from pipeline.shared_memory import SlotHash, common_dim, constants, mixed
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import largest
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import spent
+from pipeline.embeddings.hashed_memory import SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import Table
 
 search = None
 

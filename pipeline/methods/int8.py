@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.allocation import Allocation
-from pipeline.budget import widest_uniform
-from pipeline.evidence import Evidence
-from pipeline.quantised import QuantisedTables
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import widest_uniform
+from pipeline.embeddings.rounded import QuantisedTables
 
 search = None
 

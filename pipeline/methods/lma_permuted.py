@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.allocation import Allocation
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.signatures import Bits, allocation, build, observe
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.embeddings.minhash_memory import Bits, allocation, build, observe
+from pipeline.workflow.plug import Least
 
 __all__ = ["build", "derive", "observe"]
 

@@ -6,12 +6,13 @@ Tran et al. 2024, "A Thorough Performance Benchmarking on Lightweight Embedding-
 
 from typing import Annotated
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import FieldEmbedding, MixedTables
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.sparse import Pruned, cells_within
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.kept_cells import Pruned, cells_within
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import Least
 
 search = None
 

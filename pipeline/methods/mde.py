@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.budget import TooFewBytes, prices
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import TooFewBytes
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import prices
+from pipeline.embeddings.mixed import MixedTables
 
 search = None
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from pipeline.allocation import Allocation
-from pipeline.codes import OFFERED, NearestCentroids, check_dims, divisors, finest
-from pipeline.embeddings import FieldEmbedding, MixedTables
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.product_codes import OFFERED, NearestCentroids, check_dims, divisors, finest
+from pipeline.workflow.plug import Least
 
 search = None
 FEWER = 4  # times as many centroids for the head as for the tail: 256 and 64

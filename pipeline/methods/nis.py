@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.blocks import BlockTables, padded, pick, prices, sizes
-from pipeline.blocks import build as build_blocks
-from pipeline.budget import NO_CANDIDATE, full_tables, in_bytes
-from pipeline.embeddings import INIT_SD, FieldEmbedding, Occurrences, Table, spread
-from pipeline.evidence import DEFAULT_SHARE, Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import NO_CANDIDATE, in_bytes
+from pipeline.allocation.evidence import DEFAULT_SHARE, Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import full_tables
+from pipeline.embeddings.row_blocks import BlockTables, padded, pick, prices, sizes
+from pipeline.embeddings.row_blocks import build as build_blocks
+from pipeline.embeddings.table import INIT_SD, Table
+from pipeline.workflow.plug import Least
 
 Form = Literal["single", "multi"]
 # The controller has no gradient but that of its reward, which is of rows that no weight is trained on.

@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.allocation import Allocation
-from pipeline.budget import cost, full_tables, in_bytes, prices
-from pipeline.choice import sample, within_budget
-from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, Passes, Table, spread
-from pipeline.evidence import DEFAULT_SHARE, Evidence
-from pipeline.metrics import auc
-from pipeline.plug import Least
-from pipeline.schema import Field, Schema
-from pipeline.sparse import Bitmap
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import in_bytes
+from pipeline.allocation.draw import sample
+from pipeline.allocation.evidence import DEFAULT_SHARE, Evidence
+from pipeline.allocation.knapsack import within_budget
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.bitmap import Bitmap
+from pipeline.embeddings.contract import FieldEmbedding, Passes
+from pipeline.embeddings.cost import cost, full_tables, prices
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import Table
+from pipeline.metrics.auc import auc
+from pipeline.workflow.plug import Least
 
 FILLED = 0.9  # of the budget that the first candidates take at least
 

@@ -10,12 +10,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.codes import OFFERED, ProductQuantised, check_dims, closest, divisors, finest
-from pipeline.embeddings import FieldEmbedding, MixedTables
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.product_codes import OFFERED, ProductQuantised, check_dims, closest, divisors, finest
+from pipeline.workflow.plug import Least
 
 search = None
 PER_CENTROID = 256  # vectors that a centroid is fitted to, at most, on average

@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.allocation import Allocation
-from pipeline.budget import largest, spent
-from pipeline.embeddings import INIT_SD, FieldEmbedding, MixedTables, Occurrences, Table, spread
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.shared_memory import common_dim
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import largest
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import spent
+from pipeline.embeddings.hashed_memory import common_dim
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import INIT_SD, Table
+from pipeline.workflow.plug import Least
 
 search = None
 STEPS = 10_000  # in which the share of the rows that are kept is solved for
@@ -95,9 +99,7 @@ def _looked_up(table: Table, rows: Tensor) -> Tensor:
     return values.index_select(0, place)
 
 
-def derive(
-    given: Evidence, *, operation: Operation = "mult", threshold: Annotated[int, Least(1)] = 200
-) -> Allocation:
+def derive(given: Evidence, *, operation: Operation = "mult", threshold: Annotated[int, Least(1)] = 200) -> Allocation:
     """One share of the rows is kept in every field, the largest within the limit.
 
     A field of n values has c = n times the share, but not less than the square root of n, at which c + n / c is least.

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.choice import sample
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.draw import sample
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.mixed import MixedTables
 
 search = None
 TOLERANCE = 0.02  # of the bytes to be matched

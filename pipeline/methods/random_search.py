@@ -10,13 +10,14 @@ from typing import Annotated
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.budget import TooFewBytes, full_tables, in_bytes
-from pipeline.choice import sample
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import DEFAULT_SHARE, Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import TooFewBytes, in_bytes
+from pipeline.allocation.draw import sample
+from pipeline.allocation.evidence import DEFAULT_SHARE, Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import full_tables
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import Least
 
 WINDOWS = (0.02, 0.1, 0.5, 1.0)  # shares of the target that a draw may stay below it by, the first that holds any
 

@@ -8,13 +8,16 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.budget import largest, spent
-from pipeline.embeddings import FieldEmbedding, MixedTables, Occurrences, spread
-from pipeline.evidence import Evidence
-from pipeline.plug import Least
-from pipeline.schema import Schema
-from pipeline.shared_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import largest
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import spent
+from pipeline.embeddings.hashed_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import Least
 
 search = None
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.allocation import Allocation
-from pipeline.choice import within_budget
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.saliency import Gated, Over
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.allocation.knapsack import within_budget
+from pipeline.data.schema import Schema
+from pipeline.embeddings.gates import Gated, Over
+from pipeline.embeddings.mixed import MixedTables
 
 
 def candidates(schema: Schema, dim: int) -> list[list[int]]:

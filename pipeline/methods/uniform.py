@@ -1,10 +1,10 @@
 """Control: one dimension for all fields, the one whose tables come nearest in bytes, or fill a budget."""
 
-from pipeline.allocation import Allocation
-from pipeline.budget import nearest_uniform, widest_uniform
-from pipeline.embeddings import MixedTables
-from pipeline.evidence import Evidence
-from pipeline.schema import Schema
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Schema
+from pipeline.embeddings.cost import nearest_uniform, widest_uniform
+from pipeline.embeddings.mixed import MixedTables
 
 search = None
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.datasets import avazu
-from pipeline.source import BadData, NotFound
+from pipeline.sources.source import BadData, NotFound
 
 HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"

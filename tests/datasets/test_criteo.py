@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.datasets import criteo
-from pipeline.source import BadData, NotFound
+from pipeline.sources.source import BadData, NotFound
 
 
 def line(label="1", numbers=("1", "-2", *["3"] * 11), hashes=("68fd1e64",) * 26):

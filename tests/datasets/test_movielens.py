@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline.datasets import movielens_1m, movielens_100k
-from pipeline.source import BadData, NotFound
+from pipeline.sources.source import BadData, NotFound
 
 REAL = Path(__file__).parents[2] / "../shared/data"
 ML_1M = {

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets.table import read
-from pipeline.source import BadData, NotFound
+from pipeline.sources.source import BadData, NotFound
 
 REAL = Path(__file__).parents[2] / "../shared/data"
 OPTIONS = {"label": "clicked", "categorical": ["city"], "numeric": ["age"], "bag": ["tags"], "time": "at"}

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, prices, spent
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import alpt
-from pipeline.optim import RowAdam
-from pipeline.schema import Field, Schema
+from pipeline.training.row_adam import RowAdam
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM, ROWS = 4, 123

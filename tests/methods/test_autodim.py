@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import full_tables, prices
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices
 from pipeline.methods import autodim
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 CANDIDATES = ((2, 4), (0, 1, 2, 4), (1, 2, 4))
@@ -22,9 +22,7 @@ def given(seed: int = 0, **more) -> Evidence:
     scores = np.full((3, 4), -np.inf)
     for f, offered in enumerate(CANDIDATES):
         scores[f, : len(offered)] = np.log(rng.dirichlet(np.ones(len(offered))))
-    return Evidence(
-        SCHEMA, DIM, CANDIDATES, PRICES, full_tables(SCHEMA, DIM).bytes, **{"scores": scores, **more}
-    )
+    return Evidence(SCHEMA, DIM, CANDIDATES, PRICES, full_tables(SCHEMA, DIM).bytes, **{"scores": scores, **more})
 
 
 def test_without_a_budget_each_field_takes_its_most_probable_dimension_ties_to_the_smaller() -> None:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones.fm import Backbone
-from pipeline.budget import prices
-from pipeline.data import Batches, Split
-from pipeline.lit import LitSearch, fit
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Field, Schema
+from pipeline.data.split import Split
+from pipeline.embeddings.autodim_supernet import Supernet
+from pipeline.embeddings.cost import prices
 from pipeline.methods import autodim, autodim_s, autodim_target
-from pipeline.model import CTRModel
-from pipeline.schema import Field, Schema
-from pipeline.supernet import Supernet
+from pipeline.models.model import CTRModel
+from pipeline.training.loop import fit
+from pipeline.training.search import LitSearch
 from stages import search
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5), Field("age", 3)))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import full_tables, prices
-from pipeline.evidence import DEFAULT_SHARE
+from pipeline.allocation.evidence import DEFAULT_SHARE
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices
 from pipeline.methods import autodim_target
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 CANDIDATES = ((2, 4), (0, 1, 2, 4), (1, 2, 4))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.blocks import allocate, merged
-from pipeline.budget import cost, full_tables, prices, spent
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, full_tables, prices, spent
+from pipeline.embeddings.row_blocks import allocate, merged
 from pipeline.methods import autoemb
-from pipeline.schema import Field, Schema
 from tests.test_plugs import assert_every_parameter_has_a_gradient
 
 SCHEMA = Schema((Field("user", 200), Field("age", 3), Field("item", 80)))

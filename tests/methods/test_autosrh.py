@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import cost, full_tables
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import autosrh
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 20), Field("item", 10), Field("age", 3)))
 DIM = 4

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation import Allocation
-from pipeline.embeddings import Lookup
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
 from pipeline.methods import dpq
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 40), Field("item", 30)))
 DIM, GROUPS, K = 6, 2, 4

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.budget import full_tables, prices
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices
 from pipeline.methods import drop
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3), Field("zip", 40)))
 DIM = 4

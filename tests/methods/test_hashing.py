@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from pipeline.budget import full_tables, prices, spent
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import hashing
-from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 9, width=2)))
 DIM = 4

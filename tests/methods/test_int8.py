@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, prices, spent
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import autodim, autodim_int8, int4, int8, uniform
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM, ROWS = 8, 123

@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from pipeline.budget import cost, full_tables, prices, spent
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import cost, full_tables, prices, spent
 from pipeline.methods import lma
-from pipeline.schema import Field, Schema
 from stages import search
 from tests.project import Project
 

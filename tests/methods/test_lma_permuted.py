@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pipeline.budget import full_tables, prices, spent
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import lma, lma_permuted
-from pipeline.plug import keywords
-from pipeline.schema import Field, Schema
+from pipeline.workflow.plug import keywords
 
 SCHEMA = Schema((Field("user", 300), Field("item", 300), Field("age", 3)))
 DIM = 8

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, prices, spent
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import mde
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 6400), Field("item", 1600), Field("age", 4), Field("city", 64)))
 SIZES, DIM = SCHEMA.cardinalities, 16

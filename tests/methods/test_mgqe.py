@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.budget import cost, full_tables
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import dpq, mgqe
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 3000), Field("item", 1001), Field("age", 5)))
 DIM = 16

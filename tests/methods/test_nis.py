@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.budget import full_tables, in_bytes, prices, spent
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.budget import in_bytes
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import nis
-from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 200), Field("age", 3), Field("tags", 80, width=2)))
 CANDIDATES = [[1, 2, 4], [1, 4], [0, 2, 4]]

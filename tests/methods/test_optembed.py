@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, spent
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, spent
 from pipeline.methods import optembed
 from pipeline.methods.optembed import Evolution, crossed, mutated, nearest, price_of_dims
-from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 7, width=2)))
 DIM = 4

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import cost, full_tables
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import PADDING, Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import pep
-from pipeline.schema import PADDING, Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 7, width=2)))
 DIM = 8

@@ -2,11 +2,12 @@
 
 import torch
 
-from pipeline.allocation import Allocation
-from pipeline.codes import closest, decode
-from pipeline.embeddings import Lookup, MixedTables
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.product_codes import closest, decode
 from pipeline.methods import pq
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 400), Field("item", 300), Field("age", 3)))
 DIMS = {"user": 8, "item": 8, "age": 8}

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import full_tables, prices, spent
-from pipeline.embeddings import INIT_SD, Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, prices, spent
+from pipeline.embeddings.table import INIT_SD
 from pipeline.methods import qr
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 900), Field("age", 3), Field("item", 401), Field("city", 150)))
 DIM = 4

@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.allocation import Allocation
-from pipeline.budget import full_tables, prices, spent
-from pipeline.evidence import Evidence, Trial
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence, Trial
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import random_search
-from pipeline.schema import Field, Schema
 from stages import _model
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
@@ -54,9 +54,7 @@ def test_every_choice_in_the_window_is_equally_probable() -> None:
         if limit * 0.98 <= size(Allocation("random_search", dict(zip(SCHEMA.names, choice, strict=True)))) <= limit
     ]
     assert len(inside) > 1
-    times = Counter(
-        tuple(drawn(seed, draws=1, target=limit)[0].dims.values()) for seed in range(40 * len(inside))
-    )
+    times = Counter(tuple(drawn(seed, draws=1, target=limit)[0].dims.values()) for seed in range(40 * len(inside)))
     assert set(times) == set(inside)
     assert max(abs(count - 40) for count in times.values()) < 5 * 40**0.5
 

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import full_tables, prices, spent
-from pipeline.embeddings import INIT_SD, Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import full_tables, prices, spent
+from pipeline.embeddings.hashed_memory import mixed
+from pipeline.embeddings.table import INIT_SD
 from pipeline.methods import robe
-from pipeline.schema import Field, Schema
-from pipeline.shared_memory import mixed
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM = 8

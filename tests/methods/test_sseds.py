@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.allocation import Allocation
-from pipeline.budget import NO_CANDIDATE, full_tables, prices, spent
-from pipeline.evidence import Evidence
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import NO_CANDIDATE
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.methods import sseds
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM = 4

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from pipeline.budget import cost, full_tables
-from pipeline.embeddings import Lookup
-from pipeline.evidence import Evidence
+from pipeline.allocation.evidence import Evidence
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import uniform
-from pipeline.schema import Field, Schema
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM = 8

@@ -1,0 +1,191 @@
+"""From scores and prices of candidates to one candidate per field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.allocation.budget import NO_CANDIDATE, TooFewBytes
+
+
+def argmax(scores: np.ndarray, candidates: Sequence[Sequence[int]]) -> list[int]:
+    """Each field's best-scored dim; ties to the smaller.
+
+    Args:
+        scores: (F, N), larger is better; entries past the end of a field's list are ignored.
+        candidates: for each of F fields its candidate dims, ascending.
+    """
+    _check_scores(scores)
+    dims = []
+    for row, offered in zip(scores, candidates, strict=True):
+        best = int(np.argmax(row[: len(offered)]))
+        if row[best] == -np.inf:
+            raise ValueError(f"every candidate of {list(offered)} has the score -inf; none can be chosen")
+        dims.append(offered[best])
+    return dims
+
+
+def _check_scores(scores: np.ndarray) -> None:
+    if np.isnan(scores).any() or (scores == np.inf).any():
+        field, n = np.argwhere(np.isnan(scores) | (scores == np.inf))[0]
+        raise ValueError(f"score of field {field}, candidate {n}, is {scores[field, n]}; the search has diverged")
+
+
+def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all: bool = True) -> np.ndarray:
+    """The choice of one candidate per field with the largest sum of scores within the budget; exact.
+
+    A multiple-choice knapsack (Sinha & Zoltners 1979), solved field by field over the Pareto-optimal pairs of
+    bytes and loss, a field's loss being its best score minus the chosen one. The linear relaxation of the
+    fields to come bounds every pair from below, its integer part completes it to a choice and so bounds the
+    optimum from above; pairs in between survive. Losses are whole numbers of 2**-40, which makes ties exact.
+
+    Args:
+        scores: (F, N), larger is better, e.g. log-probabilities; -inf is not a candidate.
+        prices: (F, N) int64 bytes, in no particular order.
+        budget: bytes.
+        drop_all: whether all fields may get candidates that cost nothing, which are those that drop a field.
+
+    Returns:
+        (F,) int64 candidate of each field. Ties go to fewer bytes.
+
+    Raises:
+        TooFewBytes: if no choice is within the budget; says the least bytes that are possible.
+    """
+    _check_scores(scores)
+    if scores.shape != prices.shape:
+        raise ValueError(f"scores and prices must have one shape, however: {scores.shape=}, {prices.shape=}")
+    _check_least(np.where(scores == -np.inf, NO_CANDIDATE, prices), budget)
+    fields = [_frontier(*pair) for pair in zip(_losses(scores), prices, strict=True)]
+    # Wide price ranges first: what is left to come then is fine-grained, and the two bounds lie close together.
+    order = sorted(range(len(fields)), key=lambda f: fields[f].prices[-1] - fields[f].prices[0], reverse=True)
+    rests = _relaxations([fields[f] for f in order])
+
+    size, loss = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    steps: list[tuple[np.ndarray, np.ndarray]] = []
+    incumbent = NO_CANDIDATE
+    for f, rest in zip(order, rests, strict=True):
+        field = fields[f]
+        sizes = (size[:, None] + field.prices).ravel()
+        losses = (loss[:, None] + field.losses).ravel()
+        fits = np.flatnonzero(sizes <= budget - rest.sizes[0])
+        sizes, losses = sizes[fits], losses[fits]
+        left = budget - sizes
+        reached = np.searchsorted(rest.sizes, left, side="right") - 1
+        incumbent = min(incumbent, int((losses + rest.losses[reached]).min()))
+        slack = 1 + 1e-12 * incumbent  # covers the rounding of the interpolation
+        bound = losses + np.interp(left, rest.sizes, rest.losses)
+        keep = np.flatnonzero(bound <= incumbent + slack)
+        keep = keep[_pareto(sizes[keep], losses[keep])]
+        size, loss = sizes[keep], losses[keep]
+        parent, picked = np.divmod(fits[keep], len(field.prices))
+        steps.append((parent, field.candidates[picked]))
+
+    state = len(size) - 1  # the Pareto-optimal pair with the least loss
+    chosen = np.empty(len(fields), np.int64)
+    for f, (parent, candidate) in zip(reversed(order), reversed(steps), strict=True):
+        chosen[f] = candidate[state]
+        state = int(parent[state])
+    if not drop_all and not prices[np.arange(len(chosen)), chosen].any():
+        _keep_one(chosen, scores, prices, budget)
+    return chosen
+
+
+def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget: int) -> None:
+    """Where it is best to drop all fields, it is second best to keep the one whose score loses least by it."""
+    offered = (scores > -np.inf) & (prices > 0) & (prices < NO_CANDIDATE)
+    least = int(np.where(offered, prices, NO_CANDIDATE).min())
+    if least > budget:
+        raise TooFewBytes(
+            f"no choice that keeps a field costs {budget} bytes or less: the least is {least} bytes; raise the budget "
+            "or offer smaller dims"
+        )
+    gains = np.where(offered & (prices <= budget), scores - scores[np.arange(len(chosen)), chosen][:, None], -np.inf)
+    places = np.argwhere(gains == gains.max())
+    f, n = min(places.tolist(), key=lambda place: prices[tuple(place)])
+    chosen[f] = n
+
+
+def _losses(scores: np.ndarray) -> np.ndarray:
+    """(F, N) int64: each field's best score minus this one, in units of 2**-40 (or coarser, lest sums overflow)."""
+    loss = scores.astype(np.float64).max(1, keepdims=True) - scores
+    finite = np.isfinite(loss)
+    largest = float(np.where(finite, loss, 0).max()) * len(scores)
+    unit = 2.0 ** min(40, 60 - int(np.ceil(np.log2(max(largest, 1)))))
+    return np.where(finite, np.rint(np.where(finite, loss, 0) * unit).astype(np.int64), NO_CANDIDATE)
+
+
+def _check_least(prices: np.ndarray, budget: int) -> None:
+    least = prices.min(1)
+    if (least == NO_CANDIDATE).any():
+        raise ValueError(f"field {int(np.argmax(least))} has no candidate")
+    if int(least.sum()) > budget:
+        raise TooFewBytes(
+            f"no choice costs {budget} bytes or less: the least is {int(least.sum())} bytes, for the cheapest "
+            "candidate of every field; raise the budget or offer smaller dims"
+        )
+
+
+@dataclass(frozen=True)
+class _Frontier:
+    """Candidates of a field that are worth their price: prices rise, losses fall."""
+
+    prices: np.ndarray
+    losses: np.ndarray
+    candidates: np.ndarray
+
+
+def _frontier(losses: np.ndarray, prices: np.ndarray) -> _Frontier:
+    offered = np.flatnonzero((losses < NO_CANDIDATE) & (prices < NO_CANDIDATE))
+    keep = offered[_pareto(prices[offered], losses[offered])]
+    return _Frontier(prices[keep], losses[keep], keep)
+
+
+def _pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Positions of the pairs that no other pair beats in both, by rising size and falling loss."""
+    order = np.lexsort((losses, sizes))
+    best = np.minimum.accumulate(losses[order])
+    return order[np.concatenate([[True], best[1:] < best[:-1]])] if len(order) else order
+
+
+@dataclass(frozen=True)
+class _Relaxation:
+    """Least loss of some fields by bytes, between whose points a fraction of one candidate would be needed."""
+
+    sizes: np.ndarray
+    losses: np.ndarray
+
+
+def _relaxations(fields: Sequence[_Frontier]) -> list[_Relaxation]:
+    """For every field, the relaxation of the fields after it."""
+    hulls = [_hull(field) for field in fields]
+    rests = []
+    size = loss = 0
+    extra, gains = np.empty(0, np.int64), np.empty(0, np.int64)
+    for field, hull in zip(reversed(fields), reversed(hulls), strict=True):
+        order = np.argsort(-(gains / extra), kind="stable")
+        rests.append(
+            _Relaxation(
+                size + np.concatenate([[0], np.cumsum(extra[order])]),
+                loss - np.concatenate([[0], np.cumsum(gains[order])]),
+            )
+        )
+        size, loss = size + int(field.prices[0]), loss + int(field.losses[0])
+        extra = np.concatenate([extra, np.diff(field.prices[hull])])
+        gains = np.concatenate([gains, -np.diff(field.losses[hull])])
+    return rests[::-1]
+
+
+def _hull(field: _Frontier) -> list[int]:
+    """Corners of the lower convex hull of (price, loss)."""
+    price, loss = field.prices.tolist(), field.losses.tolist()
+    corners: list[int] = []
+    for i in range(len(price)):
+        while len(corners) > 1:
+            a, b = corners[-2:]
+            if (loss[a] - loss[b]) * (price[i] - price[a]) > (loss[a] - loss[i]) * (price[b] - price[a]):
+                break
+            corners.pop()
+        corners.append(i)
+    return corners

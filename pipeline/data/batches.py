@@ -1,0 +1,96 @@
+"""The encoded rows on disk, and batches of them: whole slices of memory-mapped arrays, never row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.split import Split
+
+BLOCK_ROWS = 256  # rows that stay neighbours on their way from disk, and
+WINDOW_BLOCKS = 1024  # blocks that are in memory, and shuffled row by row, at a time
+
+
+class Batches:
+    """Batches (ids (B, S) int32, labels (B,) float32) of a split; resumable in the middle of an epoch.
+
+    With a seed, every epoch is a permutation of all rows, another for each epoch: blocks of rows are permuted,
+    and the rows of a window of blocks that is held in memory are permuted again. Up to
+    ``BLOCK_ROWS * WINDOW_BLOCKS`` rows that is a uniformly random permutation. Without a seed rows come in
+    order. Batch sizes differ by at most one row, so that no batch is too small for BatchNorm.
+
+    Iterating runs to the end of the current epoch. ``state_dict`` says which batch comes next.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int | None = None) -> None:
+        if not len(split):
+            raise ValueError("no rows to make batches of")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, however: {batch_size=}")
+        self.split, self.seed = split, seed
+        number = -(-len(split) // batch_size)
+        self.bounds = [len(split) * i // number for i in range(number + 1)]
+        self.epoch = self.position = 0
+        self._window: tuple[tuple[int, int], tuple[np.ndarray, np.ndarray]] | None = None
+        self._order: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            batch = self.take()
+            last = self.position == 0
+            yield batch
+            if last:
+                return
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """The next batch; after an epoch's last one the next epoch begins."""
+        epoch, position = self.epoch, self.position
+        # The position moves on before the batch is handed out: Lightning never asks past the last one.
+        self.epoch, self.position = divmod(epoch * len(self) + position + 1, len(self))
+        start, stop = self.bounds[position], self.bounds[position + 1]
+        if self.seed is None:
+            ids, labels = self.split.slice(start, stop)
+        else:
+            ids, labels = self._shuffled(epoch, start, stop)
+        return torch.from_numpy(ids), torch.from_numpy(labels.astype(np.float32))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def _shuffled(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions ``start`` to ``stop`` of the epoch's permutation."""
+        if self._order is None or self._order[0] != epoch:
+            blocks = np.random.default_rng([self.seed or 0, epoch]).permutation(-(-len(self.split) // BLOCK_ROWS))
+            sizes = np.minimum(BLOCK_ROWS, len(self.split) - blocks * BLOCK_ROWS)
+            per_window = np.add.reduceat(sizes, np.arange(0, len(sizes), WINDOW_BLOCKS))
+            self._order = epoch, blocks, np.concatenate([[0], np.cumsum(per_window)])
+        _, blocks, edges = self._order
+        ids, labels = [], []
+        while start < stop:
+            window = int(np.searchsorted(edges, start, side="right")) - 1
+            window_ids, window_labels = self._load(epoch, window, blocks)
+            take = slice(start - edges[window], min(stop, edges[window + 1]) - edges[window])
+            ids.append(window_ids[take])
+            labels.append(window_labels[take])
+            start += len(labels[-1])
+        return np.concatenate(ids), np.concatenate(labels)
+
+    def _load(self, epoch: int, window: int, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._window is None or self._window[0] != (epoch, window):
+            self._window = None  # free it before the next one is read
+            chosen = blocks[window * WINDOW_BLOCKS : (window + 1) * WINDOW_BLOCKS]
+            parts = [self.split.slice(b * BLOCK_ROWS, min(len(self.split), (b + 1) * BLOCK_ROWS)) for b in chosen]
+            ids = np.concatenate([part[0] for part in parts])
+            labels = np.concatenate([part[1] for part in parts])
+            order = np.random.default_rng([self.seed or 0, epoch, window]).permutation(len(labels))
+            self._window = (epoch, window), (ids[order], labels[order])
+        return self._window[1]

@@ -1,0 +1,122 @@
+"""Tables in few bits: symmetric codes with a scale for each row, packed into bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.mixed import MixedTables
+
+BITS = (2, 4, 8)  # that divide a byte
+
+
+def quantise(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Symmetric codes with a scale for each row: (V, d) float32 -> (V, d) int8, (V,) float16.
+
+    Codes go from ``-(2**(bits - 1) - 1)`` to ``2**(bits - 1) - 1``, so none overflows. A row's scale is its largest
+    magnitude over the largest code, rounded up to float16 so that nothing is clipped; then
+    ``|x - code * scale| <= scale / 2``. A row of zeros has scale 0.
+
+    Raises:
+        ValueError: for a number that is not finite, or too large for a scale in float16 (8.3 million in 8 bits).
+    """
+    top = 2 ** (bits - 1) - 1
+    largest = table.abs().amax(1).double()
+    exact = largest / top
+    scale = exact.half()
+    scale = torch.where(scale.double() < exact, _next_half(scale), scale)
+    if not bool(torch.isfinite(scale).all()):
+        row = int(torch.isfinite(scale).logical_not().nonzero()[0])
+        found = float(largest[row])
+        raise ValueError(f"row {row} of a table goes up to {found:g}, which int{bits} cannot hold; use float32")
+    return codes_within(table, scale, -top, top), scale
+
+
+def codes_within(table: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Nearest codes from ``low`` to ``high`` for given scales (V,), 0 in rows of scale 0: (V, d) -> (V, d) int8."""
+    steps = torch.where(scale > 0, scale, torch.inf).double()[:, None]
+    return (table / steps).round_().clamp_(low, high).to(torch.int8)
+
+
+def _next_half(values: Tensor) -> Tensor:
+    """The next larger float16 of non-negative ones."""
+    return (values.view(torch.int16) + 1).view(torch.float16)
+
+
+def packed_codes(codes: Tensor, bits: int) -> Tensor:
+    """Codes of ``bits`` bits, the first in the lowest, each row in whole bytes: (V, d) int8 -> (V, bytes) uint8."""
+    per_byte = 8 // bits
+    unsigned = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
+    unsigned = torch.nn.functional.pad(unsigned, (0, -codes.shape[1] % per_byte)).view(len(codes), -1, per_byte)
+    packed = unsigned[:, :, 0].clone()
+    for i in range(1, per_byte):
+        packed |= unsigned[:, :, i] << (i * bits)
+    return packed
+
+
+def unpacked_codes(packed: Tensor, bits: int, dim: int) -> Tensor:
+    """What `packed_codes` packed of ``dim`` codes a row: (V, bytes) uint8 -> (V, dim) int8."""
+    unsigned = torch.stack([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], 2)
+    return (unsigned.flatten(1)[:, :dim].to(torch.int16) - 2 ** (bits - 1)).to(torch.int8)
+
+
+class QuantisedTables(MixedTables):
+    """`MixedTables` whose tables are rounded to few bits once they are trained; projections are small and stay float32.
+
+    Until `finish` they are trained and looked up as `MixedTables` are.
+
+    Args:
+        schema, dims, dim: of `MixedTables`.
+        bits: of a number, 8, 4 or 2.
+    """
+
+    def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int) -> None:
+        super().__init__(schema, dims, dim)
+        if bits not in BITS:
+            raise ValueError(f"bits must be one of {list(BITS)}, however: {bits=}")
+        self.bits = bits
+        for d, table in self.tables.items():
+            scale = torch.zeros(len(table.get_parameter("weight")), dtype=torch.float16)
+            self.register_buffer(f"scale_{d}", scale)  # of the rows; 0 before `finish`
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        for d, table in self.tables.items():
+            weight = table.get_parameter("weight")
+            codes, scale = self.rounded(d)
+            weight.copy_(_values(codes, scale))
+            self.get_buffer(f"scale_{d}").copy_(scale)
+
+    def rounded(self, d: str) -> tuple[Tensor, Tensor]:
+        """Codes (V, d) int8 and scales (V,) float16 that the trained table of dimension d is rounded to."""
+        return quantise(self.tables[d].get_parameter("weight"), self.bits)
+
+    def packed(self) -> dict[str, Tensor]:
+        """Codes, scales and projections; before `finish` only their sizes mean anything."""
+        kept: dict[str, Tensor] = {}
+        for d, table in self.tables.items():
+            scale = self.get_buffer(f"scale_{d}")
+            weight = table.get_parameter("weight").detach()
+            codes = codes_within(weight, scale, -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+            kept |= {f"table.{d}": packed_codes(codes, self.bits), f"scale.{d}": scale}
+        return kept | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
+
+    def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
+        own = {}
+        for d in self.tables:
+            codes = unpacked_codes(packed[f"table.{d}"], self.bits, int(d))
+            own[f"tables.{d}.weight"] = _values(codes, packed[f"scale.{d}"])
+            own[f"scale_{d}"] = packed[f"scale.{d}"]
+        own |= {f"projections.{d}": packed[f"projection.{d}"] for d in self.projections}
+        embedded: Tensor = functional_call(self, own, (occ,))
+        return embedded
+
+
+def _values(codes: Tensor, scale: Tensor) -> Tensor:
+    """(V, d) int8, (V,) float16 -> (V, d) float32."""
+    return codes.float() * scale.float()[:, None]

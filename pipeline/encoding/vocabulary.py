@@ -1,0 +1,147 @@
+"""The vocabulary of a field: learned from training rows, then used to look up every row's value."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.data.schema import PADDING, UNKNOWN, Field, Schema
+from pipeline.encoding.buckets import floats, log_square
+from pipeline.encoding.counting import Sketch, summed
+from pipeline.sources.source import BAG, NUMERIC
+
+RICH_VALUES = 1 << 18  # a field with more values is read twice, so that rare ones need no memory of their own
+
+
+class Feature:
+    """The vocabulary of one field: learned in the first pass, used in the second."""
+
+    def __init__(self, name: str, kind: str, edges: np.ndarray | None, max_bag: int) -> None:
+        self.name, self.kind, self.edges = name, kind, edges
+        self.width = max_bag if kind == BAG else 1
+        self.values: pa.Array  # the known ones; the i-th has id i + 1
+
+    def learn(self, batches: Callable[[], Iterator[tuple[pa.Array, np.ndarray]]], min_count: int) -> pa.Table:
+        """Give the values that are frequent in training rows their ids; return value, count, id of each.
+
+        Args:
+            batches: the field's column in pieces (n,), each with (n,) bool: which rows are training rows.
+        """
+        tables = (self._counted(column, train) for column, train in batches())
+        counts = summed(tables, RICH_VALUES)
+        if len(counts) > RICH_VALUES:
+            sketch = Sketch()
+            for table in itertools.chain([counts], tables):
+                sketch.add(table)
+            counts = summed(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
+        frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
+        order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
+        frequent = frequent.take(order)
+        self.values = frequent["value"].combine_chunks()
+        return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
+
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
+        """Fill (width, n) int32 with the ids of n rows."""
+        rows, codes, values = self._coded(column)
+        self._fill(slots, rows, self._ids_of(values).take(codes))
+
+    def appear(self, column: pa.Array, slots: np.ndarray) -> None:
+        """Fill (width, n) int32 with ids from 1 by the order in which values appear first."""
+        rows, codes, _ = self._coded(column)
+        _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        rank = np.empty(len(firsts), dtype=np.int32)
+        rank[np.argsort(firsts)] = np.arange(1, len(firsts) + 1)
+        self._fill(slots, rows, rank[inverse])
+
+    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> None:
+        """Put ids into slots (width, n), those of row ``rows[i]`` side by side; see `_coded`."""
+        if rows is None:
+            slots[0] = ids
+            return
+        rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the known values of its row
+        rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
+        slots[:] = PADDING
+        slots[0] = UNKNOWN
+        slots[rank, rows] = ids
+
+    def _ids_of(self, values: pa.Array) -> np.ndarray:
+        """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
+        ids = np.full(len(values), UNKNOWN, dtype=np.int32)
+        if len(self.values) <= len(values):
+            places = pc.index_in(values, self.values)
+            ids[places.is_valid().to_numpy(zero_copy_only=False)] = places.drop_null().to_numpy() + 1
+        else:
+            places = pc.index_in(self.values, values)
+            ids[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False)) + 1
+        return ids
+
+    def _counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
+        """Each distinct value of the training rows, and how many of them show it."""
+        rows, codes, values = self._coded(column)
+        counts = np.bincount(codes.take(np.flatnonzero(train if rows is None else train[rows])), minlength=len(values))
+        there = np.flatnonzero(counts)
+        return pa.table({"value": values.take(pa.array(there)), "count": counts[there]})
+
+    def _coded(self, column: pa.Array) -> tuple[np.ndarray | None, np.ndarray, pa.Array]:
+        """(rows, codes, values): value ``values[codes[i]]`` occurs in row ``rows[i]``, rows ascending.
+
+        ``rows`` is None if every row has exactly one value. Within a bag, missing values and repetitions are left out.
+        """
+        if self.kind == BAG:
+            return self._coded_bags(column)
+        if self.kind == NUMERIC and pa.types.is_integer(column.type):  # they repeat: look at each once
+            column = column.dictionary_encode()
+            buckets = self._bucketed(column.dictionary).dictionary_encode()
+            column = pa.DictionaryArray.from_arrays(buckets.indices.take(column.indices), buckets.dictionary)
+        elif self.kind == NUMERIC:
+            column = self._bucketed(column)
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        codes, values = column.indices, column.dictionary
+        if codes.null_count:
+            codes = pc.fill_null(codes, len(values))
+            values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+        return None, codes.to_numpy(), values
+
+    def _bucketed(self, column: pa.Array) -> pa.Array:
+        numbers = floats(column)
+        missing = np.isnan(numbers)
+        numbers = np.where(missing, 0, numbers)
+        found = log_square(numbers) if self.edges is None else np.searchsorted(self.edges, numbers, side="right")
+        return pa.array(found, mask=missing)
+
+    @staticmethod
+    def _coded_bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(column)), lengths)
+        flat = pc.list_flatten(column)
+        if not pa.types.is_dictionary(flat.type):
+            flat = flat.dictionary_encode()
+        codes = pc.fill_null(pc.cast(flat.indices, pa.int64()), -1).to_numpy(zero_copy_only=False)
+        rows, codes = rows[codes >= 0], codes[codes >= 0]
+        _, firsts = np.unique(rows * len(flat.dictionary) + codes, return_index=True)
+        firsts.sort()
+        return rows[firsts], codes[firsts], flat.dictionary
+
+
+def write_vocabulary(vocabularies: Iterable[tuple[Feature, pa.Table]], path: Path) -> Schema:
+    fields = []
+    kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
+    with pq.ParquetWriter(path, pa.schema(kinds.items())) as writer:
+        for feature, known in vocabularies:
+            fields.append(Field(feature.name, len(known) + 1, feature.width))
+            if len(known):
+                names = pa.array([feature.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))
+                known = known.append_column("feature", names).select(list(kinds))
+                writer.write_table(known.cast(writer.schema))
+    total = sum(field.cardinality for field in fields)
+    if total >= 2**31:
+        raise ValueError(f"{total:,} values are more than 2**31 - 1; raise encode.min_count in params.yaml")
+    return Schema(tuple(fields))

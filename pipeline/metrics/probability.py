@@ -1,0 +1,23 @@
+"""How good predicted probabilities are."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def logloss(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean of -log(probability of the label), in nats, from logits (n,), without overflow."""
+    logits = np.asarray(logits, dtype=np.float64)
+    return float(np.mean(np.logaddexp(0, logits) - logits * np.asarray(labels)))
+
+
+def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 20) -> float:
+    """Expected calibration error: mean |share of positives - mean probability| over bins of equal mass.
+
+    Equal logits share a bin, so that the order of the rows does not matter.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    excess = np.asarray(labels, dtype=np.float64) - np.exp(-np.logaddexp(0, -logits))
+    below = stats.rankdata(logits, method="min").astype(np.int64) - 1  # rows with a smaller logit
+    return float(np.abs(np.bincount(below * bins // len(logits), weights=excess)).sum() / len(logits))

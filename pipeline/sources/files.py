@@ -1,0 +1,116 @@
+"""Finds the files of a data set: plain, gzipped, in a zip, or somewhere in a folder."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from pipeline.sources.source import BadData, NotFound
+
+GZIP_MARK = b"\x1f\x8b"
+AGAIN = "the file is damaged or incomplete: download or copy it again"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of bytes; gzip is undone on the way. With ``member``, a file inside the zip at ``path``."""
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[pa.NativeFile]:
+        """The unpacked bytes, as a stream."""
+        with contextlib.ExitStack() as stack:
+            if self.member is None:
+                stream = stack.enter_context(pa.OSFile(str(self.path)))
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
+                stream = pa.PythonFile(stack.enter_context(archive.open(self.member)), mode="r")
+            mark = stream.read(len(GZIP_MARK))
+            stream.seek(0)
+            yield pa.CompressedInputStream(stream, "gzip") if mark == GZIP_MARK else stream
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """(number from 1, bytes without the line end) of every line; for small files and for diagnosis.
+
+        Raises:
+            BadData: naming the line after which the file cannot be read.
+        """
+        number = 0
+        try:
+            with self.open() as stream:
+                for number, line in enumerate(io.BufferedReader(stream, 1 << 20), start=1):
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)
+                    yield number, line.rstrip(b"\r\n")
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise BadData(f"cannot be read on ({error})", file=self, line=number + 1, remedy=AGAIN) from error
+
+    def first_line(self) -> bytes:
+        """Raises `BadData` if the file is empty."""
+        for _, line in self.lines():
+            return line
+        raise BadData("is empty", file=self, remedy="the file is incomplete, or it is the wrong one")
+
+
+def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile:
+    """The first of ``names``, or of these with ``.gz``, that there is at ``path``.
+
+    Args:
+        path: a folder (which is searched, with its subfolder ``folder``, and then the zips in both), a zip, or
+            the file itself under any name.
+        folder: name of the data set.
+        remedy: where to get the data and where to put them.
+
+    Raises:
+        NotFound: if there is none.
+        BadData: if several zips hold one.
+    """
+    wanted = [name + ending for name in names for ending in ("", ".gz")]
+    if path.is_file():
+        found = _in_zip(path, wanted) if _is_zip(path) else [DataFile(path)]
+    elif path.is_dir():
+        places = [path, path / folder]
+        found = [DataFile(place / name) for place in places for name in wanted if (place / name).is_file()]
+        if not found:
+            zips = [file for place in places for file in sorted(place.glob("*.zip"))]
+            found = [inside for file in zips if _is_zip(file) for inside in _in_zip(file, wanted)[:1]]
+            if len(found) > 1:
+                raise BadData(
+                    f"{wanted[0]} is in several zips",
+                    file=path,
+                    value=[inside.path.name for inside in found],
+                    remedy="set dataset.path in params.yaml to the right one",
+                )
+    else:
+        raise NotFound(f"there is no {path}; set dataset.path in params.yaml to the file or folder of the data")
+    if not found:
+        raise NotFound(f"no {' or '.join(wanted)} in {path}; {remedy}")
+    return found[0]
+
+
+def _is_zip(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        return True
+    if path.suffix == ".zip":
+        raise BadData("is no zip file, whatever its name says", file=path, remedy=AGAIN)
+    return False
+
+
+def _in_zip(path: Path, wanted: Sequence[str]) -> list[DataFile]:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.namelist() if not member.startswith("__MACOSX/")]
+    return [DataFile(path, member) for name in wanted for member in members if member.rsplit("/", 1)[-1] == name]

@@ -1,0 +1,74 @@
+"""Runs a Lightning module to its end: progress, checkpoints, resume."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from pipeline.data.batches import Batches
+from pipeline.training.weights import LitCTR
+
+
+class _Bar(pl.Callback):
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total = title, total
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, LitCTR)
+        self.bar = tqdm(total=self.total, initial=pl_module.steps, desc=self.title, unit=" steps", delay=1)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, LitCTR)
+        behind = pl_module.steps - self.bar.n
+        if behind >= 50:
+            self.bar.set_postfix(pl_module.progress(), refresh=False)
+            self.bar.update(behind)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class _Checkpoint(pl.Callback):
+    """Save every so many seconds, whole or not at all."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds, self.last = path, seconds, time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        last_of_epoch = batch[-1] + 1 >= trainer.num_training_batches
+        # After the last batch the epoch's validation is due, which a run resumed from here would skip.
+        if time.monotonic() - self.last < self.seconds or last_of_epoch:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(f".{os.getpid()}")
+        trainer.save_checkpoint(draft)
+        draft.replace(self.path)
+        self.last = time.monotonic()
+
+
+def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: Path, seconds: float = 60) -> None:
+    """Train to the end, from ``checkpoint`` if there is one; it is written every so many seconds and removed."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its hints at other products
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=torch.cuda.is_available() or None,  # a CPU's sums come in one order anyway
+        callbacks=[_Bar(title, epochs * len(batches)), _Checkpoint(checkpoint, seconds)],
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # a matter between Lightning and torch
+        trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]
