@@ -1,4 +1,4 @@
-# Targets for users; `make help` lists them. Everything runs in a virtual environment of the repository.
+# `make help` lists the targets. They run in the virtual environment .venv, which is created at first use.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,35 +12,35 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-repro: $(READY) ## run the main job, from raw data to artifacts/report.json; only what has changed runs
+repro: $(READY) ## run the main job, from raw data to artifacts/report.json; unchanged stages are skipped
 	dvc repro
 
-sweep: $(READY) ## search the parameters of the search (params.yaml: sweep); goes on where it was interrupted
+sweep: $(READY) ## search the settings of the search (params.yaml: sweep); an interrupted sweep continues
 	dvc repro sweep/dvc.yaml
 
-stream: $(READY) ## AutoEmb beside fixed dimensions along the rows in the order of time (params.yaml: stream)
+stream: $(READY) ## compare AutoEmb with fixed dimensions along the rows in the order of time (params.yaml: stream)
 	dvc repro stream/dvc.yaml
 
-study: $(READY) ## one study: NAME=overall PROFILE=quick; cells that are done are not run again
+study: $(READY) ## run a study, e.g. NAME=overall PROFILE=quick JOBS=2 ONLY=dataset=synthetic; finished cells are kept
 	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))
 
-report: $(READY) ## all studies' results in one page, studies/report.html
+report: $(READY) ## write the results of all studies to one page, studies/report.html
 	python -m stages.study html
 
 test: $(READY) ## run the tests
-	pytest -q
+	OMP_NUM_THREADS=1 pytest -q --numprocesses=auto --dist=loadfile
 
-lint: $(READY) ## style and types
+lint: $(READY) ## check style and types
 	ruff check .
 	mypy
 
-ui: $(READY) ## open the MLflow UI on the results
+ui: $(READY) ## show the results in MLflow, at http://127.0.0.1:5000
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
 
-sync: $(READY) ## bring results that are not in MLflow yet, e.g. from DVC's cache, into it
+sync: $(READY) ## copy to MLflow the results that it does not have yet, e.g. those from DVC's cache
 	python -m stages.sync
 
-bench: $(VENV)/.bench ## time everything beside other libraries; the tables go to benchmarks/results/
+bench: $(VENV)/.bench ## time the project and other libraries; writes tables to benchmarks/results/
 	python -m benchmarks
 
 clean: ## remove results, caches and the virtual environment; data and source stay

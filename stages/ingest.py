@@ -1,59 +1,45 @@
-"""Stage 1: a data set, as its publisher lays it out -> one typed table.
+"""Stage 1: read a data set in its published form, and write it as one typed table.
 
 Reads ``dataset`` of params.yaml; writes ``artifacts/raw/table.parquet`` and ``artifacts/raw/raw.json``.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
-from pipeline.sources.download import download
+from pipeline.sources.opening import opened
 from pipeline.sources.raw import write_raw
-from pipeline.sources.source import NotFound, Source
-from pipeline.workflow.plug import check_options, plug
-from stages import _stage
-from stages._stage import RAW
+from pipeline.tracking.stage import stage_tracker
+from pipeline.workflow import process
+from pipeline.workflow.code import content_key
+from pipeline.workflow.outputs import whole, write_json
+from pipeline.workflow.params import Params
+from pipeline.workflow.places import RAW
+from pipeline.workflow.plug import file_of
 
 
 def run() -> None:
     started = time.time()
-    params = _stage.params("ingest")
-    dataset = params["dataset"]
-    source = opened(dataset["name"], dataset["path"], dataset["options"] or {})
-    with _stage.whole(RAW) as folder:
+    params = Params.of_stage("ingest")
+    dataset = params.dataset
+    source = opened(dataset)
+    with whole(RAW) as folder:
         folder.mkdir()
-        record = {"dataset": dataset["name"], **write_raw(source, folder / "table.parquet")}
-        (folder / "raw.json").write_text(json.dumps(record, indent=1) + "\n")
-    key = _stage.fingerprint("ingest", [RAW / "raw.json"])
-    with _stage.tracker("ingest", key, record["sha256"], later=True) as tracker:
-        tracked = tracker.run(params=params, tags={"raw_sha256": record["sha256"]}, started=started)
-        figures = {"rows": record["rows"], "label_rate": record["label_rate"], "fields": len(record["fields"])}
-        tracked.metrics(0, figures)
+        record = {"dataset": dataset.name, **write_raw(source, folder / "table.parquet")}
+        write_json(folder / "raw.json", record)
+    code = ["stages/ingest.py", file_of("datasets", dataset.name)]
+    key = content_key(code, params.to_dict(), inputs=[RAW / "raw.json"])
+    with stage_tracker("ingest", key, record["sha256"]) as tracker:
+        tracked = tracker.run(params=params.to_dict(), tags={"raw_sha256": record["sha256"]}, started=started)
+        tracked.metrics(
+            0, {"rows": record["rows"], "label_mean": record["label"]["mean"], "fields": len(record["fields"])}
+        )
         tracked.artifact(RAW / "raw.json")
     print(
-        f"ingest: {record['rows']:,} rows of {dataset['name']}, {len(record['fields'])} fields, "
-        f"label rate {record['label_rate']:.4f}, {time.time() - started:.1f} s"
+        f"ingest: {record['rows']:,} rows of {dataset.name}, {len(record['fields'])} fields, "
+        f"mean label {record['label']['mean']:.4f}, {time.time() - started:.1f} s"
     )
 
 
-def opened(name: str, path: str, options: dict[str, object]) -> Source:
-    """The data set at ``path`` (relative to the repository), or what its publisher has for download."""
-    module = plug("datasets", name)
-    check_options(module.read, options, "dataset.options in params.yaml")
-    place = _stage.root() / path
-    if place.is_relative_to(Path.cwd()):
-        place = place.relative_to(Path.cwd())  # messages then show it as the user gave it
-    try:
-        source: Source = module.read(place, **options)
-    except NotFound:
-        if not hasattr(module, "DOWNLOAD") or not place.exists():
-            raise
-        fetched = download(**module.DOWNLOAD, folder=_stage.root() / ".pipeline/downloads")
-        source = module.read(fetched, **options)
-    return source
-
-
 if __name__ == "__main__":
-    _stage.main(run)
+    process.main(run)

@@ -1,120 +1,81 @@
-"""Stage 5: a fresh model for the allocation and for each control, alike in all but the dimensions, for all seeds.
+"""Stage 5: train a fresh model of the searched allocation and of each control, for all seeds, with equal settings.
 
-Trains on ``train`` and ``arch``, stops early on ``val``; writes ``artifacts/models/<allocation>/seed-<seed>/``
-with ``model.safetensors``, ``allocation.json`` and ``history.json``. A finished cell is not trained again when the
-stage is started again after an interruption.
+Trains on ``train`` and ``arch``, stops early on ``val``; writes ``artifacts/models/<allocation>/seed-<seed>/`` with
+``model.safetensors``, ``allocation.json`` and ``history.json``. After an interruption, finished models are not trained
+again.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pipeline.data.schema import Schema
-from pipeline.workflow.plug import plug
-from stages import _model, _stage
-from stages._stage import ENCODED, MODELS
-
-if TYPE_CHECKING:
-    from pipeline.allocation.allocation import Allocation
-    from pipeline.data.batches import Batches
-    from pipeline.data.split import Split
-    from pipeline.training.weights import LitCTR
-
-
-def prepare(
-    params: Mapping[str, Any], schema: Schema, allocation: Allocation, seed: int, training: Split, validation: Split
-) -> tuple[LitCTR, Batches]:
-    """A fresh model of an allocation, ready for `pipeline.lit.fit`, and its batches."""
-    import torch
-
-    from pipeline.data.batches import Batches
-    from pipeline.models.model import assemble
-    from pipeline.training.weights import LitCTR
-
-    settings = params["retrain"]
-    torch.manual_seed(seed)
-    build = plug("methods", allocation.method).build
-    backbone = _model.backbone(params)
-    model = assemble(schema, params["dim"], allocation, build, backbone, params["backbone"]["options"])
-    batches = Batches(training, settings["batch_size"], seed=seed)
-    module = LitCTR(
-        model,
-        validation,
-        settings["epochs"] * len(batches),
-        lr=settings["lr"],
-        weight_decay=settings["weight_decay"],
-        patience=settings["patience"],
-    )
-    return module, batches
-
-
-def parts(encoded: Path = ENCODED) -> tuple[Split, Split]:
-    """The rows to train on, and those that stop the training."""
-    from pipeline.data.split import Split
-
-    return Split.load(encoded, "train", "arch"), Split.load(encoded, "val")
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.encoded import Encoded
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
+from pipeline.experiment.saved import save
+from pipeline.experiment.train import train
+from pipeline.tracking.stage import stage_tracker
+from pipeline.workflow import process
+from pipeline.workflow.code import content_key
+from pipeline.workflow.outputs import broken, read_json, whole
+from pipeline.workflow.params import Params
+from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
+from pipeline.workflow.plug import check_name, file_of
 
 
 def run() -> None:
     started = time.monotonic()
-    _model.tune()
-    from safetensors.torch import save_file
-
-    from pipeline.allocation.allocation import Allocation
-    from pipeline.training.loop import fit
-
-    params = _stage.params("retrain")
-    settings = params["retrain"]
-    schema = Schema.load(ENCODED / "schema.json")
-    _model.backbone(params)
-    searched = Allocation.load("artifacts/allocation.json", schema)
-    cells = [("searched", seed, searched) for seed in settings["seeds"]]
-    controls = Path("artifacts/controls.json")
-    for name, by_seed in _stage.read(controls).items():
-        for seed in settings["seeds"]:
-            if str(seed) not in by_seed:
-                raise _stage.broken(controls, f"{name} has no seed {seed} of retrain.seeds in params.yaml")
-            allocation = Allocation.from_dict(by_seed[str(seed)])
-            allocation.check(schema)
-            cells.append((name, seed, allocation))
-
-    inputs: list[str | Path] = [ENCODED / "schema.json", "artifacts/allocation.json", "artifacts/controls.json"]
-    work = _stage.root() / ".pipeline/ckpt/retrain" / _stage.fingerprint("retrain", inputs)
-    training, validation = parts()
-    with _stage.tracker("retrain", work.name) as tracker:
-        for name, seed, allocation in cells:
-            done = work / name / f"seed-{seed}"
+    params = Params.of_stage("retrain")
+    experiment = Experiment(params, Encoded.load(ENCODED))
+    models = _models(experiment)
+    methods = sorted({allocation.method for _, _, allocation in models})
+    code = ["stages/retrain.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
+    code += [file_of("methods", name) for name in methods]
+    key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json", ALLOCATION, CONTROLS])
+    folder = work("ckpt", "retrain", key)
+    with stage_tracker("retrain", key, experiment.data.raw_sha256) as tracker:
+        for name, seed, allocation in models:
+            done, checkpoint = folder / name / f"seed-{seed}", folder / name / f"seed-{seed}.ckpt"
             if done.exists():
                 continue
-            module, batches = prepare(params, schema, allocation, seed, training, validation)
-            tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params, tags={"allocation": name})
-            module.record = tracked.metrics
-            checkpoint = work / name / f"seed-{seed}.ckpt"
-            fit(module, batches, settings["epochs"], f"{name}, seed {seed}", checkpoint, settings["checkpoint_seconds"])
-            module.model.load_state_dict(module.best)
-            module.model.embedding.finish()
-            state = module.model.state_dict()
-            with _stage.whole(done) as folder:
-                folder.mkdir()
-                save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors")
-                allocation.save(folder / "allocation.json")
-                (folder / "history.json").write_text(json.dumps(module.history, indent=1) + "\n")
+            tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params.to_dict(), tags={"allocation": name})
+            title = f"{name}, seed {seed}"
+            trained = train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics)
+            save(done, trained, allocation)
             checkpoint.unlink(missing_ok=True)
-            tracked.artifact(done / "allocation.json", output=MODELS / name / f"seed-{seed}" / "allocation.json")
+            tracked.artifact(done / ALLOCATION_NAME, output=MODELS / name / f"seed-{seed}" / ALLOCATION_NAME)
             tracked.end()
-            best = max(entry["auc"] for entry in module.history)
-            print(f"retrain: {name}, seed {seed}: val AUC {best:.4f} in {len(module.history)} epochs", flush=True)
-        with _stage.whole(MODELS) as folder:
-            for name, seed, _ in cells:  # and no draft that a killed process left behind
-                shutil.copytree(work / name / f"seed-{seed}", folder / name / f"seed-{seed}")
-        shutil.rmtree(work)
-        print(f"retrain: {len(cells)} models, {time.monotonic() - started:.1f} s")
+            objective = trained.validation[experiment.task.objective]
+            epochs = len(trained.history)
+            print(f"retrain: {title}: val {experiment.task.title} {objective:.4f} in {epochs} epochs", flush=True)
+        with whole(MODELS) as draft:
+            for name, seed, _ in models:  # one by one, to leave behind any draft of a killed process
+                shutil.copytree(folder / name / f"seed-{seed}", draft / name / f"seed-{seed}")
+        shutil.rmtree(folder)
+    print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
+
+
+def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:
+    """Name, seed and allocation of every model to train."""
+    seeds = experiment.params.retrain.seeds
+    searched = Allocation.load(ALLOCATION, experiment.schema)
+    check_name("methods", searched.method, f"{ALLOCATION}: method")
+    models = [("searched", seed, searched) for seed in seeds]
+    controls = read_json(CONTROLS)
+    if not isinstance(controls, dict):
+        raise broken(CONTROLS, "is not a mapping of controls")
+    for name, by_seed in controls.items():
+        for seed in seeds:
+            if str(seed) not in by_seed:
+                raise broken(CONTROLS, f"{name} has no seed {seed} of retrain.seeds in params.yaml")
+            allocation = Allocation.from_dict(by_seed[str(seed)])
+            allocation.check(experiment.schema)
+            check_name("methods", allocation.method, f"{CONTROLS}: method")
+            models.append((name, seed, allocation))
+    return models
 
 
 if __name__ == "__main__":
-    _stage.main(run)
+    process.main(run)

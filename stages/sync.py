@@ -1,58 +1,97 @@
-"""Bring to MLflow what DVC restored from its cache, and what was recorded while the store was down.
+"""Copy to MLflow the results that DVC restored from its cache, and those recorded while the store was unavailable.
 
-``dvc repro`` starts no process for a stage that has not changed; this gives its configuration the run it would miss.
+``dvc repro`` starts no process for a stage that has not changed, so such a stage records no run; this command adds it.
+With ``--follow``, it runs on and copies the records of stages as they are written, until nothing is left to do.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
+import os
+import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline import tracking
-from stages import _stage
+from pipeline.tracking.follow import follow
+from pipeline.tracking.place import EXPERIMENT, StoreError
+from pipeline.tracking.sync import synchronise
+from pipeline.workflow import process
+from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.places import RUNS, root
 
 
 def run() -> None:
-    values = _stage.configuration()
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    published = [Path(f"artifacts/runs/{stage}.jsonl") for stage in current(list(stages), _stage.all_params())]
-    there = [path for path in published if path.is_file()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--follow", action="store_true", help="also copy what stages write from now on")
+    if parser.parse_args().follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            if not follow(root(), EXPERIMENT, os.getppid()):
+                print("another process already copies the records of stages to MLflow")
+        return
+    recorded = [
+        name for name, stage in read_yaml(Path("dvc.yaml"))["stages"].items() if _journal(name) in stage["outs"]
+    ]
+    changes = _changes()
+    current = [] if changes is None else list(_current(recorded, changes))
+    journals = [_journal(stage) for stage in current]
     try:
-        lines = tracking.synchronise(_stage.root(), values, there, complete=len(there) == len(stages))
-    except tracking.StoreError as error:
+        lines = synchronise(root(), Params.load().configuration(), journals, complete=current == recorded)
+    except StoreError as error:
         sys.exit(f"error: {error}")
     for line in lines:
         print(line)
 
 
-def current(stages: list[str], values: dict[str, Any]) -> list[str]:
-    """The stages, in order, up to the first whose last run used other parameters than params.yaml holds now.
+def _journal(stage: str) -> str:
+    return (RUNS / f"{stage}.jsonl").as_posix()
 
-    What comes after it belongs to another configuration. Without a dvc.lock, which says so, all of them.
+
+def _changes() -> dict[str, list[dict[str, Any]]] | None:
+    """The output of ``dvc status`` for each changed stage of the main job; None if the command fails."""
+    command = [sys.executable, "-m", "dvc", "status", "--json", "dvc.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"artifacts/runs is left out: `dvc status` failed: {done.stderr.strip()}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout)
+
+
+def _current(stages: Sequence[str], changes: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """The stages, in order, whose journals are up to date with params.yaml and the code; stops at the first other one.
+
+    Later journals belong to another configuration, or to none. A deleted file changes no result.
     """
-    if not Path("dvc.lock").is_file():
-        return stages
-    locked = yaml.safe_load(Path("dvc.lock").read_text()).get("stages", {})
-    for place, stage in enumerate(stages):
-        used = locked.get(stage, {}).get("params", {}).get("params.yaml", {})
-        changed = [name for name, value in used.items() if _lookup(values, name) != value]
-        if stage not in locked or changed:
-            why = f"{', '.join(changed)} changed since" if changed else "it has not run yet"
-            print(f"{stage} and what follows are not synchronised: {why}; run `dvc repro` first", file=sys.stderr)
-            return stages[:place]
-    return stages
+    for stage in stages:
+        changed = sorted(_changed(changes.get(stage, [])))
+        if not Path(_journal(stage)).is_file():
+            changed.insert(0, _journal(stage))
+        if changed:
+            print(
+                f"{stage} and what follows are not synchronised: {', '.join(changed)} changed since it ran; run "
+                "`dvc repro` first",
+                file=sys.stderr,
+            )
+            return
+        yield stage
 
 
-def _lookup(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return None
-        values = values[part]
-    return values
+def _changed(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Names of the changed files and parameters in a stage's output of ``dvc status``, without deleted files."""
+    for change in changes:
+        if isinstance(change, str):  # e.g. "changed command"
+            yield change
+            continue
+        for kind in ("changed deps", "changed outs"):
+            for path, state in change.get(kind, {}).items():
+                if isinstance(state, Mapping):  # parameters of a file
+                    yield from state.get("modified", state)
+                elif state != "deleted":
+                    yield path
 
 
 if __name__ == "__main__":
-    _stage.main(run)
+    process.main(run, arguments=True)

@@ -1,10 +1,9 @@
-"""The decision of a method, as a small file: one dimension per field, and what else the method has to know."""
+"""The allocation: one dimension per field, and all other data that its method needs to build the embedding."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,20 +13,23 @@ import numpy as np
 
 from pipeline.allocation.arrays import decoded, encoded
 from pipeline.data.schema import Schema
+from pipeline.workflow.outputs import write_text
 
 KEYS = ("method", "dims", "settings", "arrays")
 
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Which dimension each field gets, and which method has to build it.
+    """The dimension of each field, and the method that builds the embedding.
 
     Args:
         method: name of the method that builds the embedding.
-        dims: dimension of each field, by name; 0 drops the field. At least one field stays.
-        settings: what the method needs besides ``dims``; JSON values. Without any the method builds its plain form,
-            from which candidates are priced.
-        arrays: what it needs for every row or cell of its tables, e.g. a mask; of the kept fields.
+        dims: dimension of each field, by name; 0 drops the field. At least one field is kept.
+        settings: further JSON values for the method.
+        arrays: data for every row or cell of the tables of the kept fields, e.g. a mask.
+
+    Raises:
+        ValueError: if a value is not of this form, or no field is kept.
     """
 
     method: str
@@ -37,15 +39,15 @@ class Allocation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method:
-            raise ValueError(f"method must be the name of a method, however: {self.method!r}")
+            raise ValueError(f"method must be the name of a method, got {self.method!r}")
         for key, value in (("dims", self.dims), ("settings", self.settings)):
             if not isinstance(value, dict):
-                raise ValueError(f"{key} must map names to values, however: {value!r}")
+                raise ValueError(f"{key} must map names to values, got {value!r}")
         wrong = {name: d for name, d in self.dims.items() if type(d) is not int or d < 0}
         if wrong:
-            raise ValueError(f"dims must be whole numbers from 0 (0 drops the field), however: {wrong}")
+            raise ValueError(f"dims must be whole numbers of at least 0 (0 drops the field), got {wrong}")
         if not any(self.dims.values()):
-            raise ValueError("every field has dim 0 and would be dropped; give at least one field a dim of 1 or more")
+            raise ValueError("dims must keep at least one field, but all are 0; give at least one field a dim above 0")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Allocation) and self.to_dict() == other.to_dict()
@@ -54,11 +56,15 @@ class Allocation:
         return hash(self.digest())
 
     def digest(self) -> str:
-        """Names what the allocation builds, whatever file it stands in."""
+        """A hash of the contents; equal for equal allocations."""
         return hashlib.sha256(json.dumps(self.to_dict(), allow_nan=False).encode()).hexdigest()
 
     def check(self, schema: Schema) -> None:
-        """Refuse a schema that has not exactly these fields."""
+        """Check that the allocation names exactly the fields of a schema.
+
+        Raises:
+            ValueError: naming unknown and missing fields.
+        """
         foreign = sorted(set(self.dims) - set(schema.names))
         missing = sorted(set(schema.names) - set(self.dims))
         wrong = []
@@ -74,37 +80,44 @@ class Allocation:
         return tuple(name for name, d in self.dims.items() if d)
 
     def of_kept(self) -> Allocation:
-        """The same without the fields that are dropped."""
+        """The same allocation without the dropped fields."""
         return replace(self, dims={name: self.dims[name] for name in self.kept()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; equal allocations give the same keys in the same order."""
+        """The allocation as JSON values; equal allocations have their keys in the same order."""
         settings = json.loads(json.dumps(self.settings, sort_keys=True, allow_nan=False))
         record = {"method": self.method, "dims": dict(sorted(self.dims.items())), "settings": settings}
         return record | ({"arrays": encoded(self.arrays)} if self.arrays else {})
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Allocation:
+        """The allocation that `to_dict` wrote.
+
+        Raises:
+            ValueError: if keys are unknown or missing, or a value is wrong.
+        """
         unknown = sorted(set(record) - set(KEYS))
         missing = sorted({"method", "dims"} - set(record))
         if unknown or missing:
-            raise ValueError(f"an allocation has the keys {list(KEYS)}, however: {unknown=}, {missing=}")
+            raise ValueError(f"the keys of an allocation must be {list(KEYS)}, got {unknown=}, {missing=}")
         return cls(record["method"], record["dims"], record.get("settings", {}), decoded(record.get("arrays", {})))
 
     @classmethod
     def load(cls, path: str | Path, schema: Schema | None = None) -> Allocation:
-        """Read an allocation.
+        """The allocation in a JSON file.
 
         Args:
-            schema: if given, the fields that the file has to name; see `check`.
+            path: of the file.
+            schema: if given, the allocation must name exactly its fields; see `check`.
 
         Raises:
-            ValueError: naming the file, if it is no allocation, or one for another schema.
+            ValueError: naming the file, if it is not an allocation or does not fit the schema.
+            FileNotFoundError: if the file does not exist.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct)
             if not isinstance(record, dict):
-                raise ValueError(f"an allocation has the keys {list(KEYS)}, however: {record!r}")
+                raise ValueError(f"an allocation must be a mapping with the keys {list(KEYS)}, got {record!r}")
             allocation = cls.from_dict(record)
             if schema is not None:
                 allocation.check(schema)
@@ -113,21 +126,13 @@ class Allocation:
         return allocation
 
     def save(self, path: str | Path) -> None:
-        """Write the allocation; equal allocations give equal bytes, and a failure leaves the old file."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = final.with_name(f".{final.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(text.encode())
-            draft.replace(final)
-        finally:
-            draft.unlink(missing_ok=True)
+        """Write the allocation, whole or not at all; equal allocations give equal bytes."""
+        write_text(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"these names occur twice: {twice}")
+        raise ValueError(f"names must be unique, got {twice} twice")
     return dict(pairs)

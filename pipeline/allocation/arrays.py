@@ -1,4 +1,4 @@
-"""Arrays in JSON: what a search found beyond a score per candidate, and what an allocation says beyond dimensions."""
+"""Arrays as JSON, for the findings of a search and for allocations."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def _encoded(array: np.ndarray) -> dict[str, Any]:
 
 
 def decoded(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What `encoded` gave; the arrays are read-only.
+    """The arrays that `encoded` wrote; they are read-only.
 
     Raises:
-        ValueError: naming the array that is not as `encoded` writes one.
+        ValueError: naming an array that `encoded` cannot have written.
     """
     arrays = {}
     for name, value in record.items():
         try:
             if set(value) != KEYS:
-                raise ValueError(f"has the keys {sorted(value)} instead of {sorted(KEYS)}")
+                raise ValueError(f"its keys must be {sorted(KEYS)}, got {sorted(value)}")
             data = zlib.decompress(base64.b64decode(value["zlib"], validate=True))
             arrays[name] = np.frombuffer(data, np.dtype(value["dtype"])).reshape(value["shape"])
         except (ValueError, TypeError, zlib.error, binascii.Error) as error:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-NO_CANDIDATE = int(np.iinfo(np.int64).max)  # price where a field has fewer candidates than others
+NO_CANDIDATE = int(np.iinfo(np.int64).max)  # the price that fills the rows of fields with fewer candidates
+DEFAULT_SHARE = 0.25  # of the full tables' bytes; the limit of methods that need one, if none is set
 
 
 class TooFewBytes(ValueError):
-    """A budget that nothing which a method can choose keeps; the message names the least bytes that something does."""
+    """No allocation of a method fits the budget; the message names the fewest possible bytes."""
 
 
 def largest(size: Callable[[int], int], most: int, limit: int, method: str) -> int:
-    """The largest number from 1 to ``most`` whose ``size`` in bytes, which rises with it, is within ``limit``.
+    """The largest number whose size is within a limit.
+
+    Args:
+        size: bytes of a number; must not fall as the number rises.
+        most: largest number to try, from 1.
+        limit: bytes.
+        method: name for the error message.
 
     Raises:
-        TooFewBytes: if even that of 1 is not; says how much it is.
+        TooFewBytes: naming the size of 1, if it exceeds the limit.
     """
     least = size(1)
     if least > limit:
@@ -30,19 +36,21 @@ def largest(size: Callable[[int], int], most: int, limit: int, method: str) -> i
     return low
 
 
-def in_bytes(budget: Any, full_bytes: int) -> int:
-    """A budget as written by a person, in bytes.
+def in_bytes(budget: float, full_bytes: int) -> int:
+    """The bytes of a budget as params.yaml states it.
 
     Args:
-        budget: a whole number above 1 is bytes; a fraction from above 0 to 1.0 is a share of ``full_bytes``,
-            rounded down.
+        budget: bytes, a whole number above 1; or a share of ``full_bytes``, above 0.0 and up to 1.0, rounded down.
         full_bytes: bytes of the full tables.
+
+    Raises:
+        ValueError: if the budget is neither.
     """
     if type(budget) is int and budget > 1:
         return budget
     if type(budget) is float and 0 < budget <= 1:
         return int(budget * full_bytes)
     raise ValueError(
-        f"budget must be a whole number of bytes above 1, or a share of the full tables' {full_bytes} bytes "
-        f"with a decimal point, above 0.0 and up to 1.0, however: {budget!r}"
+        f"a budget must be a whole number of bytes above 1, or a share of the full tables' {full_bytes:,} bytes with a "
+        f"decimal point, above 0.0 and up to 1.0, got {budget!r}"
     )

@@ -1,33 +1,36 @@
-"""A random choice of one candidate per field within a window of bytes."""
+"""Random choices of one candidate per field within a window of bytes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 from pipeline.allocation.budget import NO_CANDIDATE
 
-MAX_CELLS = 2**23  # of the table of counts that `sample` fills, 8 bytes each
+MAX_CELLS = 2**23  # cells of the table of counts, 8 bytes each
+BELOW = (0.02, 0.1, 0.5, 1.0)  # depths of the window below a limit, as shares of the limit, tried in this order
 
 
 def sample(prices: np.ndarray, low: int, high: int, rng: np.random.Generator) -> np.ndarray:
-    """One choice of a candidate per field, drawn uniformly from all whose bytes lie within [low, high].
+    """One candidate per field, drawn uniformly from all choices whose bytes are within [low, high].
 
-    Counts choices by their bytes on a grid, draws in proportion to the counts, and rejects what the exact
-    bytes put outside; every choice inside has the same probability whatever the grid.
+    The choices are counted by their bytes on a grid, and drawn in proportion to the counts. A draw whose exact bytes
+    are outside the window is rejected, so the probability of a choice does not depend on the grid.
 
     Args:
-        prices: (F, N) int64 bytes; the largest int64 where a field has fewer than N candidates.
+        prices: (F, N) int64 bytes; `NO_CANDIDATE` where a field has fewer than N candidates.
         low, high: bytes, inclusive.
         rng: source of the draw.
 
     Returns:
-        (F,) int64 candidate of each field.
+        (F,) int64 number of the candidate of each field.
 
     Raises:
-        ValueError: if no choice lies within; says what bytes are possible.
+        ValueError: naming the possible bytes, if no choice is within the window or none was drawn.
     """
     if not 0 <= low <= high:
-        raise ValueError(f"a window of bytes needs 0 <= low <= high, however: {low=}, {high=}")
+        raise ValueError(f"a window of bytes must have 0 <= low <= high, got {low=}, {high=}")
     offered = prices < NO_CANDIDATE
     least = int(np.where(offered, prices, NO_CANDIDATE).min(1).sum()) if offered.any(1).all() else -1
     if least < 0:
@@ -35,36 +38,59 @@ def sample(prices: np.ndarray, low: int, high: int, rng: np.random.Generator) ->
     most = int(np.where(offered, prices, 0).max(1).sum())
     if least > high or most < low:
         raise ValueError(
-            f"no choice costs {low} to {high} bytes: the least is {least} and the most {most}; change the budget "
-            "or the candidates"
+            f"no choice costs {low:,} to {high:,} bytes: the least is {least:,} and the most {most:,}; change the "
+            "budget or the candidates"
         )
     high = min(high, most)
     low = max(low, least)
     finest = max(1, -(-high * len(prices) // MAX_CELLS))
     grid = max(finest, (high - low) // (4 * len(prices)))
     while True:
-        counted = _Counts(prices, high, grid)
-        chosen = counted.draw(low, high, rng)
+        counts = _Counts(prices, high, grid)
+        chosen = counts.draw(low, high, rng)
         if chosen is not None:
             return chosen
-        if grid == finest or not counted.possible(low, high):
+        if grid == finest or not counts.possible(low, high):
             break
         grid = max(finest, grid // 8)
     raise ValueError(
-        f"found no choice that costs {low} to {high} bytes, though {least} to {most} are possible; widen the window"
+        f"found no choice that costs {low:,} to {high:,} bytes, though {least:,} to {most:,} are possible; widen the "
+        "window"
     )
 
 
+def sample_below(prices: np.ndarray, limit: int, rng: Callable[[], np.random.Generator]) -> np.ndarray:
+    """One candidate per field, of at most ``limit`` bytes in total and close to them if possible; see `sample`.
+
+    The windows of `BELOW` are tried in turn, until one has a choice.
+
+    Args:
+        prices: (F, N) int64 bytes.
+        limit: bytes.
+        rng: makes the source of the draw for each window.
+
+    Raises:
+        ValueError: naming the possible bytes, if no choice is within the limit.
+    """
+    for share in BELOW[:-1]:
+        try:
+            return sample(prices, int(limit * (1 - share)), limit, rng())
+        except ValueError:
+            continue
+    return sample(prices, int(limit * (1 - BELOW[-1])), limit, rng())
+
+
 class _Counts:
-    """Number of choices by bytes, on a grid.
+    """Number of choices by their bytes on a grid.
 
-    Every price is rounded down to a multiple of ``grid``, so a choice's rounded bytes lie below its exact ones
-    by less than F * grid, and the cells of a window widened downwards by that hold all choices inside it.
+    Every price is rounded down to a multiple of ``grid``, so the rounded bytes of a choice are less than F * grid below
+    its exact bytes. The window is therefore lowered by F * grid to contain the rounded bytes of all valid choices.
 
-    ``tables[f][c]`` is proportional to the number of choices for the fields from f on with rounded bytes c.
+    ``tables[f][c]`` is proportional to the number of choices for fields f, f + 1, ... whose rounded bytes are
+    c * grid.
     """
 
-    DRAWS = 64  # at once
+    DRAWS = 64  # of a round
     ROUNDS = 64
 
     def __init__(self, prices: np.ndarray, high: int, grid: int) -> None:
@@ -82,14 +108,16 @@ class _Counts:
         self.tables = tables[::-1]
 
     def _window(self, low: int, high: int) -> tuple[int, np.ndarray]:
+        """The first cell of the lowered window, and the counts of all its cells."""
         first = max(0, low // self.grid - len(self.prices))
         return first, self.tables[0][first : high // self.grid + 1]
 
     def possible(self, low: int, high: int) -> bool:
-        """False if surely no choice lies within [low, high]."""
+        """Whether [low, high] may contain a choice; False is certain."""
         return bool(self._window(low, high)[1].any())
 
     def draw(self, low: int, high: int, rng: np.random.Generator) -> np.ndarray | None:
+        """(F,) a choice within [low, high]; None if no round draws one."""
         first, weights = self._window(low, high)
         if not weights.any():
             return None
@@ -109,7 +137,7 @@ class _Counts:
 
 
 def _draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One column of each row of weights (R, C), in proportion to them."""
+    """(R,) a random column for each row of ``weights`` (R, C), with probabilities in proportion to the row."""
     upto = np.cumsum(weights, axis=1)
     threshold = rng.random((len(weights), 1)) * upto[:, -1:]
     return (upto <= threshold).sum(1)

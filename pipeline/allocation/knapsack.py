@@ -1,4 +1,4 @@
-"""From scores and prices of candidates to one candidate per field."""
+"""The choice of one candidate per field from their scores and prices."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import numpy as np
 from pipeline.allocation.budget import NO_CANDIDATE, TooFewBytes
 
 
-def argmax(scores: np.ndarray, candidates: Sequence[Sequence[int]]) -> list[int]:
-    """Each field's best-scored dim; ties to the smaller.
+def most_probable(scores: np.ndarray, candidates: Sequence[Sequence[int]]) -> np.ndarray:
+    """(F,) number of each field's candidate with the best score; ties go to the smaller dim.
 
     Args:
-        scores: (F, N), larger is better; entries past the end of a field's list are ignored.
+        scores: (F, N), larger is better; values beyond a field's last candidate are ignored.
         candidates: for each of F fields its candidate dims, ascending.
+
+    Raises:
+        ValueError: if a score is NaN or inf, or all scores of a field are -inf.
     """
     _check_scores(scores)
-    dims = []
-    for row, offered in zip(scores, candidates, strict=True):
-        best = int(np.argmax(row[: len(offered)]))
-        if row[best] == -np.inf:
-            raise ValueError(f"every candidate of {list(offered)} has the score -inf; none can be chosen")
-        dims.append(offered[best])
-    return dims
+    best = []
+    for row, dims in zip(scores, candidates, strict=True):
+        n = int(np.argmax(row[: len(dims)]))
+        if row[n] == -np.inf:
+            raise ValueError(f"one of the candidates {list(dims)} must have a score above -inf; search again")
+        best.append(n)
+    return np.array(best)
 
 
 def _check_scores(scores: np.ndarray) -> None:
@@ -34,31 +37,33 @@ def _check_scores(scores: np.ndarray) -> None:
 
 
 def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all: bool = True) -> np.ndarray:
-    """The choice of one candidate per field with the largest sum of scores within the budget; exact.
+    """The exact choice of one candidate per field with the largest sum of scores within a budget.
 
-    A multiple-choice knapsack (Sinha & Zoltners 1979), solved field by field over the Pareto-optimal pairs of
-    bytes and loss, a field's loss being its best score minus the chosen one. The linear relaxation of the
-    fields to come bounds every pair from below, its integer part completes it to a choice and so bounds the
-    optimum from above; pairs in between survive. Losses are whole numbers of 2**-40, which makes ties exact.
+    This is the multiple-choice knapsack problem (Sinha & Zoltners 1979). It is solved field by field over the
+    Pareto-optimal pairs of bytes and loss; the loss of a choice is the best score of the field minus the chosen one.
+    For each pair, the linear relaxation of the remaining fields is a lower bound on the final loss. The integer part of
+    the relaxation completes the pair to a choice, whose loss is an upper bound on the optimum. Pairs whose lower bound
+    exceeds the best upper bound are dropped. Losses are whole multiples of 2**-40, so ties are exact.
 
     Args:
-        scores: (F, N), larger is better, e.g. log-probabilities; -inf is not a candidate.
-        prices: (F, N) int64 bytes, in no particular order.
+        scores: (F, N), larger is better, e.g. log-probabilities; -inf where there is no candidate.
+        prices: (F, N) int64 bytes, in any order.
         budget: bytes.
-        drop_all: whether all fields may get candidates that cost nothing, which are those that drop a field.
+        drop_all: whether all fields may be dropped, by candidates that cost nothing.
 
     Returns:
-        (F,) int64 candidate of each field. Ties go to fewer bytes.
+        (F,) int64 number of the candidate of each field. Ties go to fewer bytes.
 
     Raises:
-        TooFewBytes: if no choice is within the budget; says the least bytes that are possible.
+        TooFewBytes: naming the fewest possible bytes, if no choice fits the budget.
+        ValueError: if a score is NaN or inf, or a field has no candidate.
     """
     _check_scores(scores)
     if scores.shape != prices.shape:
-        raise ValueError(f"scores and prices must have one shape, however: {scores.shape=}, {prices.shape=}")
+        raise ValueError(f"scores and prices must have the same shape, got {scores.shape=}, {prices.shape=}")
     _check_least(np.where(scores == -np.inf, NO_CANDIDATE, prices), budget)
     fields = [_frontier(*pair) for pair in zip(_losses(scores), prices, strict=True)]
-    # Wide price ranges first: what is left to come then is fine-grained, and the two bounds lie close together.
+    # Fields with wide price ranges come first: the bounds from the remaining fields are then close together.
     order = sorted(range(len(fields)), key=lambda f: fields[f].prices[-1] - fields[f].prices[0], reverse=True)
     rests = _relaxations([fields[f] for f in order])
 
@@ -82,7 +87,7 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
         parent, picked = np.divmod(fits[keep], len(field.prices))
         steps.append((parent, field.candidates[picked]))
 
-    state = len(size) - 1  # the Pareto-optimal pair with the least loss
+    state = len(size) - 1  # the pair with the least loss
     chosen = np.empty(len(fields), np.int64)
     for f, (parent, candidate) in zip(reversed(order), reversed(steps), strict=True):
         chosen[f] = candidate[state]
@@ -93,13 +98,13 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
 
 
 def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget: int) -> None:
-    """Where it is best to drop all fields, it is second best to keep the one whose score loses least by it."""
+    """Replace a choice that drops all fields by the one that keeps the field with the smallest loss of score."""
     offered = (scores > -np.inf) & (prices > 0) & (prices < NO_CANDIDATE)
     least = int(np.where(offered, prices, NO_CANDIDATE).min())
     if least > budget:
         raise TooFewBytes(
-            f"no choice that keeps a field costs {budget} bytes or less: the least is {least} bytes; raise the budget "
-            "or offer smaller dims"
+            f"no choice that keeps a field costs {budget:,} bytes or less: the least is {least:,} bytes; raise the "
+            "budget or offer smaller dims"
         )
     gains = np.where(offered & (prices <= budget), scores - scores[np.arange(len(chosen)), chosen][:, None], -np.inf)
     places = np.argwhere(gains == gains.max())
@@ -108,7 +113,7 @@ def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget
 
 
 def _losses(scores: np.ndarray) -> np.ndarray:
-    """(F, N) int64: each field's best score minus this one, in units of 2**-40 (or coarser, lest sums overflow)."""
+    """(F, N) int64: the field's best score minus each score, in units of 2**-40, or coarser if sums would overflow."""
     loss = scores.astype(np.float64).max(1, keepdims=True) - scores
     finite = np.isfinite(loss)
     largest = float(np.where(finite, loss, 0).max()) * len(scores)
@@ -122,14 +127,14 @@ def _check_least(prices: np.ndarray, budget: int) -> None:
         raise ValueError(f"field {int(np.argmax(least))} has no candidate")
     if int(least.sum()) > budget:
         raise TooFewBytes(
-            f"no choice costs {budget} bytes or less: the least is {int(least.sum())} bytes, for the cheapest "
+            f"no choice costs {budget:,} bytes or less: the least is {int(least.sum()):,} bytes, for the cheapest "
             "candidate of every field; raise the budget or offer smaller dims"
         )
 
 
 @dataclass(frozen=True)
 class _Frontier:
-    """Candidates of a field that are worth their price: prices rise, losses fall."""
+    """The Pareto-optimal candidates of a field: prices ascend and losses descend."""
 
     prices: np.ndarray
     losses: np.ndarray
@@ -143,7 +148,7 @@ def _frontier(losses: np.ndarray, prices: np.ndarray) -> _Frontier:
 
 
 def _pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Positions of the pairs that no other pair beats in both, by rising size and falling loss."""
+    """Positions of the Pareto-optimal pairs of size and loss, sorted by size."""
     order = np.lexsort((losses, sizes))
     best = np.minimum.accumulate(losses[order])
     return order[np.concatenate([[True], best[1:] < best[:-1]])] if len(order) else order
@@ -151,14 +156,19 @@ def _pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Relaxation:
-    """Least loss of some fields by bytes, between whose points a fraction of one candidate would be needed."""
+    """The linear relaxation of some fields: the least loss by bytes. It is a choice of whole candidates at its points.
+
+    Args:
+        sizes: bytes of the points, ascending.
+        losses: of the points, descending; the bound is linear between two points.
+    """
 
     sizes: np.ndarray
     losses: np.ndarray
 
 
 def _relaxations(fields: Sequence[_Frontier]) -> list[_Relaxation]:
-    """For every field, the relaxation of the fields after it."""
+    """For each field, the relaxation of all fields after it."""
     hulls = [_hull(field) for field in fields]
     rests = []
     size = loss = 0
@@ -178,7 +188,7 @@ def _relaxations(fields: Sequence[_Frontier]) -> list[_Relaxation]:
 
 
 def _hull(field: _Frontier) -> list[int]:
-    """Corners of the lower convex hull of (price, loss)."""
+    """The corners of the lower convex hull of (price, loss)."""
     price, loss = field.prices.tolist(), field.losses.tolist()
     corners: list[int] = []
     for i in range(len(price)):

@@ -1,12 +1,10 @@
 """AutoInt. Song et al. 2019, "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks"."""
 
-from typing import Annotated
-
 from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
-from pipeline.workflow.plug import Least
+from pipeline.workflow.validation import Count
 
 
 class Interacting(nn.Module):
@@ -17,10 +15,10 @@ class Interacting(nn.Module):
         self.heads = heads
         self.query, self.key, self.value, self.residual = (nn.Linear(inputs, heads * dim, bias=False) for _ in range(4))
         for layer in (self.query, self.key, self.value, self.residual):
-            nn.init.xavier_uniform_(layer.weight)  # torch's own start shrinks vectors layer by layer, and learns later
+            nn.init.xavier_uniform_(layer.weight)  # torch's default shrinks vectors layer by layer and learns slower
 
     def forward(self, vectors: Tensor) -> Tensor:
-        # Of (B, heads, F, dim) each. One product for all three was slower, for its parts then lie apart.
+        # (B, heads, F, dim) each. One product for all three is slower, because its parts are not contiguous.
         query, key, value = (
             layer(vectors).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -30,12 +28,14 @@ class Interacting(nn.Module):
 
 
 class Backbone(nn.Module):
-    """y = linear in the field vectors that the interacting layers give (eq. 9), without the MLP of AutoInt+.
+    """y = linear in the field vectors of the last interacting layer (eq. 9), without the MLP of AutoInt+.
 
     Args:
-        layers: interacting layers on each other.
-        heads: of each layer.
-        attention_dim: numbers of a head, d' in the paper; a layer gives vectors of heads * attention_dim.
+        schema: F fields.
+        dim: D.
+        layers: number of interacting layers.
+        heads: number of heads of each layer.
+        attention_dim: dimension of a head, d' in the paper; a layer outputs vectors of heads * attention_dim numbers.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Backbone(nn.Module):
         schema: Schema,
         dim: int,
         *,
-        layers: Annotated[int, Least(1)] = 3,
-        heads: Annotated[int, Least(1)] = 2,
-        attention_dim: Annotated[int, Least(1)] = 32,
+        layers: Count = 3,
+        heads: Count = 2,
+        attention_dim: Count = 32,
     ) -> None:
         super().__init__()
         width = heads * attention_dim

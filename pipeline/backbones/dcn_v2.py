@@ -1,25 +1,28 @@
 """DCN V2. Wang et al. 2021, "DCN V2: Improved Deep & Cross Network ... for Web-scale Learning to Rank Systems"."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.layers import MLP
-from pipeline.workflow.plug import Least
+from pipeline.workflow.validation import Count, Fraction
 
 
 class Backbone(nn.Module):
-    """Cross layers x' = x0 * (W x + b) + x (eq. 1) on x0, the field vectors side by side, and an MLP.
+    """Cross layers x' = x0 * (W x + b) + x (eq. 1) and an MLP; x0 is the concatenation of the field vectors.
 
-    NOTE[DIFF]: a low rank is one product of two matrices, without the paper's gated mixture of several.
+    NOTE[DIFF]: a W of low rank is one product of two matrices instead of the paper's gated mixture of several.
 
     Args:
-        structure: "stacked": y = MLP of what the cross layers give. "parallel": y = linear in that + MLP of x0.
-        layers: cross layers on each other.
-        rank: of W, which then has 2 F D rank numbers; None for a full one, with (F D)^2 in every layer.
+        schema: F fields.
+        dim: D.
+        structure: "stacked": y = MLP of the last cross layer. "parallel": y = linear in the last cross layer + MLP of
+            x0.
+        layers: number of cross layers.
+        rank: of W, which then has 2 F D rank numbers; None for a full W of (F D)^2 numbers.
         hidden, dropout: of the MLP.
     """
 
@@ -29,10 +32,10 @@ class Backbone(nn.Module):
         dim: int,
         *,
         structure: Literal["parallel", "stacked"] = "stacked",
-        layers: Annotated[int, Least(1)] = 2,
-        rank: Annotated[int, Least(1)] | None = None,
-        hidden: Sequence[int] = (128, 128),
-        dropout: float = 0.2,
+        layers: Count = 2,
+        rank: Count | None = None,
+        hidden: Sequence[Count] = (128, 128),
+        dropout: Fraction = 0.2,
     ) -> None:
         super().__init__()
         width = len(schema) * dim

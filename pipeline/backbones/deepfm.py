@@ -8,14 +8,23 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.factored import Factored
 from pipeline.models.layers import MLP, FirstOrder, second_order
+from pipeline.workflow.validation import Count, Fraction
 
 
 class Backbone(nn.Module):
-    """y = FM + MLP, both on the same field vectors (eq. 1)."""
+    """y = FM + MLP, both on the same field vectors (eq. 1).
 
-    factored = True  # takes field vectors that are not multiplied out
+    Args:
+        schema: F fields.
+        dim: D.
+        hidden, dropout: of the MLP.
+    """
 
-    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
+    factored = True  # accepts a `Factored` in place of the field vectors
+
+    def __init__(
+        self, schema: Schema, dim: int, *, hidden: Sequence[Count] = (128, 128), dropout: Fraction = 0.2
+    ) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)

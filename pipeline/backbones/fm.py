@@ -9,9 +9,14 @@ from pipeline.models.layers import FirstOrder, second_order
 
 
 class Backbone(nn.Module):
-    """y = bias + sum of first-order weights + sum of inner products of all pairs of fields."""
+    """y = bias + sum of first-order weights + sum of inner products of all pairs of fields.
 
-    factored = True  # takes field vectors that are not multiplied out
+    Args:
+        schema: F fields.
+        dim: D; FM has no weights that depend on it.
+    """
+
+    factored = True  # accepts a `Factored` in place of the field vectors
 
     def __init__(self, schema: Schema, dim: int) -> None:
         super().__init__()

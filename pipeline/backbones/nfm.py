@@ -7,15 +7,23 @@ from torch import Tensor, nn
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.layers import MLP, Dropout, FirstOrder, bi_interaction
+from pipeline.workflow.validation import Count, Fraction
 
 
 class Backbone(nn.Module):
-    """y = first-order weights + MLP of the bi-interaction pooled field vectors (eq. 7).
+    """y = first-order weights + MLP of the field vectors after bi-interaction pooling (eq. 7).
 
-    BatchNorm and dropout come after the pooling too (section 3.3).
+    BatchNorm and dropout follow the pooling as they follow every hidden layer (section 3.3).
+
+    Args:
+        schema: F fields.
+        dim: D.
+        hidden, dropout: of the MLP; ``dropout`` also follows the pooling.
     """
 
-    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, *, hidden: Sequence[Count] = (128, 128), dropout: Fraction = 0.2
+    ) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
         self.regularised = nn.Sequential(nn.BatchNorm1d(dim), Dropout(dropout))

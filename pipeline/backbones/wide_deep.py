@@ -8,17 +8,25 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.factored import Factored
 from pipeline.models.layers import MLP, FirstOrder
+from pipeline.workflow.validation import Count, Fraction
 
 
 class Backbone(nn.Module):
     """y = first-order weights + MLP of the concatenated field vectors.
 
-    The wide part takes the single features, as in AutoDim's experiments; no crossed features.
+    NOTE[DIFF]: the wide part has no crossed features, as in AutoDim's experiments.
+
+    Args:
+        schema: F fields.
+        dim: D.
+        hidden, dropout: of the MLP.
     """
 
-    factored = True  # takes field vectors that are not multiplied out
+    factored = True  # accepts a `Factored` in place of the field vectors
 
-    def __init__(self, schema: Schema, dim: int, *, hidden: Sequence[int] = (128, 128), dropout: float = 0.2) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, *, hidden: Sequence[Count] = (128, 128), dropout: Fraction = 0.2
+    ) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)

@@ -1,8 +1,9 @@
-"""The encoded rows on disk, and batches of them: whole slices of memory-mapped arrays, never row by row."""
+"""Batches of encoded rows, read as whole slices of memory-mapped arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,26 +11,45 @@ from torch import Tensor
 
 from pipeline.data.split import Split
 
-BLOCK_ROWS = 256  # rows that stay neighbours on their way from disk, and
-WINDOW_BLOCKS = 1024  # blocks that are in memory, and shuffled row by row, at a time
+BLOCK_ROWS = 256  # neighbouring rows that are read from disk together
+WINDOW_BLOCKS = 1024  # blocks that are shuffled together in memory
+
+
+class Batch(NamedTuple):
+    """B rows for one step.
+
+    Args:
+        ids: (B, S) int32.
+        labels: (B,) float32.
+    """
+
+    ids: Tensor
+    labels: Tensor
 
 
 class Batches:
-    """Batches (ids (B, S) int32, labels (B,) float32) of a split; resumable in the middle of an epoch.
+    """Batches of a split; iteration can resume in the middle of an epoch.
 
-    With a seed, every epoch is a permutation of all rows, another for each epoch: blocks of rows are permuted,
-    and the rows of a window of blocks that is held in memory are permuted again. Up to
-    ``BLOCK_ROWS * WINDOW_BLOCKS`` rows that is a uniformly random permutation. Without a seed rows come in
-    order. Batch sizes differ by at most one row, so that no batch is too small for BatchNorm.
+    With a seed, every epoch is a new permutation of all rows: the blocks of rows are permuted, then one window of
+    blocks at a time is read into memory and its rows are permuted. The permutation is uniformly random for up to
+    ``BLOCK_ROWS * WINDOW_BLOCKS`` rows. Batch sizes differ by at most one row, so no batch is too small for BatchNorm.
 
-    Iterating runs to the end of the current epoch. ``state_dict`` says which batch comes next.
+    An iterator ends with the current epoch. ``state_dict`` holds the position of the next batch.
+
+    Args:
+        split: the rows.
+        batch_size: largest number of rows in a batch.
+        seed: of the permutations; None for the order of the rows.
+
+    Raises:
+        ValueError: if there are no rows, or ``batch_size`` is below 1.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int | None = None) -> None:
         if not len(split):
-            raise ValueError("no rows to make batches of")
+            raise ValueError("there are no rows to make batches of")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, however: {batch_size=}")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.split, self.seed = split, seed
         number = -(-len(split) // batch_size)
         self.bounds = [len(split) * i // number for i in range(number + 1)]
@@ -40,7 +60,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         while True:
             batch = self.take()
             last = self.position == 0
@@ -48,17 +68,17 @@ class Batches:
             if last:
                 return
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """The next batch; after an epoch's last one the next epoch begins."""
+    def take(self) -> Batch:
+        """The next batch; after the last batch of an epoch, the first of the next one."""
         epoch, position = self.epoch, self.position
-        # The position moves on before the batch is handed out: Lightning never asks past the last one.
+        # Advance before returning: Lightning does not call again after the last batch of an epoch.
         self.epoch, self.position = divmod(epoch * len(self) + position + 1, len(self))
         start, stop = self.bounds[position], self.bounds[position + 1]
         if self.seed is None:
             ids, labels = self.split.slice(start, stop)
         else:
             ids, labels = self._shuffled(epoch, start, stop)
-        return torch.from_numpy(ids), torch.from_numpy(labels.astype(np.float32))
+        return Batch(torch.from_numpy(ids), torch.from_numpy(labels.astype(np.float32)))
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "position": self.position}
@@ -67,7 +87,7 @@ class Batches:
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _shuffled(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions ``start`` to ``stop`` of the epoch's permutation."""
+        """Rows ``start`` to ``stop`` of the epoch's permutation."""
         if self._order is None or self._order[0] != epoch:
             blocks = np.random.default_rng([self.seed or 0, epoch]).permutation(-(-len(self.split) // BLOCK_ROWS))
             sizes = np.minimum(BLOCK_ROWS, len(self.split) - blocks * BLOCK_ROWS)
@@ -86,7 +106,7 @@ class Batches:
 
     def _load(self, epoch: int, window: int, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._window is None or self._window[0] != (epoch, window):
-            self._window = None  # free it before the next one is read
+            self._window = None  # frees its memory before the next window is read
             chosen = blocks[window * WINDOW_BLOCKS : (window + 1) * WINDOW_BLOCKS]
             parts = [self.split.slice(b * BLOCK_ROWS, min(len(self.split), (b + 1) * BLOCK_ROWS)) for b in chosen]
             ids = np.concatenate([part[0] for part in parts])

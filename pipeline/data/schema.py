@@ -1,8 +1,7 @@
-"""What a row is: the one data contract, written by ``encode`` and read by everybody else."""
+"""The schema of a data set: its fields, written by ``encode`` and read by all later stages."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-UNKNOWN = 0  # feature id of every value that training rows did not show often enough
+from pipeline.workflow.outputs import broken, read_json
+
+UNKNOWN = 0  # feature id of all values that are too rare in training rows to have their own
 PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
 
 
@@ -19,14 +20,17 @@ PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
 class Field:
     """One column of the log.
 
-    Ids run from 0 to ``cardinality - 1``; id 0 is `UNKNOWN`, the others are ordered by falling training
-    frequency with ties by value, so "how frequent" can be read off the id itself.
+    Ids run from 0 to ``cardinality - 1``. Id 0 is `UNKNOWN`; the others are sorted by frequency in training rows, most
+    frequent first, and ties by value.
 
     Args:
         name: unique within the schema.
         cardinality: number of ids, `UNKNOWN` included.
-        width: slots the field takes in a row of ids. More than one makes it a bag: its values fill the
-            leading slots, `PADDING` the rest, and their vectors are averaged.
+        width: slots of the field in a row of ids. A field with more than one slot is a bag: its values fill the first
+            slots, `PADDING` fills the rest, and the vectors of the values are averaged.
+
+    Raises:
+        ValueError: if ``cardinality`` or ``width`` is below 1.
     """
 
     name: str
@@ -37,7 +41,7 @@ class Field:
         if self.cardinality < 1 or self.width < 1:
             raise ValueError(
                 f"field {self.name!r}: cardinality and width must be at least 1, "
-                f"however: {self.cardinality=}, {self.width=}"
+                f"got {self.cardinality} and {self.width}"
             )
 
 
@@ -45,19 +49,22 @@ class Field:
 class Schema:
     """The fields of a data set, in the order of their slots.
 
-    A row of ids has S = ``num_slots`` entries; a batch is ids ``(B, S)`` with B rows. S equals the number of
-    fields F unless some field is multi-valued.
+    A row of ids has S = ``num_slots`` entries; a batch of B rows is an array of ids ``(B, S)``. S equals the number of
+    fields F unless some field is a bag.
+
+    Raises:
+        ValueError: if there is no field, or a name occurs twice.
     """
 
     fields: tuple[Field, ...]
 
     def __post_init__(self) -> None:
         if not self.fields:
-            raise ValueError("a schema needs at least one field")
+            raise ValueError("a schema must have at least one field")
         names = [field.name for field in self.fields]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"field names must be unique, however these occur twice: {twice}")
+            raise ValueError(f"field names must be unique, got {twice} twice")
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -78,38 +85,43 @@ class Schema:
 
     @cached_property
     def first_rows(self) -> np.ndarray:
-        """(F,) int64: row of each field's id 0 in a table that holds all fields."""
+        """(F,) int64: row of each field's id 0 in one table of all fields."""
         return np.cumsum(self.cardinalities) - self.cardinalities
 
     @property
     def num_rows(self) -> int:
-        """V: rows of a table that holds all fields."""
+        """V, the number of rows of one table of all fields."""
         return int(self.cardinalities.sum())
 
     @property
     def num_slots(self) -> int:
+        """S, the number of slots of all fields."""
         return int(self.widths.sum())
 
     @cached_property
     def slot_fields(self) -> np.ndarray:
-        """(S,) int64: the field that each slot belongs to."""
+        """(S,) int64: number of the field of each slot."""
         return np.repeat(np.arange(len(self.fields)), self.widths)
 
     def subset(self, names: Iterable[str]) -> Schema:
-        """The same schema with only the named fields, in this schema's order."""
+        """A schema of only the named fields, in the order of this schema."""
         wanted = set(names)
         self.check_names(wanted)
         return Schema(tuple(field for field in self.fields if field.name in wanted))
 
     def slots_of(self, names: Iterable[str]) -> np.ndarray:
-        """(s,) int64: positions of the named fields' slots in a row of this schema."""
+        """(s,) int64: positions of the slots of the named fields in a row of ids."""
         wanted = set(names)
         self.check_names(wanted)
         keep = np.array([field.name in wanted for field in self.fields])
         return np.flatnonzero(keep[self.slot_fields])
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Refuse names that are not fields of this schema."""
+        """Check that all names are fields of this schema.
+
+        Raises:
+            ValueError: naming the unknown names and the fields.
+        """
         foreign = sorted(set(names) - set(self.names))
         if foreign:
             raise ValueError(f"no field {foreign} in the schema; there are {list(self.names)}")
@@ -123,14 +135,14 @@ class Schema:
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
-        """Read a ``schema.json``; keys other than ``fields`` are left to others.
+        """Read the ``fields`` of a ``schema.json``.
 
         Raises:
-            ValueError: naming the file, if it is no schema.
+            ValueError: naming the file, if it is not a schema.
+            FileNotFoundError: if the file does not exist.
         """
-        text = Path(path).read_text()
+        record = read_json(path)
         try:
-            return cls.from_dict(json.loads(text))
+            return cls.from_dict(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"is no schema ({type(error).__name__}: {error})"
-            raise ValueError(f"{path}: {why}; encode the data again") from error
+            raise broken(path, f"is not a schema ({type(error).__name__}: {error})") from error

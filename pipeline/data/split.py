@@ -1,23 +1,27 @@
-"""The encoded rows on disk."""
+"""Encoded rows on disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from pipeline.workflow.outputs import broken
+
 Part = Literal["train", "arch", "val", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def _mapped(path: Path, dimensions: int) -> np.ndarray:
+    """A memory-mapped .npy file, checked."""
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is no whole .npy file ({error}); encode the data again") from error
+        raise broken(path, f"is not a whole .npy file ({error})") from error
     if array.ndim != dimensions:
-        raise ValueError(f"{path}: must have {dimensions} dimensions, however {array.shape=}; encode the data again")
+        raise broken(path, f"must have {dimensions} dimensions, got shape {array.shape}")
     return array
 
 
@@ -25,12 +29,12 @@ def _mapped(path: Path, dimensions: int) -> np.ndarray:
 class Split:
     """Rows of one or more parts of an encoded data set.
 
-    Each part has one purpose: ``train`` weights, ``arch`` architecture weights, ``val`` early stopping and the
-    choice of hyperparameters, ``test`` the final evaluation alone.
+    Each part has one purpose: ``train`` for the weights, ``arch`` for the architecture parameters, ``val`` for early
+    stopping and the choice of hyperparameters, ``test`` for the final evaluation only.
 
     Args:
         ids: arrays (n_i, S) int32, one per part.
-        labels: arrays (n_i,) uint8, 0 or 1.
+        labels: arrays (n_i,), one per part; uint8 for labels of 0 and 1, float32 for other numbers.
     """
 
     ids: tuple[np.ndarray, ...]
@@ -41,16 +45,14 @@ class Split:
         """Memory-map the named parts of an encoded data set.
 
         Raises:
-            ValueError: naming the file, if one is broken.
+            ValueError: naming a broken file.
         """
         folder = Path(folder)
         ids = tuple(_mapped(folder / part / "ids.npy", 2) for part in parts)
         labels = tuple(_mapped(folder / part / "labels.npy", 1) for part in parts)
-        for part, rows, answers in zip(parts, ids, labels, strict=True):
-            if len(rows) != len(answers):
-                raise ValueError(
-                    f"{folder / part}: {len(rows)} rows in ids.npy, {len(answers)} in labels.npy; encode the data again"
-                )
+        for part, part_ids, part_labels in zip(parts, ids, labels, strict=True):
+            if len(part_ids) != len(part_labels):
+                raise broken(folder / part, f"has {len(part_ids)} rows in ids.npy and {len(part_labels)} in labels.npy")
         return cls(ids, labels)
 
     def __len__(self) -> int:
@@ -60,19 +62,24 @@ class Split:
         """Every k-th row of each part, for a share of 1/k.
 
         Raises:
-            ValueError: if there is no such k.
+            ValueError: if the share is not 1/k for a whole k.
         """
         every = round(1 / share) if share > 0 else 0
         if every < 1 or abs(every * share - 1) > 1e-6:
-            raise ValueError(f"a share of the rows must be 1/k for a whole number k, however: {share}")
+            raise ValueError(f"a share of the rows must be 1/k for a whole number k, got {share}")
         return Split(tuple(ids[::every] for ids in self.ids), tuple(labels[::every] for labels in self.labels))
 
+    def head(self, rows: int) -> Split:
+        """The first ``rows`` rows, copied to memory."""
+        ids, labels = self.slice(0, rows)
+        return Split((ids,), (labels,))
+
     def all_labels(self) -> np.ndarray:
-        """(n,) uint8."""
+        """(n,) labels of all rows, in order."""
         return np.concatenate(self.labels)
 
     def slice(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows ``start`` to ``stop`` as ids (n, S) and labels (n,), in memory."""
+        """Rows ``start`` to ``stop``, copied to memory: ids (n, S) and labels (n,)."""
         ids, labels = [], []
         for part_ids, part_labels in zip(self.ids, self.labels, strict=True):
             ids.append(part_ids[max(0, start) : max(0, stop)])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.delimited import Column, Delimited, binary_label
 from pipeline.sources.files import find
 from pipeline.sources.source import CATEGORICAL, Source
 
@@ -23,20 +24,22 @@ WHERE = (
 )
 
 
-def read(path: Path, *, hour: str = "raw") -> Source:
-    """train.csv: header ``id,click,hour,C1,...,C21``; ``id`` is dropped, ``hour`` (YYMMDDHH) also orders the rows.
+def read(path: Path, *, hour: Literal["raw", "hour_of_day"] = "raw") -> Source:
+    """train.csv: header ``id,click,hour,C1,...,C21``; ``id`` is dropped, and ``hour`` (YYMMDDHH) is also the time.
 
     Args:
-        path: the file (plain, .gz), a zip with it, or a folder with either.
-        hour: what the field ``hour`` holds. "raw": YYMMDDHH, as published results have it (240 values: right for
-            a random split). "hour_of_day": 00 to 23, which also means something on later days (for a time split).
+        path: the file (plain or .gz), a zip with it, or a folder with either.
+        hour: the values of the field ``hour``. "raw": YYMMDDHH, 240 values, as in published results, for a random
+            split. "hour_of_day": 00 to 23, which recur on later days, for a split by time.
+
+    Raises:
+        NotFound: if the file is not there.
+        BadData: if it is not as described.
     """
-    if hour not in ("raw", "hour_of_day"):
-        raise ValueError(f"no {hour=}; there are 'raw' and 'hour_of_day'")
     file = find(path, ["train.csv", "train"], "avazu", WHERE)
-    text = Delimited(file, None, hint="correct or remove the line; test.csv has no labels and is of no use here")
+    text = Delimited(file, None, hint="correct or remove the line; test.csv has no labels and cannot be used")
     columns = [
-        Column("click", pa.uint8(), True, ZERO_OR_ONE, ("must be 0 or 1", "correct or remove the line")),
+        binary_label("click"),
         Column("hour", pa.int64(), True),
         *(Column(name) for name in FIELDS if name != "hour"),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.sources.delimited import ZERO_OR_ONE, Column, Delimited
+from pipeline.sources.delimited import Column, Delimited, binary_label
 from pipeline.sources.files import find
 from pipeline.sources.source import CATEGORICAL, NUMERIC, Source
 
@@ -19,20 +19,23 @@ WHERE = (
 
 
 def read(path: Path) -> Source:
-    """train.txt: tab-separated without header: label, 13 integers, 26 hashes; blank is missing.
+    """train.txt: label, 13 integers and 26 hashes, separated by tabs, without a header; a blank value is missing.
 
     Args:
-        path: the file (plain, .gz), a zip with it, or a folder with either.
+        path: the file (plain or .gz), a zip with it, or a folder with either.
+
+    Raises:
+        NotFound: if the file is not there.
+        BadData: if it is not as described.
     """
     file = find(path, ["train.txt"], "criteo", WHERE)
     text = Delimited(
         file,
         ["label", *NUMBERS, *HASHES],
         "\t",
-        hint="train.txt has a label, 13 integers and 26 hashes; test.txt (39 values) has no labels and is of no use "
-        "here; correct or remove a line that is cut off",
+        hint="correct or remove the line; a line of train.txt holds a label, 13 integers and 26 hashes; test.txt, with "
+        "39 values a line, has no labels and cannot be used",
     )
-    label = Column("label", pa.uint8(), True, ZERO_OR_ONE, ("must be 0 or 1", "correct or remove the line"))
-    columns = [label, *(Column(name, pa.int64()) for name in NUMBERS), *map(Column, HASHES)]
+    columns = [binary_label("label"), *(Column(name, pa.int64()) for name in NUMBERS), *map(Column, HASHES)]
     fields = dict.fromkeys(NUMBERS, NUMERIC) | dict.fromkeys(HASHES, CATEGORICAL)
     return Source(fields, text.read(columns), str(file), {"min_count": 10})

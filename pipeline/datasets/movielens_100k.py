@@ -9,27 +9,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.sources.files import DataFile
-from pipeline.sources.ratings import find_files, movie_table, rated, user_table, year_of
+from pipeline.sources.ratings import Genres, Threshold, find_files, movie_table, rated, user_table, year_of
 from pipeline.sources.source import BadData, Source
 
 DOWNLOAD = {
     "url": "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
     "md5": "0e33842e24a9c977be4e0107933c0723",
 }
-GENRES = [  # of u.genre; u.item flags them in this order
+GENRES = [  # in the order of u.genre; u.item has one flag for each
     *["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"],
     *["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"],
 ]
 BEFORE_GENRES = 5  # movie, title, two release dates, address
 
 
-def read(path: Path, *, threshold: float = 4, genres: str = "bag") -> Source:
-    """The release as its publisher lays it out: u.data, u.item and u.user, each also as .gz.
+def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Source:
+    """The files of the published release: u.data, u.item and u.user, each also as .gz.
 
     Args:
-        path: the folder, one that holds it as ``ml-100k``, or ml-100k.zip.
-        threshold: least rating that makes label 1.
+        path: the folder of the files, a folder that holds it as ``ml-100k``, or ml-100k.zip.
+        threshold: least rating for label 1.
         genres: "bag" for a multi-valued field; "joined" for one value per combination of genres.
+
+    Raises:
+        NotFound: if a file is not there.
+        BadData: if a file is damaged.
     """
     ratings, movies, users = find_files(path, ["u.data", "u.item", "u.user"], "ml-100k")
     return rated(
@@ -50,11 +54,11 @@ def _movies(file: DataFile) -> Iterator[tuple[int, int | None, list[str]]]:
         flags = values[BEFORE_GENRES:]
         if len(flags) != len(GENRES) or not values[0].isdecimal():
             raise BadData(
-                f"is not a movie's number, title, dates, address and {len(GENRES)} flags",
+                f"must be a movie's number, title, dates, address and {len(GENRES)} flags",
                 file=file,
                 line=number,
                 value=text,
-                remedy="the file is damaged, or it is another: download it again",
+                remedy="the file is damaged or not the right one: download it again",
             )
         yield (
             int(values[0]),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.sources.files import DataFile
-from pipeline.sources.ratings import find_files, movie_table, rated, user_table, year_of
+from pipeline.sources.ratings import Genres, Threshold, find_files, movie_table, rated, user_table, year_of
 from pipeline.sources.source import BadData, Source
 
 DOWNLOAD = {
@@ -18,13 +18,17 @@ DOWNLOAD = {
 }
 
 
-def read(path: Path, *, threshold: float = 4, genres: str = "bag") -> Source:
-    """The release as its publisher lays it out: ratings.dat, movies.dat and users.dat, each also as .gz.
+def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Source:
+    """The files of the published release: ratings.dat, movies.dat and users.dat, each also as .gz.
 
     Args:
-        path: the folder, one that holds it as ``ml-1m``, or ml-1m.zip.
-        threshold: least rating that makes label 1.
+        path: the folder of the files, a folder that holds it as ``ml-1m``, or ml-1m.zip.
+        threshold: least rating for label 1.
         genres: "bag" for a multi-valued field; "joined" for one value per combination of genres.
+
+    Raises:
+        NotFound: if a file is not there.
+        BadData: if a file is damaged.
     """
     ratings, movies, users = find_files(path, ["ratings.dat", "movies.dat", "users.dat"], "ml-1m")
     return rated(
@@ -45,10 +49,10 @@ def _movies(file: DataFile) -> Iterator[tuple[int, int | None, list[str]]]:
         title, separator, genres = rest.rpartition("::")
         if not separator or not movie.isdecimal():
             raise BadData(
-                "is not movie::title::genres",
+                "must be movie::title::genres",
                 file=file,
                 line=number,
                 value=text,
-                remedy="the file is damaged, or it is another: download it again",
+                remedy="the file is damaged or not the right one: download it again",
             )
         yield int(movie), year_of(title), genres.split("|")

@@ -1,26 +1,28 @@
-"""Planted data: a click log whose right dimensions, and best reachable AUC, are known.
+"""Planted data: a click log with known right dimensions and a known best possible AUC.
 
-Each field has latent vectors of a known rank r: its values differ in the first r of R coordinates, each standard
-normal, and the logit of a click is the sum of the inner products of all pairs of fields, as in a factorization
-machine. Fields have zipf-distributed values, some are missing, two are numeric, one is multi-valued, one is pure
-noise, and one repeats another.
+Every value of a field has a latent vector with R coordinates. A field of rank r uses the first r of them, which are
+standard normal; the others are zero. The logit of a click is the sum of the inner products of all pairs of fields, as
+in a factorization machine. Values follow a Zipf distribution and some are missing. Two fields are numeric, one is
+multi-valued, one is pure noise, and one is a copy of another.
 
-All coordinates are alike: taking half of its coordinates from any field costs 6.5 % of the logit's variance,
-whichever the field. (Were the vectors of all ranks of one length, the coordinates 5 to 8 of all fields together
-would carry 1.3 %, less than can be learned from the rows; the planted rank would not be the dimension that predicts
-best.) `benchmarks/planted.py` shows what each departure from the planted ranks costs.
+All coordinates matter equally: if any field loses half of its coordinates, the logit loses 6.5 % of its variance. (If
+all vectors had the same length, coordinates 5 to 8 of all fields together would carry only 1.3 % of the variance. That
+is too little to learn from the rows, so the planted rank would not be the dimension that predicts best.)
+`benchmarks/planted.py` measures the loss for each departure from the planted ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, Source
+from pipeline.workflow.validation import Count, Rate, Whole
 
 # name: (kind, cardinality, rank)
 FIELDS: dict[str, tuple[str, int, int]] = {
@@ -46,25 +48,23 @@ BATCH_ROWS = 50_000
 def read(
     path: Path,
     *,
-    rows: int = 300_000,
-    seed: int = 0,
-    exponent: float = 0.7,
-    scale: float = 2.0,
-    click_rate: float = 0.3,
+    rows: Count = 300_000,
+    seed: Whole = 0,
+    exponent: Rate = 0.7,
+    scale: Rate = 2.0,
+    click_rate: Annotated[float, Field(gt=0, lt=1)] = 0.3,
 ) -> Source:
-    """Generate; ``path`` is not looked at.
+    """Events drawn from the planted model; no file is read.
 
     Args:
+        path: not used.
         rows: number of events.
         seed: of the latent vectors and of the events.
-        exponent: of the zipf distribution of values: probability of the k-th most frequent ~ k ** -exponent.
+        exponent: of the Zipf distribution: the k-th most frequent value has a probability proportional to
+            k ** -exponent.
         scale: standard deviation of the logit.
-        click_rate: about the share of clicks.
+        click_rate: approximate share of clicks.
     """
-    if rows < 1 or scale < 0 or not 0 < click_rate < 1:
-        raise ValueError(
-            f"needs rows >= 1, scale >= 0 and 0 < click_rate < 1, however: {rows=}, {scale=}, {click_rate=}"
-        )
     world = _World(seed, exponent, scale, click_rate)
     facts: dict[str, Any] = {
         "ranks": {name: rank for name, (_, _, rank) in FIELDS.items()},
@@ -78,7 +78,7 @@ def read(
 
 
 class _World:
-    """Latent vectors, and the distribution of the values."""
+    """The planted model: latent vectors, and the distribution of the values."""
 
     def __init__(self, seed: int, exponent: float, scale: float, click_rate: float) -> None:
         rng = np.random.default_rng([seed, 0])
@@ -88,10 +88,10 @@ class _World:
         for name, (kind, cardinality, rank) in FIELDS.items():
             weights = np.arange(1, cardinality + 1) ** -exponent if kind == CATEGORICAL else np.ones(cardinality)
             self.popularity[name] = np.cumsum(weights / weights.sum())
-            vectors = np.zeros((cardinality + 1, most))  # the last one is that of a missing value
+            vectors = np.zeros((cardinality + 1, most))  # the last one is the vector of a missing value
             vectors[:, :rank] = rng.standard_normal((cardinality + 1, rank))
             if kind == BAG:
-                vectors *= 1.6  # their average is what counts
+                vectors *= 1.6  # the average over a bag shortens the vector
             self.vectors[name] = vectors
         self.factor, self.shift = 1.0, 0.0
         drawn = self._draw(20_000, np.random.default_rng([seed, 1]))
@@ -111,7 +111,7 @@ class _World:
             yield pa.RecordBatch.from_pydict(columns)
 
     def _draw(self, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Value numbers (n,) of each field, (n, MOST_TAGS) of a bag, with -1 for an empty place."""
+        """Value numbers of each field, by name: (n,), or (n, MOST_TAGS) for a bag, where -1 is an empty slot."""
         values = {}
         for name, (kind, cardinality, _) in FIELDS.items():
             shape = (rows, MOST_TAGS) if kind == BAG else (rows,)
@@ -149,7 +149,7 @@ class _World:
             return pa.ListArray.from_arrays(pa.array(offsets), words.take(pa.array(drawn[there])))
         missing = drawn == cardinality
         if kind == NUMERIC:
-            # exp(sqrt(k)) and a little more is what the log-square rule puts into bucket k again.
+            # The log-square rule puts numbers from a little above exp(sqrt(k)) into bucket k.
             edges = np.exp(np.sqrt(np.arange(1, cardinality + 2)))
             low, high = edges[np.minimum(drawn, cardinality - 1)], edges[np.minimum(drawn, cardinality - 1) + 1]
             return pa.array(low + (high - low) * (0.01 + 0.98 * rng.random(len(drawn))), mask=missing)

@@ -1,7 +1,7 @@
-"""Lookups with row-sparse gradients, the contract of every embedding, and tables of mixed dimension.
+"""The distinct table rows that a batch of ids looks up, and their positions in the batch.
 
-A batch of ids repeats itself: 2,000 rows of 39 fields are 78,000 lookups of some 15,000 distinct rows. All
-embeddings therefore work on the distinct rows (`Occurrences`), and spread the result over the batch last.
+Ids repeat within a batch: 2,000 rows of 39 fields are 78,000 lookups of about 15,000 distinct table rows. So every
+embedding computes one vector per distinct row (`Occurrences`), and only the last step spreads them over the batch.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pipeline.data.schema import PADDING, Schema
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Which table rows a batch touches, and where.
+    """The distinct table rows of a batch, and their positions in it.
 
-    U distinct rows occur n times in B * F bags. A single-valued field's bag is one occurrence, a multi-valued
-    field's bag has one per value. Everything is ordered by row, so the rows of one field stand together.
+    U distinct rows occur n times in B * F bags. The bag of a single-valued field is one occurrence, the bag of a
+    multi-valued field has one occurrence per value. Rows are ascending, so those of one field are contiguous.
 
     Args:
         rows: (U,) distinct row numbers, ascending.
-        ends: (F,) int32; rows of the f-th field end here (exclusive).
+        ends: (F,) int32 position in ``rows`` where the rows of each field end (exclusive).
         inverse: (n,) position in ``rows`` of each occurrence, in the order of the batch.
         order: (n,) occurrences sorted by row.
-        starts: (U,) where each row's run begins in ``order``.
-        bags: (n,) bag of each occurrence, or None if bag i is occurrence i.
+        starts: (U,) position in ``order`` where the occurrences of each row begin.
+        bags: (n,) bag of each occurrence, or None if occurrence i is bag i.
         bag_starts: (B * F,) where each bag begins among the occurrences, or None as above.
         weights: (n,) share of each occurrence in its bag, or None if all are 1.
         shape: (B, F).
@@ -46,7 +46,7 @@ class Occurrences:
     shape: tuple[int, int]
 
     def mass(self) -> Tensor:
-        """(U,) float: summed weight of each row over the batch; for single-valued fields, its count."""
+        """(U,) float: the sum of each row's weights over the batch; for single-valued fields, its occurrences."""
         n = len(self.order)
         if self.weights is None:
             ends = torch.cat([self.starts[1:], self.starts.new_tensor([n])])
@@ -55,11 +55,10 @@ class Occurrences:
 
 
 class _Spread(torch.autograd.Function):
-    """Each bag's weighted sum of its rows: (U, K) -> (B * F, K).
+    """The weighted sum of each bag's rows: (U, K) -> (B * F, K).
 
-    The backward pass is the same operation with the roles of rows and bags exchanged: every row sums the
-    gradients of the bags it occurs in. One run over the occurrences in row order does it, without atomics and
-    in a fixed order, hence reproducibly.
+    The backward pass is the same operation with rows and bags exchanged: each row sums the gradients of the bags in
+    which it occurs. It is one pass over the occurrences in row order, without atomics, so the result is reproducible.
     """
 
     @staticmethod
@@ -85,7 +84,7 @@ def _bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | No
 
 @dataclass(frozen=True)
 class Direct:
-    """What takes the place of `Occurrences` at inference: nothing is sorted, a row is looked up as often as it occurs.
+    """Replaces `Occurrences` at inference: nothing is sorted, and a row is looked up at each of its occurrences.
 
     Args:
         rows: (n,) row number of each occurrence, in the order of the batch.
@@ -108,7 +107,7 @@ class Direct:
 
 
 def spread(values: Tensor, occ: Occurrences | Direct) -> Tensor:
-    """(U, K) values of the rows -> (B, F, K) values of the batch; a bag's values are averaged."""
+    """(U, K) values of the distinct rows -> (B, F, K) values of the batch; the values of a bag are averaged."""
     if isinstance(occ, Direct):
         return occ.averaged(values)
     return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
@@ -131,15 +130,15 @@ class _Placed(torch.autograd.Function):
 
 
 def placed(places: Tensor, *parts: Tensor) -> Tensor:
-    """The rows of all parts (u_i, K) together, the j-th of them at ``places[j]``; places (U,) -> (U, K)."""
+    """Concatenate parts (u_i, K) to U rows, and move row j to ``places[j]``, for places (U,): -> (U, K)."""
     return _Placed.apply(places, *parts)  # type: ignore[no-any-return]
 
 
 class Lookup(nn.Module):
-    """Turns ids (B, S) into `Occurrences` of the rows of one table that holds all fields.
+    """ids (B, S) -> `Occurrences` of the rows of one table with all fields.
 
     Args:
-        schema: F fields in S slots; their rows follow each other in the schema's order.
+        schema: F fields in S slots; the table holds their rows in the schema's order.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -147,7 +146,7 @@ class Lookup(nn.Module):
         offsets, bounds = schema.first_rows, schema.first_rows + schema.cardinalities
         self.num_fields = len(schema)
         self.has_bags = schema.num_slots > len(schema)
-        # Tables past 2**31 rows would need int64 ids throughout; the encoder cannot produce them.
+        # Tables of more than 2**31 rows would need int64 ids everywhere; the encoder cannot produce them.
         self.register_buffer("offsets", torch.tensor(offsets[schema.slot_fields], dtype=torch.int32), False)
         self.register_buffer("bounds", torch.tensor(bounds, dtype=torch.int32), False)
         self.register_buffer("slot_fields", torch.tensor(schema.slot_fields), False)
@@ -157,7 +156,7 @@ class Lookup(nn.Module):
     slot_fields: Tensor
 
     def forward(self, ids: Tensor) -> Occurrences:
-        """ids (B, S) integer -> the occurrences of the table's rows."""
+        """ids (B, S), integers -> the occurrences of the table's rows."""
         batch = len(ids)
         rows = (ids + self.offsets).flatten()
         bags = bag_starts = weights = None

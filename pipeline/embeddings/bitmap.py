@@ -1,4 +1,4 @@
-"""Bits that are packed into words, with a count of the ones before any place."""
+"""Bits packed into words, with a fast count of the one bits before any position."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WORD = 64  # bits, and
-BLOCK_WORDS = 8  # words for which one count says how many ones come before them
+WORD = 64  # bits
+BLOCK_WORDS = 8  # words of a block; each block stores the number of one bits before it
 Packed = Mapping[str, Tensor]
-Form = dict[str, tuple[int, torch.dtype]]  # of each packed tensor its length and type
+Form = dict[str, tuple[int, torch.dtype]]  # length and type of each packed tensor
 
 
 class Bitmap:
-    """n bits, and of every block of 512 how many ones come before it: 1.06 bits for a bit (Jacobson 1989).
+    """n bits, and the number of one bits before every block of 512: 1.06 stored bits per bit (Jacobson 1989).
 
     Args:
         words: (ceil(n / 64),) int64; bit i is bit i % 64 of word i // 64.
-        before: (ceil(n / 512),) int32.
+        before: (ceil(n / 512),) int32, one bits before each block.
     """
 
     def __init__(self, words: Tensor, before: Tensor) -> None:
@@ -27,12 +27,13 @@ class Bitmap:
 
     @staticmethod
     def form(bits: int) -> Form:
+        """Length and type of each packed tensor, by name, for a number of bits."""
         words = -(-bits // WORD)
         return {"bits": (words, torch.int64), "before": (-(-words // BLOCK_WORDS), torch.int32)}
 
     @classmethod
     def of(cls, bits: np.ndarray) -> Bitmap:
-        """Bits (n,) bool, packed."""
+        """Pack bits (n,) bool."""
         size = cls.form(len(bits))
         octets = np.zeros(size["bits"][0] * WORD // 8, np.uint8)
         packed = np.packbits(bits, bitorder="little")
@@ -44,16 +45,16 @@ class Bitmap:
         )
 
     def at(self, places: Tensor) -> Tensor:
-        """Whether each bit is set: int64 of any shape -> bool."""
+        """Whether the bit at each place is set: int64 of any shape -> bool."""
         words = self.words.index_select(0, (places // WORD).flatten()).view(places.shape)
         return (words >> (places % WORD)) & 1 == 1
 
     def rank(self, places: Tensor) -> Tensor:
-        """How many ones come before each place: (U,) int64 -> (U,) int64."""
+        """Number of one bits before each place: (U,) int64 -> (U,) int64."""
         word, block = places // WORD, places // (WORD * BLOCK_WORDS)
         window = block[:, None] * BLOCK_WORDS + torch.arange(BLOCK_WORDS, device=places.device)
         words = self.words[window.clamp(max=len(self.words) - 1)]
-        below = (torch.ones_like(places) << (places % WORD)) - 1  # the bits of its own word that come before it
+        below = (torch.ones_like(places) << (places % WORD)) - 1  # the bits before it in its own word
         words = torch.where(
             window < word[:, None], words, torch.where(window == word[:, None], words & below[:, None], 0)
         )
@@ -61,7 +62,7 @@ class Bitmap:
 
 
 def _ones(words: Tensor) -> Tensor:
-    """Number of ones in each int64. That the shifts keep the sign does not matter, for the masks drop it."""
+    """Number of one bits in each int64. The shifts copy the sign bit, and the masks remove the copies."""
     words = words - ((words >> 1) & 0x5555555555555555)
     words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
     words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F

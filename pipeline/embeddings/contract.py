@@ -1,82 +1,113 @@
-"""The contract of every embedding."""
+"""The contract of every embedding with models, with searches and with serving."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.batch import Occurrences, spread
 
-Passes = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search knows about the architecture at a step.
+
+    Args:
+        scores: (F, N) log-probabilities of the candidates; None if candidates are not scored.
+        watched: numbers to record with every step of the architecture, e.g. a temperature ``tau``.
+        arrays: called once, at the end of the search; returns the arrays that the method's ``derive`` needs besides the
+            scores, e.g. the importance of every cell.
+    """
+
+    scores: Tensor | None = None
+    watched: Mapping[str, float] = field(default_factory=dict)
+    arrays: Callable[[], dict[str, np.ndarray]] = dict
+
+
+class Judge(Protocol):
+    """Evaluates the trained supernet on the rows of ``arch``, with its embedding in its current state."""
+
+    def losses(self) -> Iterator[Tensor]:
+        """The mean loss of each batch of ``arch``, in order, in evaluation mode, with gradients."""
+
+    def objective(self, batches: int | None = None) -> float:
+        """The task's first metric on the first ``batches`` batches of ``arch``, or on all if None; more is better."""
 
 
 class FieldEmbedding(nn.Module):
-    """The contract of every method: a batch's occurrences -> embedded (B, F, D), and hooks for a plain table.
+    """Occurrences of a batch -> embedded (B, F, D).
 
-    What ``forward`` computes in evaluation mode after `finish` is what is served.
-    ``dim`` is D, the width that the backbone sees.
+    A subclass defines `vectors` and `packed`. All other methods are hooks, and their defaults suit a plain table. After
+    `finish`, in evaluation mode, ``forward`` returns the served vectors.
+
+    Attributes:
+        dim: D, the width of the vectors that the backbone takes.
     """
 
     dim: int
 
+    def vectors(self, occ: Occurrences) -> Tensor:
+        """(U, D) vectors of the distinct rows of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} must define vectors(occ)")
+
     def forward(self, occ: Occurrences) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define forward(occ)")
+        """Occurrences -> (B, F, D)."""
+        return spread(self.vectors(occ), occ)
 
     # In a search
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """Parameters that decide the architecture; none for an embedding that is not searched."""
+        """The parameters that decide the architecture; none if the embedding is not searched."""
         return []
 
     def before_step(self, step: int, planned: int) -> None:
-        """Told the number of finished weight steps and the number planned, before every weight step."""
-
-    def objective(self, loss: Tensor, part: str) -> Tensor:
-        """The loss to minimise, given the prediction loss on ``part`` ("train" or "arch")."""
-        return loss
-
-    def warming(self) -> bool:
-        """Whether it is too early for steps of the architecture, and for its trajectory."""
-        return False
-
-    def scores(self) -> Tensor | None:
-        """(F, N) log-probabilities of the candidates, or None where none are scored."""
-        return None
-
-    def watched(self) -> dict[str, float]:
-        """What to record with every step of the architecture besides its scores, e.g. a temperature ``tau``."""
-        return {}
-
-    def conclude(self, passes: Passes) -> None:
-        """Told that the search's last step is done: time to look at the trained supernet, e.g. at gradients of gates.
+        """Called before every weight step.
 
         Args:
-            passes: each call gives the (logits (B,), labels (B,)) of all batches of ``arch``, with gradients, in
-                evaluation mode, computed batch by batch from the embedding as it then is.
+            step: number of finished weight steps.
+            planned: number of weight steps in the whole search.
         """
 
-    def found(self) -> dict[str, np.ndarray]:
-        """What the method's ``derive`` needs besides `scores`, e.g. the importance of every cell."""
-        return {}
+    def warming(self) -> bool:
+        """Whether the warm-up is on: the architecture takes no steps, and its trajectory is not recorded."""
+        return False
+
+    def objective(self, loss: Tensor, part: str) -> Tensor:
+        """The loss to minimise on a batch.
+
+        Args:
+            loss: of the task on this batch.
+            part: of the batch, "train" or "arch".
+        """
+        return loss
+
+    def conclude(self, judge: Judge) -> None:
+        """Called after the last step of a search, to examine the trained supernet, e.g. by the gradients of gates."""
+
+    def findings(self) -> Findings:
+        """The findings of the search so far."""
+        return Findings()
 
     # In a model that is served
 
     def finish(self) -> None:
-        """Told that training is over and its best weights are in place: prune, round, settle the codes."""
+        """Called after training, with the best weights loaded, e.g. to prune, to round or to assign codes."""
 
     def packed(self) -> dict[str, Tensor]:
-        """What has to be kept to serve this embedding. Keys are ``kind`` or ``kind.detail``.
+        """The tensors that serve this embedding. Keys are ``kind`` or ``kind.detail``.
 
-        On the ``meta`` device, before any training, it has to have the sizes that it has after `finish`.
+        Before training, e.g. on the ``meta`` device, they have the same sizes as after `finish`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define packed()")
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
-        """Embedded (B, F, D) from ``packed`` alone, where that is not made of the embedding's own tensors.
+        """The vectors (U, D) of the distinct rows, computed only from ``packed``.
 
-        What is packed then claims fewer bytes than the parameters take, and this is the proof that it suffices. An
-        embedding that packs its own parameters and buffers needs none.
+        Defined only by embeddings whose `packed` returns other tensors than their parameters and buffers. These claim
+        fewer bytes than their parameters take, and this method proves that the packed tensors suffice.
         """
         raise NotImplementedError(f"{type(self).__name__} packs its own tensors; forward(occ) looks them up")

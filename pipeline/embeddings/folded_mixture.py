@@ -1,14 +1,14 @@
 """Soft selection among candidate dimensions: the paper's supernet, folded into one affine map per field.
 
-Written out, AutoDim's search takes the first d_n coordinates of a field's vector for every candidate n, maps
-them to D coordinates, normalises each by BatchNorm without affine, and adds the N results with weights p_n.
-BatchNorm of a linear map depends on the batch only through the mean mu (K,) and covariance C (K, K) of the
-field's vector, so all of it is one matrix per field,
+As the paper writes it, AutoDim's search takes the first d_n coordinates of a field's vector for each candidate n, maps
+them to D coordinates, normalises each coordinate by BatchNorm without affine, and adds the N results with weights p_n.
+BatchNorm of a linear map depends on the batch only through the mean mu (K,) and the covariance C (K, K) of the field's
+vector. So the whole mixture is one matrix per field,
 
     T = sum_n p_n * W_n * rsqrt(diag(W_n^T C W_n) + eps),      x = (e - mu) T,
 
-with W_n zero outside the coordinates that candidate n may read. T is applied to the distinct rows of the batch
-before they are spread over it. Outputs, gradients and running statistics equal the written-out form's.
+where W_n is zero outside the coordinates that candidate n reads. T is applied to the distinct rows of the batch.
+Outputs, gradients and running statistics equal those of the paper's form.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences, spread
 from pipeline.embeddings.table import Table, field_of, field_sums, grouped_matmul, grouped_outer
 
-EPS = 1e-5  # BatchNorm's defaults
-MOMENTUM = 0.1
+EPS, MOMENTUM = 1e-5, 0.1  # BatchNorm's defaults
 Sharing = Literal["shared", "separate"]
 Unification = Literal["linear", "padding"]
 Transform = Literal["field", "global"]
@@ -33,15 +32,15 @@ Gain = Literal["field", "none"]
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and covariance of each field's vector over a batch, from its distinct rows, and the rows less their mean.
+    """Mean and covariance of each field's vector over a batch, and the rows minus their field's mean.
 
     Args:
-        rows: (U, K), rows of one field standing together.
-        mass: (U,) share of the batch that each row stands for; those of a field add up to 1.
-        ends: (F,) int32, where each field's rows end.
+        rows: (U, K) distinct rows, ordered by field.
+        mass: (U,) share of each row in the batch; the shares of a field's rows add up to 1.
+        ends: (F,) int32, where the rows of each field end.
 
     Returns:
-        centred (U, K), mean (F, K), covariance (F, K, K). The mean takes no gradient.
+        centred (U, K), mean (F, K), covariance (F, K, K). The mean has no gradient.
     """
 
     @staticmethod
@@ -56,7 +55,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any, grad_covariance: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """The covariance does not depend on the mean, for the centred rows add up to 0."""
+        """The covariance has no gradient through the mean, because the centred rows add up to 0."""
         centred, mass, ends, fields = ctx.saved_tensors
         through = grouped_matmul(centred, grad_covariance + grad_covariance.transpose(1, 2), ends)
         through = through - field_sums(grad, ends).index_select(0, fields)
@@ -64,24 +63,27 @@ class _Moments(torch.autograd.Function):
 
 
 class FoldedMixture(nn.Module):
-    """Weight-shared or separate candidate embeddings, unified to D coordinates and mixed (design: module doc).
+    """Candidate embeddings of every field, unified to D coordinates and mixed; see the module's docstring.
 
     Args:
         schema: F fields.
-        candidates: for each field its candidate dims, ascending, at most ``dim``; 0 contributes nothing.
+        candidates: candidate dims of each field, ascending, at most ``dim``; 0 contributes nothing.
         dim: D.
-        sharing: "shared": candidate n reads the first d_n columns of one table; "separate": its own columns.
-        unification: "linear": a learned d_n x D map, then BatchNorm; "padding": BatchNorm, then zeros to D.
-        transform: whether each field learns its own maps or all fields share one per candidate.
-        gain: "field": the mixture is scaled by one learned number per field, starting at ``gain_init``;
-            "none": as in the paper.
+        sharing: "shared": candidate n reads the first d_n columns of one table; "separate": columns of its own.
+        unification: "linear": a learned d_n x D map, then BatchNorm; "padding": BatchNorm, then zeros up to D.
+        transform: "field": each field learns its own maps; "global": all fields share one map per candidate.
+        gain: "field": the mixture is scaled by one learned number per field; "none": it is not scaled, as in the paper.
+        gain_init: that number before training.
 
-    NOTE[DIFF]: transform. The one source at hand says fields share the maps, the public implementations give
-    each field its own, which also is what re-training builds; hence "field" by default.
-    NOTE[DIFF]: gain. BatchNorm without affine gives each coordinate of every field unit variance, however
-    useless the field, so FM's sum of F (F - 1) / 2 inner products starts at a standard deviation of about
-    F sqrt(D / 2) and cannot shrink. One factor per field, common to its candidates, keeps them comparable,
-    which is the paper's reason for the normalisation.
+    Raises:
+        ValueError: if candidates do not fit the schema or ``dim``, or if an option is unknown.
+
+    NOTE[DIFF]: transform. According to the one source at hand, fields share the maps. In public implementations and in
+    re-training, each field has its own maps; so "field" is the default.
+    NOTE[DIFF]: gain. BatchNorm without affine gives every coordinate of every field unit variance, even if the field is
+    useless. FM's sum of F (F - 1) / 2 inner products then starts at a standard deviation of about F sqrt(D / 2), and
+    cannot shrink. One factor per field fixes that. The field's candidates share it, so they stay comparable, which is
+    the paper's reason for the normalisation.
     """
 
     def __init__(
@@ -98,10 +100,10 @@ class FoldedMixture(nn.Module):
     ) -> None:
         super().__init__()
         if len(candidates) != len(schema):
-            raise ValueError(f"candidates for {len(candidates)} fields, however {len(schema)=}")
+            raise ValueError(f"candidates must be given for {len(schema)} fields, got {len(candidates)}")
         too_wide = [dims for dims in candidates if dims[-1] > dim]
         if too_wide:
-            raise ValueError(f"candidate dims must not exceed {dim=}, however: {too_wide[0]}")
+            raise ValueError(f"candidate dims must be at most {dim=}, got {too_wide[0]}")
         _one_of("sharing", sharing, ("shared", "separate"))
         _one_of("unification", unification, ("linear", "padding"))
         _one_of("transform", transform, ("field", "global"))
@@ -133,22 +135,22 @@ class FoldedMixture(nn.Module):
     covariance: Tensor
 
     def forward(self, occ: Occurrences, p: Tensor) -> Tensor:
-        """Occurrences, mixture weights p (F, N) -> embedded (B, F, D)."""
+        """Occurrences, mixture weights p (F, N) -> mixed vectors (U, D)."""
         rows = self.table(occ.rows)  # (U, K)
         if self.training:
             centred, mean, covariance = _Moments.apply(rows, occ.mass() / occ.shape[0], occ.ends)
-            if len(self.bag_fields):  # a bag's vector is the average of several rows
+            if len(self.bag_fields):  # the vector of a bag is the average of several rows
                 bags = spread(centred, occ)[:, self.bag_fields].transpose(0, 1)
                 covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
             self._track(mean, covariance, occ.shape[0])
         else:
             centred = rows - self.mean.index_select(0, field_of(occ.ends, len(rows)))
             covariance = self.covariance
-        return spread(grouped_matmul(centred, self._folded(p, covariance), occ.ends), occ)
+        return grouped_matmul(centred, self._folded(p, covariance), occ.ends)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, covariance: Tensor, batch: int) -> None:
-        """Running moments as BatchNorm keeps them: unbiased, with momentum."""
+        """Update the running moments as BatchNorm does: unbiased, with momentum."""
         self.mean.lerp_(mean, self.momentum)
         self.covariance.lerp_(covariance * (batch / max(1, batch - 1)), self.momentum)
 
@@ -156,7 +158,7 @@ class FoldedMixture(nn.Module):
         """T (F, K, D) for mixture weights p (F, N) and covariance (F, K, K)."""
         if self.unification == "linear":
             fields, number = p.shape
-            maps = self.maps * self.reads  # (F, N, K, D); what a candidate may not read is no parameter
+            maps = self.maps * self.reads  # (F, N, K, D); zero where a candidate does not read the column
             flat = maps.transpose(1, 2).flatten(2)  # (F, K, N * D)
             variance = ((covariance @ flat) * flat).sum(1).view(fields, number, 1, self.dim)
             scale = p[:, :, None, None] * torch.rsqrt(variance + EPS)
@@ -169,11 +171,11 @@ class FoldedMixture(nn.Module):
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {list(allowed)}, however: {value!r}")
+        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
 
 
 def _columns_read(candidates: Sequence[Sequence[int]], dim: int, sharing: Sharing) -> Tensor:
-    """(F, N, K) bool: which columns of the table each candidate reads."""
+    """(F, N, K) bool: whether a candidate reads a column of the table."""
     number = max(len(dims) for dims in candidates)
     padded = torch.tensor([[*dims, *[0] * (number - len(dims))] for dims in candidates])
     first = torch.zeros_like(padded) if sharing == "shared" else padded.cumsum(1) - padded
@@ -183,6 +185,6 @@ def _columns_read(candidates: Sequence[Sequence[int]], dim: int, sharing: Sharin
 
 
 def _places(reads: Tensor, dim: int) -> Tensor:
-    """(F, N, K, D) one-hot: the coordinate that each column a candidate reads is put at."""
-    position = reads.long().cumsum(2) - 1  # the j-th column read goes to coordinate j
+    """(F, N, K, D) one-hot: the coordinate to which a candidate copies each column that it reads."""
+    position = reads.long().cumsum(2) - 1  # the j-th column that a candidate reads goes to coordinate j
     return (position[..., None] == torch.arange(dim)) & reads[..., None]

@@ -1,4 +1,4 @@
-"""Numbers that many values share, at positions that are hashed: what hashing, ROBE and LMA have in common."""
+"""A memory of numbers that values share, and the hash that chooses a value's numbers: for hashing, ROBE and LMA."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.autograd.function import FunctionCtx
 from pipeline.allocation.allocation import Allocation
 from pipeline.embeddings.table import INIT_SD
 
-MAX_CELLS = 2**31  # positions are products of two numbers of 31 bits
+MAX_CELLS = 2**31  # a position is the upper half of the product of two numbers of 31 bits
 
 
 def mixed(numbers: Tensor) -> Tensor:
-    """int64 -> int64, one to one, every bit depending on every bit: splitmix64 (Steele, Lea, Flood 2014).
+    """int64 -> int64, one to one; every output bit depends on every input bit: splitmix64 (Steele, Lea, Flood 2014).
 
-    Products wrap around; a right shift of int64 drags the sign along, which the masks take off.
+    Products wrap around. A right shift of int64 copies the sign bit, and the masks remove the copies.
     """
     numbers = numbers + -0x61C8864680B583EB
     numbers = (numbers ^ ((numbers >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
@@ -26,7 +26,7 @@ def mixed(numbers: Tensor) -> Tensor:
 
 
 def constants(seed: int, stream: int, number: int) -> Tensor:
-    """(number,) int64 that look random; the same everywhere and always, so that a saved model finds its cells."""
+    """(number,) pseudorandom int64, the same on every machine, so that a saved model finds its cells."""
     start = mixed(mixed(torch.tensor([seed], device="cpu")) + stream)
     return mixed(start + torch.arange(number, device="cpu"))
 
@@ -36,7 +36,7 @@ class SlotHash(nn.Module):
 
     Args:
         slots: d.
-        seed, stream: name the function; functions of different streams are independent.
+        seed, stream: name the hash function; functions of different streams are independent.
     """
 
     def __init__(self, slots: int, seed: int, stream: int) -> None:
@@ -51,17 +51,17 @@ class SlotHash(nn.Module):
         return torch.addcmul(self.shifts, keys, self.factors)
 
     def forward(self, keys: Tensor, size: int) -> Tensor:
-        """Keys (U, 1) or (U, d), already `mixed` -> (U, d) int64 from 0 to ``size`` - 1."""
+        """Keys (U, 1) or (U, d), results of `mixed` -> (U, d) int64 positions from 0 to ``size`` - 1."""
         upper = (self._hashed(keys) >> 33).bitwise_and_(2**31 - 1)
         return upper.mul_(size).bitwise_right_shift_(31)
 
     def signs(self, keys: Tensor, dtype: torch.dtype) -> Tensor:
-        """Keys as above -> (U, d) of 1 and -1, by a bit that the positions do not use."""
+        """Keys as in `forward` -> (U, d) of 1 and -1, from a bit that the positions do not use."""
         return ((self._hashed(keys) >> 31) & 2).to(dtype).sub_(1).neg_()
 
 
 class _TakeCells(torch.autograd.Function):
-    """memory[cells] for (m,) and (U, d); the gradient is dense."""
+    """memory[cells] for memory (m,) and cells (U, d); the gradient is dense."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, memory: Tensor, cells: Tensor) -> Tensor:
@@ -77,21 +77,24 @@ class _TakeCells(torch.autograd.Function):
 
 
 class Memory(nn.Module):
-    """m numbers, of which a batch takes some in any order.
+    """m numbers, read in any order.
 
-    Its gradient is dense and dense Adam updates it. A batch of 2,000 rows of 39 fields takes 0.6 M numbers, a sixth of
-    the memory that a tenth of 1.09 M x 32 numbers makes. There gradient and fused Adam take a quarter to a sixth of the
-    time that it takes to find the distinct numbers and have `RowAdam` update them (one thread); at 20 M numbers they
-    take 1.2 times as long, at 40 M 1.6 times.
+    The gradient is dense, and dense Adam updates all numbers. The alternative is to find the distinct numbers of a
+    batch and to update only these with `RowAdam`. On one thread, with batches of 2,000 rows of 39 fields, the dense way
+    takes a quarter to a sixth of that time for a memory of 3.5 M numbers, a sixth of which a batch reads; 1.2 times as
+    long for 20 M numbers; and 1.6 times as long for 40 M numbers.
+
+    Args:
+        size: m.
 
     Raises:
-        ValueError: for 2**31 numbers or more.
+        ValueError: if m is not from 1 to 2**31 - 1.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         if not 1 <= size < MAX_CELLS:
-            raise ValueError(f"a memory holds 1 to {MAX_CELLS - 1:,} numbers, however: {size=:,}; lower the budget")
+            raise ValueError(f"a memory must hold 1 to {MAX_CELLS - 1:,} numbers, got {size:,}; lower the budget")
         self.weight = nn.Parameter(torch.empty(size))
         nn.init.normal_(self.weight, std=INIT_SD)
 
@@ -101,12 +104,12 @@ class Memory(nn.Module):
 
 
 def common_dim(allocation: Allocation) -> int:
-    """The one dimension of all kept fields, which values that share their numbers have to have.
+    """The common dimension of all kept fields, which methods need whose fields share numbers.
 
     Raises:
         ValueError: if they have several.
     """
     dims = set(allocation.dims.values())
     if len(dims) > 1:
-        raise ValueError(f"{allocation.method} has one dimension for all fields, however {allocation.dims}")
+        raise ValueError(f"{allocation.method}: all fields must have the same dimension, got {allocation.dims}")
     return dims.pop()

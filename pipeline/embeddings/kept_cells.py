@@ -1,4 +1,4 @@
-"""Tables of which only some cells are kept: which ones, how they are trained, and how they are stored."""
+"""Pruned tables: the choice of the cells to keep, their training and their storage."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.bitmap import Bitmap, Form, Packed
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import cost
 from pipeline.embeddings.table import Table
 
-BLOCK_ROWS = 16  # rows for which one count says how many cells come before them
+BLOCK_ROWS = 16  # rows of a block; each block stores the number of kept cells before it
 
 
 class Layout:
-    """How a table is stored of which only some cells are kept: the smallest of three forms.
+    """The storage of a table's kept cells, in the smallest of three forms.
 
     * ``bitmap``: a bit for every cell, and the kept numbers row by row;
-    * ``csr``: the number of kept cells of every row and the column of each, and the kept numbers row by row;
-    * ``dense``: all numbers, for tables of which so much is kept that an index would cost more.
+    * ``csr``: the number of kept cells in each row, their columns, and the kept numbers row by row;
+    * ``dense``: all numbers, if so many cells are kept that an index would cost more.
 
-    Which one is the smallest, and its size, depend on the number of kept cells alone, hence are known before training.
+    The smallest form and its size depend only on the number of kept cells, so both are known before training.
 
     Args:
         rows: V.
         dim: D.
-        kept: cells that are kept, up to V * D and below 2**31.
+        kept: number of kept cells, up to V * D and below 2**31.
+
+    Raises:
+        ValueError: for another number of cells.
     """
 
     def __init__(self, rows: int, dim: int, kept: int) -> None:
         if not 1 <= kept <= rows * dim or kept >= 2**31:
-            raise ValueError(
-                f"a table of {rows:,} x {dim} cells cannot keep {kept:,} of them; keep 1 to {rows * dim:,}"
-            )
+            raise ValueError(f"a table of {rows:,} x {dim} cells must keep 1 to {rows * dim:,} of them, got {kept:,}")
         self.rows, self.dim, self.kept = rows, dim, kept
         count = torch.uint8 if dim < 256 else torch.int16
         column = torch.uint8 if dim <= 256 else torch.int16
@@ -60,11 +61,11 @@ class Layout:
         self.form = forms[self.name]
 
     def measured(self) -> dict[str, Tensor]:
-        """What `pack` will give, on the ``meta`` device."""
+        """Tensors of the same shapes and types as those of `pack`, on the ``meta`` device."""
         return _empty(self.form)
 
     def pack(self, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """values (V, D) float32, mask (V, D) bool with `kept` ones -> what is stored."""
+        """The stored tensors, for values (V, D) float32 and a mask (V, D) bool with `kept` ones."""
         if self.name == "dense":
             return {"table.cells": (values * mask).flatten()}
         cells = {"table.cells": values[mask]}
@@ -80,7 +81,7 @@ class Layout:
         }
 
     def take(self, packed: Packed, rows: Tensor) -> Tensor:
-        """Row numbers (U,) -> (U, D), from what is stored; no other row is expanded."""
+        """Rows (U,) -> (U, D), read from the stored tensors; no other row is unpacked."""
         values = packed["table.cells"]
         columns = torch.arange(self.dim, device=rows.device)
         if self.name == "dense":
@@ -108,15 +109,20 @@ def _empty(form: Form) -> dict[str, Tensor]:
 
 
 def top_cells(importance: np.ndarray, kept: int, least: int = 0) -> np.ndarray:
-    """Which cells are the most important: (V, D) -> (V, D) bool with ``kept`` ones; ties to the smaller row.
+    """(V, D) bool mask of the most important cells; ties go to the smaller row.
 
     Args:
-        least: cells that every row keeps, its own most important ones.
+        importance: (V, D).
+        kept: number of cells in the mask.
+        least: the number of cells that each row keeps at least, its own most important ones.
+
+    Raises:
+        ValueError: if the rows' least cells are more than the kept cells.
     """
     ranked = importance.astype(np.float32)
     if least:
         if least * len(ranked) > kept:
-            raise ValueError(f"{least} cells of each of {len(ranked):,} rows are more than the {kept:,} that are kept")
+            raise ValueError(f"{least} cells of each of {len(ranked):,} rows must be at most the {kept:,} kept cells")
         own = np.argpartition(-ranked, least - 1, axis=1)[:, :least]
         np.put_along_axis(ranked, own, np.inf, axis=1)
     flat = ranked.ravel()
@@ -128,10 +134,10 @@ def top_cells(importance: np.ndarray, kept: int, least: int = 0) -> np.ndarray:
 
 
 def cells_within(rows: int, dim: int, budget: int, least: int = 1) -> int:
-    """How many cells of a (rows, dim) table can be served in ``budget`` bytes.
+    """The number of cells of a (rows, dim) table that can be served in ``budget`` bytes.
 
     Raises:
-        TooFewBytes: if not even ``least`` cells can; says what they would take.
+        TooFewBytes: if it is below ``least``; the message says the bytes of ``least`` cells.
     """
 
     def size(kept: int) -> int:
@@ -139,36 +145,39 @@ def cells_within(rows: int, dim: int, budget: int, least: int = 1) -> int:
 
     if size(least) > budget:
         raise TooFewBytes(
-            f"no {least:,} cells of {rows:,} rows can be kept in a budget of {budget:,} bytes: the least is "
+            f"a budget of {budget:,} bytes is too small to keep {least:,} cells of {rows:,} rows: the least is "
             f"{size(least):,}; raise the budget"
         )
     return bisect_right(range(least, rows * dim + 1), budget, key=size) + least - 1
 
 
-def keep_most_important(method: str, given: Evidence, importance: np.ndarray, budget: int) -> Allocation:
-    """The allocation, for `Masked`, of the most important cells within the budget, whatever their field.
+def keep_most_important(evidence: Evidence, importance: np.ndarray, budget: int) -> Allocation:
+    """The allocation, for `Masked`, with the most important cells of all fields that the budget allows.
 
     Args:
-        method: whose ``build`` makes it `Masked`.
+        evidence: the schema, and D.
         importance: (V, D).
+        budget: bytes.
+
+    Raises:
+        TooFewBytes: if not even one cell fits the budget.
     """
     rows, dim = importance.shape
-    return allocation_of(method, given, top_cells(importance, cells_within(rows, dim, budget)))
+    return keep(evidence, top_cells(importance, cells_within(rows, dim, budget)))
 
 
-def allocation_of(method: str, given: Evidence, mask: np.ndarray) -> Allocation:
-    """The allocation, for `Masked`, of the cells that a mask (V, D) keeps."""
-    dims = dict.fromkeys(given.schema.names, given.dim)
-    return Allocation(method, dims, {"cells": int(mask.sum())}, {"mask": np.packbits(mask, axis=1)})
+def keep(evidence: Evidence, mask: np.ndarray) -> Allocation:
+    """The allocation, for `Masked`, with the cells of a mask (V, D) bool."""
+    return evidence.allocation(evidence.dim, {"cells": int(mask.sum())}, {"mask": np.packbits(mask, axis=1)})
 
 
 class _Cells(FieldEmbedding):
-    """A table (V, D) of all fields, as wide as D, of which ``kept`` cells are served."""
+    """A table (V, D) of all fields; ``kept`` of its cells are served."""
 
     def __init__(self, schema: Schema, dim: int, kept: int) -> None:
         super().__init__()
         self.dim = dim
-        self.table = Table(schema.num_rows, dim)  # first, so that it starts as the supernet's of equal seed did
+        self.table = Table(schema.num_rows, dim)  # drawn first, as in the supernets: equal seeds give equal tables
         self.layout = Layout(schema.num_rows, dim, kept)
 
     def kept(self) -> Tensor:
@@ -180,14 +189,19 @@ class _Cells(FieldEmbedding):
         return self.layout.measured() if weight.is_meta else self.layout.pack(weight, self.kept())
 
     def lookup(self, packed: Packed, occ: Occurrences) -> Tensor:
-        return spread(self.layout.take(packed, occ.rows), occ)
+        return self.layout.take(packed, occ.rows)
 
 
 class Masked(_Cells):
-    """Trains only the cells that an allocation keeps; the others are 0 throughout.
+    """Trains only the cells that an allocation keeps; the others are always 0.
 
     Args:
-        allocation: of `allocation_of`, of the schema's fields.
+        schema: F fields.
+        dim: D.
+        allocation: from `keep`, of the schema's fields.
+
+    Raises:
+        ValueError: if the mask does not fit the schema and the settings.
     """
 
     def __init__(self, schema: Schema, dim: int, allocation: Allocation) -> None:
@@ -195,44 +209,45 @@ class Masked(_Cells):
         octets = allocation.arrays.get("mask")
         shape = (schema.num_rows, -(-dim // 8))
         if octets is None or octets.shape != shape:
-            found = "none is there" if octets is None else f"{octets.shape=}"
-            raise ValueError(f"array 'mask' must have the shape {shape}, however {found}; derive the allocation again")
+            got = None if octets is None else octets.shape
+            raise ValueError(f"array 'mask' must have the shape {shape}, got {got}; derive the allocation again")
         mask = np.unpackbits(octets, axis=1, count=dim).astype(bool)
         if int(mask.sum()) != self.layout.kept:
             raise ValueError(
-                f"array 'mask' keeps {int(mask.sum()):,} cells, however cells={self.layout.kept:,}; "
+                f"array 'mask' must keep {self.layout.kept:,} cells, as the settings say, got {int(mask.sum()):,}; "
                 "derive the allocation again"
             )
         self.register_buffer("mask", torch.from_numpy(mask), persistent=False)
 
     mask: Tensor
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
-        return spread(self.table(occ.rows) * self.mask.index_select(0, occ.rows), occ)
+    def vectors(self, occ: Occurrences) -> Tensor:
+        return self.table(occ.rows) * self.mask.index_select(0, occ.rows)
 
     def kept(self) -> Tensor:
         return self.mask
 
 
 class Pruned(_Cells):
-    """Trains all cells, and at the end keeps the largest.
+    """Trains all cells, and keeps the largest after training.
 
     Args:
-        kept: cells.
-        least: cells that every row keeps.
+        schema: F fields.
+        dim: D.
+        kept: number of kept cells.
+        least: the number of cells that each row keeps at least.
     """
 
     def __init__(self, schema: Schema, dim: int, kept: int, least: int) -> None:
         super().__init__(schema, dim, kept)
         self.least = least
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
-        return spread(self.table(occ.rows), occ)
+    def vectors(self, occ: Occurrences) -> Tensor:
+        vectors: Tensor = self.table(occ.rows)
+        return vectors
 
     def kept(self) -> Tensor:
-        """The largest cells as the table is now: after `finish`, those that it kept."""
+        """(V, D) bool: the largest cells of the current table; after `finish`, the cells that it kept."""
         weight = self.table.weight.detach()
         mask = top_cells(weight.abs().cpu().numpy(), self.layout.kept, self.least)
         return torch.from_numpy(mask).to(weight.device)

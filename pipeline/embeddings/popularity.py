@@ -1,12 +1,12 @@
-"""AutoEmb's embedding: every value has a vector of each candidate dimension, mixed with weights by its popularity.
+"""AutoEmb's embedding: a value has one vector per candidate dimension, and its popularity weighs them.
 
 Zhao et al. 2021, "AutoEmb", ICDM (arXiv 2002.11252), as its authors' group published it with ESAPN. A value's t-th
-vector e_t (D_t,) is a slice of its own of the table, no other candidate reads it. All are brought to D coordinates,
+vector e_t (D_t,) is a slice of the value's row that no other candidate reads. Every slice is lifted to D coordinates,
 
     x_t = tanh(BN(A_t e_t)),      x = sum_t w_t x_t,
 
-and w = softmax(W_2 tanh(W_1 p + b_1) + b_2) is what the field's controller makes of p, the embedding of the bucket that
-the value's popularity is in.
+and the field's controller gives the weights w = softmax(W_2 tanh(W_1 p + b_1) + b_2), where p is the embedding of the
+bucket of the value's popularity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.folded_mixture import EPS, MOMENTUM
 from pipeline.embeddings.table import Table, field_of, field_sums, grouped_matmul
@@ -29,23 +29,26 @@ GAIN = 0.1  # of BatchNorm before training
 
 
 class Slices(nn.Module):
-    """The candidates' vectors and what brings them to D coordinates.
+    """The vectors of all candidates, lifted to D coordinates and mixed.
 
-    NOTE[DIFF]: no bias b_t in A_t e_t + b_t, for BatchNorm takes it out again. Its gain and shift are shared by the
-    candidates of a field, as published, but not its running moments: each candidate is normalised by its own in
-    training, and is so in evaluation. The gain starts at `GAIN` instead of 1, with which inner products of tens of
-    fields would start far too large, see `pipeline.mixtures.FoldedMixture`.
+    NOTE[DIFF]: A_t e_t has no bias b_t, because BatchNorm would remove it. BatchNorm's gain and shift are shared by the
+    candidates of a field, as published. Its running moments are not: in training each candidate is normalised by its
+    own moments, and so it is in evaluation. The gain starts at `GAIN` instead of 1; with 1, the inner products of tens
+    of fields would start far too large, see `pipeline.embeddings.folded_mixture.FoldedMixture`.
 
     Args:
         schema: F fields.
         dims: T distinct candidate dims; 0 has no slice and contributes nothing.
         dim: D.
+
+    Raises:
+        ValueError: if dims repeat, are negative, or are all 0.
     """
 
     def __init__(self, schema: Schema, dims: Sequence[int], dim: int) -> None:
         super().__init__()
         if len(set(dims)) < len(dims) or min(dims) < 0 or not max(dims):
-            raise ValueError(f"slices need distinct dims of 0 or more, and one above 0, however: {list(dims)}")
+            raise ValueError(f"dims of slices must be distinct, at least 0, and not all 0, got {list(dims)}")
         self.dims, self.dim = list(dims), dim
         self.momentum = MOMENTUM  # 0 while statistics must stay as they are, as for BatchNorm
         fields = len(schema)
@@ -60,12 +63,12 @@ class Slices(nn.Module):
     variance: Tensor
 
     def forward(self, occ: Occurrences, weights: Tensor) -> Tensor:
-        """Occurrences, weights (U, T) of each row's candidates -> (B, F, D)."""
+        """Occurrences, weights (U, T) of each row's candidates -> mixed vectors (U, D)."""
         slices = self.table(occ.rows).split(self.dims, dim=1)
         field = field_of(occ.ends, len(occ.rows))
         mass = occ.mass() / occ.shape[0] if self.training else None
         shift = self.shift.index_select(0, field)
-        mixed = torch.zeros_like(shift)
+        mixture = torch.zeros_like(shift)
         for t, (d, values) in enumerate(zip(self.dims, slices, strict=True)):
             if not d:
                 continue
@@ -79,8 +82,8 @@ class Slices(nn.Module):
             scale = self.gain * torch.rsqrt(variance + EPS)
             offset = torch.addcmul(shift, mean.index_select(0, field), scale.index_select(0, field), value=-1)
             moved = torch.addcmul(offset, lifted, scale.index_select(0, field))
-            mixed = torch.addcmul(mixed, weights[:, t, None], torch.tanh(moved))
-        return spread(mixed, occ)
+            mixture = torch.addcmul(mixture, weights[:, t, None], torch.tanh(moved))
+        return mixture
 
     @torch.no_grad()
     def _track(self, t: int, mean: Tensor, variance: Tensor, batch: int) -> None:
@@ -96,16 +99,17 @@ class Slices(nn.Module):
 
 
 class Controllers(nn.Module):
-    """A small network per field from the popularity's bucket to the weights of the candidates.
+    """A small network per field, from the bucket of the popularity to the weights of the candidates.
 
-    NOTE[DIFF]: no BatchNorm, for its input is one of a few buckets, all of which are computed at once, and no batch;
-    and no memory of the weights that the value had when it occurred last (the published code's policy type 1 has it,
-    another of its types has not), which would be a state of T numbers per value. Weights start equal.
+    NOTE[DIFF]: there is no BatchNorm, because the input is not a batch but a few buckets, all computed at once. The
+    input does not hold the value's weights at its last occurrence, which would take T numbers per value; in the
+    published code, policy type 1 has them and another type does not. Weights start equal.
 
     Args:
-        valid: (F, T) bool: which candidates a field has.
+        valid: (F, T) bool: whether a field has a candidate.
         buckets: S, of the popularity.
-        width, hidden: of a bucket's embedding and of the hidden layer; 32 and 512 as published.
+        width: of a bucket's embedding; 32 as published.
+        hidden: width of the hidden layer; 512 as published.
     """
 
     def __init__(self, valid: Tensor, buckets: int, width: int = 32, hidden: int = 64) -> None:
@@ -121,7 +125,7 @@ class Controllers(nn.Module):
     valid: Tensor
 
     def forward(self) -> Tensor:
-        """(F, S, T) log-weights of the candidates in every bucket; -inf where a field does not have one."""
+        """(F, S, T) log-weights of the candidates in every bucket; -inf for candidates that a field does not have."""
         inputs = self.popularity.expand(len(self.first), -1, -1)
         hidden = torch.tanh(torch.bmm(inputs, self.first) + self.first_bias)
         logits = torch.bmm(hidden, self.second) + self.second_bias
@@ -133,33 +137,33 @@ By = Literal["controllers", "equal", "rule"]
 
 
 def bucket_of(counts: Tensor) -> Tensor:
-    """Times that a value was seen -> number of its bucket, floor(log2(count + 1)), up to `BUCKETS` - 1."""
+    """The bucket of a value that was seen ``counts`` times: floor(log2(count + 1)), at most `BUCKETS` - 1."""
     return torch.log2(counts.float() + 1).floor().long().clamp(max=BUCKETS - 1)
 
 
 def rule(candidates: int) -> Tensor:
-    """(S, T) the popularity rule made by hand: the wider, the more often a value was seen, in equal steps of log2.
+    """(S, T) one-hot weights of a hand-made rule: the more often a value was seen, the wider its candidate.
 
-    Values seen 1023 times and more have the widest candidate, those never seen the narrowest.
+    Buckets 0 to 9 are divided evenly among the candidates; later buckets, 1023 times or more, have the widest one.
     """
     step = (torch.arange(BUCKETS) * candidates / 10).floor().long().clamp(max=candidates - 1)
     return one_hot(step, candidates).float()
 
 
 class ByPopularity(FieldEmbedding):
-    """Slices of several dimensions, weighted by how often a value was seen until now.
+    """Slices of several dimensions, weighted by how often a value was seen so far.
 
     Args:
         schema: F fields.
-        dims: T candidate dims, ascending; a single one is a plain table under the same transform.
+        dims: T candidate dims, ascending; with a single one, this is a plain table with the same transform.
         dim: D.
-        by: what gives the weights: controllers, nothing (all are 1/T), or the rule, which chooses.
+        by: the source of the weights: "controllers"; "equal", all are 1 / T; or "rule", one candidate has weight 1.
     """
 
     def __init__(self, schema: Schema, dims: Sequence[int], dim: int, by: By) -> None:
         super().__init__()
         self.dim, self.by, self.dims = dim, by, list(dims)
-        self.hard = False  # whether only the candidate of the largest weight counts, with weight 1
+        self.hard = False  # whether the candidate of the largest weight has weight 1, and all others 0
         self.slices = Slices(schema, dims, dim)
         every = torch.ones(len(schema), len(dims), dtype=torch.bool)
         self.controllers = Controllers(every, BUCKETS) if by == "controllers" else None
@@ -174,28 +178,27 @@ class ByPopularity(FieldEmbedding):
     fields: Tensor
 
     def weights(self) -> Tensor:
-        """(F, S, T) of the candidates in every bucket."""
+        """(F, S, T) weights of the candidates in every bucket."""
         weights = self.fixed if self.controllers is None else self.controllers().exp()
         return one_hot(weights.argmax(2), weights.shape[2]).to(weights.dtype) if self.hard else weights
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
+    def vectors(self, occ: Occurrences) -> Tensor:
         place = field_of(occ.ends, len(occ.rows)) * BUCKETS + bucket_of(self.counts[occ.rows])
-        embedded: Tensor = self.slices(occ, nn.functional.embedding(place, self.weights().flatten(0, 1)))
-        return embedded
+        vectors: Tensor = self.slices(occ, nn.functional.embedding(place, self.weights().flatten(0, 1)))
+        return vectors
 
     def arch_parameters(self) -> list[nn.Parameter]:
         return [] if self.controllers is None else list(self.controllers.parameters())
 
     @torch.no_grad()
     def count(self, rows: Tensor) -> None:
-        """Add one to a row's counter for each time that it occurs in rows (n,)."""
+        """Add one to a row's counter for each time that the row occurs in rows (n,)."""
         self.counts += torch.bincount(rows, minlength=len(self.counts)).int()
 
     def packed(self) -> dict[str, Tensor]:
-        """What it takes to serve, and to go on counting where weights go by the counts.
+        """The tensors to serve the embedding, and to continue counting if the weights depend on the counts.
 
-        Where one candidate alone counts, of a value's slices only that one, at the popularity that the value has now.
+        If only one candidate of a value has weight at its current popularity, only that candidate's slice is kept.
         """
         kept = self.slices.packed()
         if self.by != "equal":
@@ -210,6 +213,6 @@ class ByPopularity(FieldEmbedding):
 
     @torch.no_grad()
     def expected_dims(self) -> np.ndarray:
-        """(F, S) sum of w_t d_t in every bucket."""
+        """(F, S) expected dimension, the sum of w_t d_t over t, of each field in every bucket."""
         expected: np.ndarray = (self.weights() @ torch.tensor(self.dims, dtype=torch.float32)).cpu().numpy()
         return expected

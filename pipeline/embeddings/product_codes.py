@@ -1,54 +1,59 @@
-"""Product quantisation: a value's vector is a few codes, each of which names a centroid for a group of coordinates.
+"""Product quantisation: a value's vector is a few codes, and each code names a centroid for a group of coordinates.
 
-Jégou, Douze & Schmid 2011, "Product Quantization for Nearest Neighbor Search": D coordinates fall into G groups of
-D / G; each group has a codebook of K centroids, and a vector is stored as the numbers of its G centroids, that is as
-G ceil(log2 K) bits. What differs between methods is how vectors and centroids are learned: `ProductQuantised` holds
-what they share.
+Jégou, Douze & Schmid 2011, "Product Quantization for Nearest Neighbor Search": D coordinates are split into G groups of
+D / G. Each group has a codebook of K centroids, and a vector is stored as the numbers of its G centroids, in
+G ceil(log2 K) bits. Methods differ in how they learn vectors and centroids; `ProductQuantised` is their common part.
 
-One codebook for each group serves all fields. Codebooks of each field's own would take as many times the bytes as
-there are coded fields: next to nothing beside a million values, but most of a small budget for a few thousand, paid
-with coarser codes. A field that has no more values than a codebook has centroids keeps vectors of its own, which
-take no more bytes than such a codebook would.
+All fields share the codebook of a group. With codebooks of its own for each coded field, the bytes of codebooks would
+be multiplied by the number of coded fields. That is negligible for a million values, but for a few thousand values it
+is most of a small budget, and codes would be coarser. A field with at most K values keeps its vectors, which take no
+more bytes than a codebook of its own would.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import Build, spent
 from pipeline.embeddings.packed_codes import PackedCodes, bits
 from pipeline.embeddings.table import INIT_SD, Table
 
-OFFERED = (2, 4, 8, 16, 32, 64, 128, 256)  # centroids that `finest` may choose
-PATIENCE = 100  # steps that no row may use a centroid before it starts anew
-CHUNK = 8192  # rows whose codes are settled at a time; a multiple of 8, so that they fill bytes
-CACHED = 256  # rows that are compared with all centroids at a time, which then stays in the caches
+Centroids = Annotated[int, Field(ge=2)]  # the option for the number of centroids of a codebook
+OFFERED = (2, 4, 8, 16, 32, 64, 128, 256)  # numbers of centroids that methods try
+PATIENCE = 100  # steps after which a centroid that no row uses is drawn again
+CHUNK = 8192  # rows whose codes are assigned at a time; a multiple of 8, so that they fill whole bytes
+CACHED = 256  # rows that are compared with all centroids at a time; the products then fit in the caches
 
 
 class ProductQuantised(FieldEmbedding):
-    """Vectors from codes and codebooks for large fields, from a plain table for small ones.
+    """Vectors from codes and codebooks for large fields, and from a plain table for small fields.
 
-    In training every row has a vector of its own, its query, in a table that is not served. `finish` settles the
-    codes. The rows of a field come in tiers by falling frequency, that is by id, and those of a tier may use the
-    first so many centroids of every codebook (Kang et al. 2020).
+    In training, every row of a large field has a vector of its own, its query, in a table that is not served. `finish`
+    assigns the codes. The rows of a field may be divided into tiers by falling frequency, that is by id. The rows of a
+    tier use only the first centroids of every codebook, a number for each tier (Kang et al. 2020).
 
     Args:
         schema: F fields.
         dim: D.
         groups: G, a divisor of D.
-        centroids: K of each tier, falling; one number if there are no tiers.
-        shares: of each tier but the last, its share of each field's values; a part of a value is rounded up.
+        centroids: number of centroids of each tier, falling; the first is K; one number if there are no tiers.
+        shares: share of each field's values in each tier but the last, rounded up to whole values.
+
+    Raises:
+        ValueError: if groups, centroids or shares are not like that.
 
     Attributes:
         small: names of the fields that are not coded.
@@ -62,19 +67,19 @@ class ProductQuantised(FieldEmbedding):
     ) -> None:
         super().__init__()
         if groups < 1 or dim % groups:
-            raise ValueError(f"groups must divide the dimension {dim}, however: {groups=}")
+            raise ValueError(f"groups must divide the dimension {dim}, got {groups}")
         if list(centroids) != sorted(centroids, reverse=True) or len(shares) != len(centroids) - 1:
             raise ValueError(
-                f"centroids must fall from tier to tier, and shares name all tiers but the last, however: "
-                f"{centroids=}, {shares=}"
+                f"centroids must fall from tier to tier, and shares must be given for all tiers but the last, "
+                f"got {centroids=}, {shares=}"
             )
         self.dim, self.groups, self.centroids = dim, groups, list(centroids)
         if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
-            raise ValueError(f"shares of tiers must lie above 0 and add up to less than 1, however: {shares=}")
+            raise ValueError(f"shares of tiers must be above 0 and add up to less than 1, got {shares}")
         coded = [field.cardinality > max(centroids) for field in schema.fields]
         self.small = tuple(name for name, yes in zip(schema.names, coded, strict=True) if not yes)
-        ends, shifts, tiers, sizes = [], [], [], []  # of segments, each of which is a field, or a tier of one
-        taken = {True: 0, False: 0}  # rows of either table
+        ends, shifts, tiers, sizes = [], [], [], []  # of segments: a segment is a field, or a tier of a field
+        taken = {True: 0, False: 0}  # rows so far of the table of queries, and of the plain table
         for first, number, yes in zip(schema.first_rows.tolist(), schema.cardinalities.tolist(), coded, strict=True):
             cuts = [math.ceil(number * share - 1e-9) for share in np.cumsum(shares).tolist()] if yes else []
             for tier, (start, stop) in enumerate(zip([0, *cuts], [*cuts, number], strict=True)):
@@ -85,7 +90,7 @@ class ProductQuantised(FieldEmbedding):
             taken[yes] += number
         self.table = Table(taken[False], dim) if taken[False] else None
         self.queries = Table(taken[True], dim) if taken[True] else None
-        places = [s for s, tier in enumerate(tiers) if tier >= 0]  # segments that are coded
+        places = [s for s, tier in enumerate(tiers) if tier >= 0]  # the coded segments
         self.tiers = [tiers[s] for s in places]
         self.codes = PackedCodes([sizes[s] for s in places], groups, [self.centroids[tier] for tier in self.tiers])
         coded_number = np.cumsum([tier >= 0 for tier in tiers]) - 1
@@ -97,24 +102,23 @@ class ProductQuantised(FieldEmbedding):
     about: Tensor
     settled: Tensor
 
-    # What a method has to say
+    # Defined by each method
 
     def books(self) -> Tensor:
-        """(G, K, D / G): the codebooks that are served."""
+        """(G, K, D / G): the served codebooks."""
         raise NotImplementedError(f"{type(self).__name__} must define books()")
 
     def quantised(self, queries: Tensor, tiers: Tensor) -> Tensor:
-        """Vectors (u, D) in place of the queries (u, D) of distinct rows of tiers (u,), until codes are settled."""
+        """(u, D) vectors that replace queries (u, D) of distinct rows, of tiers (u,), before `finish`."""
         raise NotImplementedError(f"{type(self).__name__} must define quantised(queries, tiers)")
 
     def nearest(self, queries: Tensor, tier: int) -> Tensor:
         """Queries (u, D) of a tier -> (u, G) codes."""
         raise NotImplementedError(f"{type(self).__name__} must define nearest(queries, tier)")
 
-    # What all have in common
+    # Common to all methods
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
+    def vectors(self, occ: Occurrences) -> Tensor:
         if self.settled:
             return self.lookup(self.packed(), occ)
         segments, rows = self._placed(occ)
@@ -126,10 +130,10 @@ class ProductQuantised(FieldEmbedding):
         if self.queries is not None:
             here = (tiers >= 0).nonzero()[:, 0]
             values = values.index_copy(0, here, self.quantised(self.queries(rows[here]), tiers[here]))
-        return spread(values, occ)
+        return values
 
     def _placed(self, occ: Occurrences) -> tuple[Tensor, Tensor]:
-        """Of each of the batch's rows its segment, and its number in the table that it is in."""
+        """(U,) segment of each row of the batch, and (U,) its row number in the plain table or in the queries."""
         segments = torch.searchsorted(self.ends, occ.rows, right=True)
         return segments, occ.rows + self.about[0][segments]
 
@@ -142,7 +146,7 @@ class ProductQuantised(FieldEmbedding):
         self.settled.fill_(True)
 
     def _chunks(self) -> Iterator[tuple[int, int, int, Tensor]]:
-        """All queries: coded segment, tier, place in the segment, (n, D)."""
+        """All queries in chunks: number of the coded segment, its tier, first row in the segment, queries (n, D)."""
         assert self.queries is not None
         for segment, (tier, first, number) in enumerate(
             zip(self.tiers, self.codes.firsts, self.codes.numbers, strict=True)
@@ -155,13 +159,16 @@ class ProductQuantised(FieldEmbedding):
     def perplexity(self) -> Tensor:
         """Code usage (G,): exponential of the entropy of each group's codes over all coded rows.
 
-        It is K where all centroids serve equally many rows, and 1 where one serves them all.
+        It is K if all centroids are used by equally many rows, and 1 if all rows use one centroid.
 
         Raises:
             ValueError: if no field is coded.
         """
         if self.queries is None:
-            raise ValueError(f"no field has more than {max(self.centroids)} values, so none is coded")
+            raise ValueError(
+                f"perplexity needs a coded field, but no field has more than {max(self.centroids)} values; "
+                "use fewer centroids"
+            )
         counts = torch.zeros(self.groups, max(self.centroids), device=self.queries.weight.device)
         for segment, tier, start, queries in self._chunks():
             if self.settled:
@@ -177,7 +184,7 @@ class ProductQuantised(FieldEmbedding):
         return kept | ({} if self.queries is None else {"code": self.codes.data, "codebook": self.books().detach()})
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
-        """Reads the codes of the batch's rows alone."""
+        """The vectors (U, D); only the codes of the batch's rows are read."""
         segments, rows = self._placed(occ)
         _, tiers, coded = self.about[:, segments]
         values = torch.empty(len(rows), self.dim, device=rows.device)
@@ -188,11 +195,11 @@ class ProductQuantised(FieldEmbedding):
             here = (tiers >= 0).nonzero()[:, 0]
             codes = self.codes.read(packed["code"], rows[here], coded[here])
             values[here] = decode(codes, packed["codebook"])
-        return spread(values, occ)
+        return values
 
 
 def decode(codes: Tensor, books: Tensor) -> Tensor:
-    """Codes (u, G) of codebooks (G, K, D / G) -> (u, D)."""
+    """Codes (u, G), codebooks (G, K, D / G) -> (u, D)."""
     groups, number, width = books.shape
     flat = codes + number * torch.arange(groups, device=codes.device)
     return books.reshape(groups * number, width).index_select(0, flat.flatten()).view(len(codes), groups * width)
@@ -200,30 +207,32 @@ def decode(codes: Tensor, books: Tensor) -> Tensor:
 
 @torch.no_grad()
 def closest(vectors: Tensor, books: Tensor) -> Tensor:
-    """Vectors (u, D), codebooks (G, K, D / G) -> (u, G): the centroid at the least Euclidean distance."""
+    """(u, G) numbers of the nearest centroids, by Euclidean distance, for vectors (u, D), codebooks (G, K, D / G)."""
     groups, _, width = books.shape
     lengths = -0.5 * books.square().sum(2)[:, None]
-    found = []
+    codes = []
     for chunk in vectors.view(len(vectors), groups, width).split(CACHED):
         scores = torch.baddbmm(lengths, chunk.transpose(0, 1), books.transpose(1, 2))  # (G, n, K)
-        found.append(scores.max(2).indices)  # twice as fast as argmax
-    return torch.cat(found, 1).T
+        codes.append(scores.max(2).indices)  # twice as fast as argmax
+    return torch.cat(codes, 1).T
 
 
 class NearestCentroids(ProductQuantised):
-    """DPQ-VX: a query is replaced by its nearest centroids, which are pulled towards the queries that they replace.
+    """DPQ-VX: each query is replaced by its nearest centroids, which are pulled towards it.
 
     Chen, Li & Sun 2020, "Differentiable Product Quantization for End-to-End Embedding Compression", ICML, section 3.2:
 
         c = argmin_k |q - K_k|^2,   out = q + sg(K_c - q),   loss + |sg(q) - K_c|^2 + commitment |q - sg(K_c)|^2
 
-    for each group, sg being no gradient. The task trains the queries, the second term the centroids.
+    for each group, where sg stops the gradient. The task's loss trains the queries, and the first added term trains the
+    centroids.
 
-    NOTE[DIFF]: the two terms are means over the distinct rows of a batch, not over its tokens: a step then costs no
-    more than its rows do, and a centroid serves rare values as well as frequent ones.
+    NOTE[DIFF]: the two added terms are means over the distinct rows of a batch, not over its tokens. So the cost of a
+    step depends only on its distinct rows, and rare values pull a centroid as much as frequent values do.
 
     Args:
-        commitment: weight of the last term; the authors' code has 0.
+        schema, dim, groups, centroids, shares: of `ProductQuantised`.
+        commitment: weight of the last term; 0 in the authors' code.
     """
 
     def __init__(
@@ -241,7 +250,7 @@ class NearestCentroids(ProductQuantised):
         if self.queries is not None:
             self.book = nn.Parameter(INIT_SD * torch.randn(groups, max(centroids), dim // groups))
             self.register_buffer("idle", torch.zeros(groups, max(centroids), dtype=torch.int32))  # steps without use
-        self.pull: Tensor | None = None  # of the latest batch
+        self.pull: Tensor | None = None  # the added terms of the last batch
 
     idle: Tensor
 
@@ -258,13 +267,13 @@ class NearestCentroids(ProductQuantised):
         for tier in range(len(self.centroids)):
             here = (tiers == tier).nonzero()[:, 0]
             codes[here] = self.nearest(queries.detach()[here], tier)
-        found = decode(codes, self.book)
+        decoded = decode(codes, self.book)
         if self.training:
             self.idle.add_(1).scatter_(1, codes.T, 0)
-            self.pull = (found - queries.detach()).square().sum(1).mean()
+            self.pull = (decoded - queries.detach()).square().sum(1).mean()
             if self.commitment:
-                self.pull = self.pull + self.commitment * (queries - found.detach()).square().sum(1).mean()
-        return found.detach() + (queries - queries.detach())  # bit for bit what is served
+                self.pull = self.pull + self.commitment * (queries - decoded.detach()).square().sum(1).mean()
+        return decoded.detach() + (queries - queries.detach())  # equal, bit for bit, to the served vectors
 
     @torch.no_grad()
     def _restart(self, queries: Tensor) -> None:
@@ -279,22 +288,40 @@ class NearestCentroids(ProductQuantised):
         return loss if pull is None else loss + pull
 
 
-def finest(given: Evidence, build: Build, offered: Sequence[Allocation]) -> Allocation:
-    """Of the allocations that fit the limit, the one with the most bits a row; ties to the most centroids, then bytes.
+def finest(
+    evidence: Evidence,
+    build: Build,
+    groups: Sequence[int],
+    centroids: Sequence[Sequence[int]],
+    settings: Mapping[str, Any] | None = None,
+) -> Allocation:
+    """The codes with the most bits per row within the limit; ties go to more centroids, then to fewer bytes.
 
-    A row of G codes tells 2 ** (G log2 K) vectors apart, and at a high rate the error falls by a factor of 4 for every
-    D bits, however they are shared out. Of equal numbers of bits fewer, wider groups err less: they have the
-    dependence between their coordinates to make use of.
+    A row of G codes distinguishes 2 ** (G log2 K) vectors. At a high rate, the error falls by a factor of 4 for every D
+    bits, however they are split into codes. For equal numbers of bits, fewer and wider groups have the smaller error,
+    because they can use the dependence between their coordinates.
+
+    Args:
+        evidence: the limit, the schema and D.
+        build: of the method.
+        groups: numbers of groups to try.
+        centroids: numbers of centroids to try, each with one number per tier.
+        settings: other settings of the allocation.
 
     Raises:
-        TooFewBytes: if none fits; says the least bytes of any.
+        TooFewBytes: if none fits; the message says the fewest possible bytes.
     """
-    sizes = [spent(build, given.schema, given.dim, allocation).bytes for allocation in offered]
-    fitting = [i for i, size in enumerate(sizes) if size <= given.limit]
+    offered = [
+        evidence.allocation(evidence.dim, {"groups": g, "centroids": list(k), **(settings or {})})
+        for g in groups
+        for k in centroids
+    ]
+    sizes = [spent(build, evidence.schema, evidence.dim, allocation).bytes for allocation in offered]
+    fitting = [i for i, size in enumerate(sizes) if size <= evidence.limit]
     if not fitting:
         raise TooFewBytes(
-            f"{offered[0].method}: no codes take {given.limit:,} bytes or less, the least is {min(sizes):,}; "
-            "raise the budget, or leave groups and centroids to it"
+            f"{evidence.method}: no codes take {evidence.limit:,} bytes or less, the least is {min(sizes):,}; "
+            "raise the budget, or do not set groups and centroids"
         )
 
     def fineness(i: int) -> tuple[int, ...]:
@@ -305,12 +332,12 @@ def finest(given: Evidence, build: Build, offered: Sequence[Allocation]) -> Allo
 
 
 def divisors(dim: int, most: int | None = None) -> list[int]:
-    """Numbers of groups that D coordinates can be split into, up to ``most``."""
+    """The divisors of D, up to ``most``: the possible numbers of groups."""
     return [g for g in range(1, (most or dim) + 1) if dim % g == 0]
 
 
 def check_dims(allocation: Allocation, dim: int) -> None:
-    """Refuse other dimensions than D: codes are of whole vectors."""
+    """Raise a ValueError unless every dimension is D, because codes represent whole vectors."""
     wrong = {name: d for name, d in allocation.dims.items() if d != dim}
     if wrong:
-        raise ValueError(f"{allocation.method} gives every field that it keeps the dimension {dim}, however: {wrong}")
+        raise ValueError(f"{allocation.method}: every kept field must have the dimension {dim}, got {wrong}")

@@ -1,4 +1,4 @@
-"""Tables in few bits: symmetric codes with a scale for each row, packed into bytes."""
+"""Tables in a few bits: symmetric codes with a scale for each row, packed into bytes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import Plain, widest_uniform
 from pipeline.embeddings.mixed import MixedTables
 
-BITS = (2, 4, 8)  # that divide a byte
+BITS = (2, 4, 8)  # numbers of bits that divide a byte
 
 
 def quantise(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     """Symmetric codes with a scale for each row: (V, d) float32 -> (V, d) int8, (V,) float16.
 
-    Codes go from ``-(2**(bits - 1) - 1)`` to ``2**(bits - 1) - 1``, so none overflows. A row's scale is its largest
-    magnitude over the largest code, rounded up to float16 so that nothing is clipped; then
-    ``|x - code * scale| <= scale / 2``. A row of zeros has scale 0.
+    Codes go from ``-(2**(bits - 1) - 1)`` to ``2**(bits - 1) - 1``. A row's scale is its largest magnitude divided by
+    the largest code, rounded up to float16 so that nothing is clipped. Then ``|x - code * scale| <= scale / 2``. A row
+    of zeros has scale 0.
 
     Raises:
         ValueError: for a number that is not finite, or too large for a scale in float16 (8.3 million in 8 bits).
@@ -32,8 +34,9 @@ def quantise(table: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     scale = torch.where(scale.double() < exact, _next_half(scale), scale)
     if not bool(torch.isfinite(scale).all()):
         row = int(torch.isfinite(scale).logical_not().nonzero()[0])
-        found = float(largest[row])
-        raise ValueError(f"row {row} of a table goes up to {found:g}, which int{bits} cannot hold; use float32")
+        raise ValueError(
+            f"row {row} of a table goes up to {float(largest[row]):g}, too large for int{bits}; use float32"
+        )
     return codes_within(table, scale, -top, top), scale
 
 
@@ -44,12 +47,12 @@ def codes_within(table: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 
 
 def _next_half(values: Tensor) -> Tensor:
-    """The next larger float16 of non-negative ones."""
+    """The next larger float16 of numbers that are not negative."""
     return (values.view(torch.int16) + 1).view(torch.float16)
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:
-    """Codes of ``bits`` bits, the first in the lowest, each row in whole bytes: (V, d) int8 -> (V, bytes) uint8."""
+    """Pack codes of ``bits`` bits into bytes, the first code in the lowest bits: (V, d) int8 -> (V, bytes) uint8."""
     per_byte = 8 // bits
     unsigned = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
     unsigned = torch.nn.functional.pad(unsigned, (0, -codes.shape[1] % per_byte)).view(len(codes), -1, per_byte)
@@ -60,25 +63,28 @@ def packed_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpacked_codes(packed: Tensor, bits: int, dim: int) -> Tensor:
-    """What `packed_codes` packed of ``dim`` codes a row: (V, bytes) uint8 -> (V, dim) int8."""
+    """The inverse of `packed_codes` for rows of ``dim`` codes: (V, bytes) uint8 -> (V, dim) int8."""
     unsigned = torch.stack([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], 2)
     return (unsigned.flatten(1)[:, :dim].to(torch.int16) - 2 ** (bits - 1)).to(torch.int8)
 
 
-class QuantisedTables(MixedTables):
-    """`MixedTables` whose tables are rounded to few bits once they are trained; projections are small and stay float32.
+class RoundedTables(MixedTables):
+    """`MixedTables` whose tables are rounded to a few bits after training; projections are small and stay float32.
 
-    Until `finish` they are trained and looked up as `MixedTables` are.
+    Until `finish` they are trained and looked up like `MixedTables`.
 
     Args:
         schema, dims, dim: of `MixedTables`.
-        bits: of a number, 8, 4 or 2.
+        bits: of a code: 8, 4 or 2.
+
+    Raises:
+        ValueError: for another number of bits.
     """
 
     def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int) -> None:
         super().__init__(schema, dims, dim)
         if bits not in BITS:
-            raise ValueError(f"bits must be one of {list(BITS)}, however: {bits=}")
+            raise ValueError(f"bits must be one of {list(BITS)}, got {bits}")
         self.bits = bits
         for d, table in self.tables.items():
             scale = torch.zeros(len(table.get_parameter("weight")), dtype=torch.float16)
@@ -87,17 +93,16 @@ class QuantisedTables(MixedTables):
     @torch.no_grad()
     def finish(self) -> None:
         for d, table in self.tables.items():
-            weight = table.get_parameter("weight")
             codes, scale = self.rounded(d)
-            weight.copy_(_values(codes, scale))
+            table.get_parameter("weight").copy_(_values(codes, scale))
             self.get_buffer(f"scale_{d}").copy_(scale)
 
     def rounded(self, d: str) -> tuple[Tensor, Tensor]:
-        """Codes (V, d) int8 and scales (V,) float16 that the trained table of dimension d is rounded to."""
+        """Codes (V, d) int8 and scales (V,) float16 to which the trained table of dimension d is rounded."""
         return quantise(self.tables[d].get_parameter("weight"), self.bits)
 
     def packed(self) -> dict[str, Tensor]:
-        """Codes, scales and projections; before `finish` only their sizes mean anything."""
+        """Codes, scales and projections; before `finish` only their sizes are meaningful."""
         kept: dict[str, Tensor] = {}
         for d, table in self.tables.items():
             scale = self.get_buffer(f"scale_{d}")
@@ -107,16 +112,25 @@ class QuantisedTables(MixedTables):
         return kept | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
-        own = {}
-        for d in self.tables:
-            codes = unpacked_codes(packed[f"table.{d}"], self.bits, int(d))
-            own[f"tables.{d}.weight"] = _values(codes, packed[f"scale.{d}"])
-            own[f"scale_{d}"] = packed[f"scale.{d}"]
-        own |= {f"projections.{d}": packed[f"projection.{d}"] for d in self.projections}
-        embedded: Tensor = functional_call(self, own, (occ,))
-        return embedded
+        def values(d: str, rows: Tensor) -> Tensor:
+            codes = unpacked_codes(packed[f"table.{d}"].index_select(0, rows), self.bits, int(d))
+            return _values(codes, packed[f"scale.{d}"].index_select(0, rows))
+
+        projections = {d: packed[f"projection.{d}"] for d in self.projections}
+        return self.lifted(occ.rows, occ.ends, values, projections)
 
 
 def _values(codes: Tensor, scale: Tensor) -> Tensor:
     """(V, d) int8, (V,) float16 -> (V, d) float32."""
     return codes.float() * scale.float()[:, None]
+
+
+def widest(evidence: Evidence, plain: Plain) -> int:
+    """The widest common dimension of all fields for which their ``plain`` tables fit the budget; D without a budget."""
+    if evidence.budget is None:
+        return evidence.dim
+
+    def make(d: int) -> FieldEmbedding:
+        return plain(evidence.schema, dict.fromkeys(evidence.schema.names, d), evidence.dim)
+
+    return widest_uniform(make, evidence.dim, evidence.budget, evidence.method).dim

@@ -1,30 +1,34 @@
-"""Tables of several dimensions within a field: its rows are cut into blocks by frequency, each of its own dimension.
+"""Several dimensions within a field: its rows are cut into blocks by frequency, and each block has its own dimension.
 
-Ids of a field are sorted by falling frequency, so a block is a range of them. To the tables a block is what a field is
-to `MixedTables`: it has rows, a dimension d, and, where d < D, a matrix of its own that lifts them to D coordinates
-(Ginart et al. 2021, Joglekar et al. 2020). The rows of a block of dimension 0 share one learned vector of D numbers.
+Ids of a field are sorted by falling frequency, so a block is a range of ids. Blocks are stored like the fields of
+`MixedTables`: a block of dimension d has a table and, if d < D, a matrix that lifts its rows to D coordinates (Ginart
+et al. 2021, Joglekar et al. 2020). The rows of a block of dimension 0 share one learned vector of D numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import NO_CANDIDATE
+from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.allocation.knapsack import within_budget
 from pipeline.data.schema import Field, Schema
-from pipeline.embeddings.batch import Occurrences, placed, spread
+from pipeline.embeddings.batch import Occurrences, placed
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.cost import cost
+from pipeline.embeddings.cost import measured
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.embeddings.table import INIT_SD
 
-LEAST_ROWS = 16  # of a block: fewer are not worth a matrix of their own
-Blocks = tuple[tuple[int, int], ...]  # (rows, dimension), the most frequent rows first
+LEAST_ROWS = 16  # of a block; fewer rows are not worth a matrix
+Blocks = tuple[tuple[int, int], ...]  # (rows, dimension) of a field's blocks, the most frequent rows first
+Ratio = Annotated[float, pydantic.Field(gt=1)]  # the option for ``ratio`` of `block_rows`
 
 
 class BlockTables(FieldEmbedding):
@@ -32,8 +36,11 @@ class BlockTables(FieldEmbedding):
 
     Args:
         schema: F fields.
-        blocks: of each field; their rows add up to its cardinality, and some block has a dimension above 0.
+        blocks: of each field, by name; their rows add up to its cardinality, and some block has a dimension above 0.
         dim: D.
+
+    Raises:
+        ValueError: if the blocks of a field are not like that.
     """
 
     def __init__(self, schema: Schema, blocks: Mapping[str, Blocks], dim: int) -> None:
@@ -45,14 +52,14 @@ class BlockTables(FieldEmbedding):
         rows, dims = np.array(every, dtype=np.int64).T
         ends, own = np.cumsum(rows), dims > 0
         inner = np.ones(len(every), dtype=bool)
-        inner[np.cumsum([len(blocks[name]) for name in schema.names]) - 1] = False  # a field's last block ends with it
+        inner[np.cumsum([len(blocks[name]) for name in schema.names]) - 1] = False  # the last blocks of fields
         parts = Schema(tuple(Field(str(i), int(r)) for i, r in enumerate(rows[own])))
         self.tables = MixedTables(parts, {str(i): int(d) for i, d in enumerate(dims[own])}, dim)
         self.shared = None if own.all() else nn.Parameter(torch.randn(int((~own).sum()), dim) * INIT_SD)
         self.register_buffer("cuts", torch.tensor(ends[inner], dtype=torch.int32), persistent=False)
         self.register_buffer("bounds", torch.tensor(ends), persistent=False)
         self.register_buffer("own", torch.tensor(own), persistent=False)
-        # Of each block: the rows before it that have no row in a table, and the vector its rows share if it has none.
+        # For each block: how many rows before it have no row in a table, and which shared vector its own rows have.
         self.register_buffer("without", torch.tensor(np.cumsum(np.where(own, 0, rows))), persistent=False)
         self.register_buffer("sharing", torch.tensor(np.cumsum(~own) - 1), persistent=False)
 
@@ -62,11 +69,10 @@ class BlockTables(FieldEmbedding):
     without: Tensor
     sharing: Tensor
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
+    def vectors(self, occ: Occurrences) -> Tensor:
         ends = torch.searchsorted(occ.rows, self.bounds)
         if self.shared is None:
-            return spread(self.tables.of_rows(occ.rows, ends.int()), occ)
+            return self.tables.of_rows(occ.rows, ends.int())
         lengths = torch.diff(ends, prepend=ends.new_zeros(1))
         block = torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=len(occ.rows))
         own = self.own[block]
@@ -74,7 +80,7 @@ class BlockTables(FieldEmbedding):
         rows = occ.rows[mine] - self.without[block[mine]]
         values = self.tables.of_rows(rows, lengths[self.own].cumsum(0).int())
         constant = nn.functional.embedding(self.sharing[block[others]], self.shared)
-        return spread(placed(torch.cat([mine, others]), values, constant), occ)
+        return placed(torch.cat([mine, others]), values, constant)
 
     def packed(self) -> dict[str, Tensor]:
         kept = self.tables.packed()
@@ -86,18 +92,15 @@ class BlockTables(FieldEmbedding):
 
 
 def _check(field: Field, blocks: Blocks | None, dim: int) -> None:
+    name = f"blocks of field {field.name!r}"
     if not blocks or sum(rows for rows, _ in blocks) != field.cardinality:
-        raise ValueError(
-            f"blocks of field {field.name!r} must have its {field.cardinality} rows together, however: {blocks}"
-        )
+        raise ValueError(f"{name} must add up to its {field.cardinality} rows, got {blocks}")
     if any(rows < 1 or not 0 <= d <= dim for rows, d in blocks) or not any(d for _, d in blocks):
-        raise ValueError(
-            f"blocks of field {field.name!r} must have rows, dims from 0 to {dim=}, and not all 0, however: {blocks}"
-        )
+        raise ValueError(f"{name} must have rows, and dims from 0 to {dim=} that are not all 0, got {blocks}")
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> BlockTables:
-    """What `allocate` has written; a field without blocks in the settings has one dimension."""
+    """The tables of an allocation from `allocate`; a field without blocks in the settings has one dimension."""
     cut = allocation.settings.get("blocks", {})
     blocks = {
         field.name: tuple((int(rows), int(d)) for rows, d in cut[field.name])
@@ -108,21 +111,30 @@ def build(schema: Schema, dim: int, allocation: Allocation) -> BlockTables:
     return BlockTables(schema, blocks, dim)
 
 
-def allocate(method: str, schema: Schema, blocks: Sequence[Blocks]) -> Allocation:
-    """The allocation that `build` makes these blocks of; a field's dimension is that of its largest block."""
-    dims = {name: max(d for _, d in field) for name, field in zip(schema.names, blocks, strict=True)}
-    cut = {name: field for name, field in zip(schema.names, blocks, strict=True) if len(field) > 1 and dims[name]}
-    return Allocation(method, dims, {"blocks": {name: list(map(list, field)) for name, field in cut.items()}})
+def allocate(problem: Problem, blocks: Sequence[Blocks]) -> Allocation:
+    """The allocation with these blocks of each field; a field's dimension is that of its widest block."""
+    names = problem.schema.names
+    dims = {name: max(d for _, d in field) for name, field in zip(names, blocks, strict=True)}
+    cut = {name: field for name, field in zip(names, blocks, strict=True) if len(field) > 1 and dims[name]}
+    return problem.allocation(dims, {"blocks": {name: list(map(list, field)) for name, field in cut.items()}})
 
 
-def sizes(schema: Schema, blocks: int, ratio: float) -> np.ndarray:
-    """Rows of the blocks of every field, most frequent first: (F, S) int64 with S = ``blocks``, 0 where it has fewer.
+def block_rows(schema: Schema, blocks: int, ratio: float) -> np.ndarray:
+    """(F, S) int64 number of rows in each block of every field, most frequent first; 0 where a field has fewer blocks.
 
-    Each but the first ends ``ratio`` times as far from the top as the one before it; blocks of fewer than `LEAST_ROWS`
-    rows belong to the next.
+    The ends of the blocks are geometric: each is ``ratio`` times the end before it, and the last is the cardinality. A
+    block of fewer than `LEAST_ROWS` rows is joined with the next one.
+
+    Args:
+        schema: F fields.
+        blocks: S, the largest number of blocks.
+        ratio: of the ends of two successive blocks.
+
+    Raises:
+        ValueError: if there are no blocks, or if the ratio is not above 1.
     """
     if blocks < 1 or ratio <= 1:
-        raise ValueError(f"a field is cut into at least one block with a ratio above 1, however: {blocks=}, {ratio=}")
+        raise ValueError(f"a field must be cut into at least one block, with a ratio above 1, got {blocks=}, {ratio=}")
     table = np.zeros((len(schema), blocks), dtype=np.int64)
     for f, n in enumerate(schema.cardinalities.tolist()):
         ends = [0]
@@ -135,7 +147,7 @@ def sizes(schema: Schema, blocks: int, ratio: float) -> np.ndarray:
 
 
 def merged(rows: Sequence[int], dims: Sequence[int]) -> Blocks:
-    """Blocks with neighbours of one dimension joined, and without those that have no rows."""
+    """The blocks that have rows, with neighbours of the same dimension joined."""
     blocks: list[tuple[int, int]] = []
     for r, d in zip(rows, dims, strict=True):
         if r and blocks and blocks[-1][1] == d:
@@ -146,7 +158,7 @@ def merged(rows: Sequence[int], dims: Sequence[int]) -> Blocks:
 
 
 def padded(choices: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
-    """For each of F fields a list of choices, each of S numbers -> (F, N, S) int64, -1 where a field has fewer."""
+    """The choices of F fields, S numbers each, as one array (F, N, S) int64; -1 where a field has fewer choices."""
     shape = len(choices), max(map(len, choices)), max(len(offered[0]) for offered in choices)
     table = np.full(shape, -1, dtype=np.int64)
     for f, offered in enumerate(choices):
@@ -154,27 +166,27 @@ def padded(choices: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
     return table
 
 
-def prices(rows: np.ndarray, choices: np.ndarray, dim: int) -> np.ndarray:
-    """Bytes of every choice of every field, measured block by block on what is built of it.
+def choice_prices(rows: np.ndarray, choices: np.ndarray, dim: int) -> np.ndarray:
+    """Bytes of every choice of every field, measured block by block on tables of these blocks.
 
     Args:
-        rows: (F, S), as of `sizes`.
-        choices: (F, N, S) dims of the blocks, as of `padded`; 0 for all of them drops the field and is free.
+        rows: (F, S), from `block_rows`.
+        choices: (F, N, S) dims of the blocks, from `padded`; a choice of zeros drops the field and is free.
         dim: D.
 
     Returns:
         (F, N) int64; `NO_CANDIDATE` where a field has fewer than N choices.
     """
-    measured: dict[Blocks, int] = {}
+    known: dict[Blocks, int] = {}
 
     def price(*blocks: tuple[int, int]) -> int:
-        if blocks not in measured:
+        if blocks not in known:
             field = Field("price", sum(r for r, _ in blocks))
-            with torch.device("meta"):
-                measured[blocks] = cost(BlockTables(Schema((field,)), {"price": blocks}, dim).packed()).bytes
-        return measured[blocks]
+            known[blocks] = measured(lambda: BlockTables(Schema((field,)), {"price": blocks}, dim)).bytes
+        return known[blocks]
 
-    before = (1, dim)  # behind which each block is measured, for one without rows of its own cannot stand alone
+    # Each block is measured together with this one, because a field cannot consist of one block of dimension 0.
+    before = (1, dim)
     cut = price(before, before) - 2 * price(before)
     table = np.full(choices.shape[:2], NO_CANDIDATE, dtype=np.int64)
     for f, n in np.argwhere(choices[:, :, 0] >= 0).tolist():
@@ -184,19 +196,19 @@ def prices(rows: np.ndarray, choices: np.ndarray, dim: int) -> np.ndarray:
     return table
 
 
-def pick(
-    method: str, schema: Schema, dim: int, rows: np.ndarray, choices: np.ndarray, scores: np.ndarray, budget: int | None
-) -> Allocation:
+def pick(evidence: Evidence, rows: np.ndarray, choices: np.ndarray, scores: np.ndarray) -> Allocation:
     """The allocation with the largest sum of scores, within the budget if there is one.
 
     Args:
-        rows, choices: as of `prices`.
+        evidence: the budget.
+        rows, choices: of `choice_prices`.
         scores: (F, N); -inf where a field has fewer than N choices.
-        budget: bytes.
 
     Raises:
-        TooFewBytes: if no choice is within the budget; says the least bytes that are possible.
+        TooFewBytes: if no choice fits the budget; the message says the fewest possible bytes.
     """
-    chosen = scores.argmax(1) if budget is None else within_budget(scores, prices(rows, choices, dim), budget)
-    blocks = [merged(rows[f].tolist(), choices[f, n].tolist()) for f, n in enumerate(chosen)]
-    return allocate(method, schema, blocks)
+    if evidence.budget is None:
+        chosen = scores.argmax(1)
+    else:
+        chosen = within_budget(scores, choice_prices(rows, choices, evidence.dim), evidence.budget)
+    return allocate(evidence, [merged(rows[f].tolist(), choices[f, n].tolist()) for f, n in enumerate(chosen)])

@@ -1,4 +1,4 @@
-"""A table with row-sparse gradients, and products of each field's rows with that field's matrix."""
+"""A table with row-sparse gradients, and products of each field's rows with the field's matrix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-INIT_SD = 0.01  # of every embedded coordinate before training, whatever the dimension of its field
+INIT_SD = 0.01  # standard deviation of every embedded coordinate before training, for all dimensions
 
 
 class _TakeRows(torch.autograd.Function):
@@ -30,9 +30,14 @@ class _TakeRows(torch.autograd.Function):
 
 
 class Table(nn.Module):
-    """V rows of K numbers whose gradient is sparse over the rows that a batch touched.
+    """V rows of K numbers. The gradient is sparse: it covers only the rows that a batch looked up.
 
-    Optimisers find such parameters by this class; see `pipeline.optim`.
+    The training loop recognises such parameters by this class, and `pipeline.training.row_adam.RowAdam` updates them.
+
+    Args:
+        num_rows: V.
+        dim: K.
+        sd: standard deviation of the numbers before training; 0 for zeros.
     """
 
     def __init__(self, num_rows: int, dim: int, sd: float = INIT_SD) -> None:
@@ -44,26 +49,26 @@ class Table(nn.Module):
             nn.init.zeros_(self.weight)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) distinct, ascending row numbers -> (U, K); without gradients any row numbers will do."""
+        """(U,) distinct, ascending row numbers -> (U, K); without gradients, any row numbers."""
         if not torch.is_grad_enabled():
             return self.weight.index_select(0, rows)
         return _TakeRows.apply(self.weight, rows)  # type: ignore[no-any-return]
 
 
 def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Multiply each field's rows by that field's matrix.
+    """Multiply the rows of each field by the field's matrix.
 
     Args:
-        values: (U, K), rows of one field standing together.
+        values: (U, K), ordered by field.
         matrices: (F, K, D).
-        ends: (F,) int32, where each field's rows end.
+        ends: (F,) int32, where the rows of each field end.
 
     Returns:
         (U, D).
     """
-    if not len(values):  # of which grouped_mm finds no gradient
+    if not len(values):  # grouped_mm has no gradient for empty input
         return values @ matrices[0]
-    if values.dtype == torch.float64:  # grouped_mm knows no float64; only tests and gradient checks come here
+    if values.dtype == torch.float64:  # grouped_mm does not take float64; only tests and gradient checks use it
         parts = torch.tensor_split(values, ends[:-1].long().cpu())
         return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
     columns, width = matrices.shape[1:]
@@ -73,7 +78,16 @@ def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
 
 
 def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
-    """Sum of outer products over each field's rows: (U, K), (U, D), (F,) -> (F, K, D)."""
+    """The sum of outer products over the rows of each field.
+
+    Args:
+        left: (U, K), ordered by field.
+        right: (U, D), likewise.
+        ends: (F,) int32, where the rows of each field end.
+
+    Returns:
+        (F, K, D).
+    """
     if left.dtype == torch.float64:
         lefts = torch.tensor_split(left, ends[:-1].long().cpu())
         rights = torch.tensor_split(right, ends[:-1].long().cpu())
@@ -83,20 +97,20 @@ def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
 
 
 def _aligned(values: Tensor) -> Tensor:
-    """Pad rows of float32 to 16 bytes, which grouped_mm insists on."""
+    """Pad rows of float32 to a multiple of 16 bytes, as grouped_mm requires."""
     if values.shape[1] % 4 == 0:
         return values
     return nn.functional.pad(values, (0, -values.shape[1] % 4))
 
 
 def field_of(ends: Tensor, rows: int) -> Tensor:
-    """(F,) ends of fields -> (U,) field of each row."""
+    """(F,) where the rows of each field end -> (U,) field of each row."""
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
     return torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=rows)
 
 
 def field_sums(rows: Tensor, ends: Tensor, mass: Tensor | None = None) -> Tensor:
-    """(U, K) -> (F, K): each field's rows summed, with weights mass (U,)."""
+    """(U, K) -> (F, K): the sum of the rows of each field, weighted by mass (U,)."""
     every = torch.arange(len(rows), device=rows.device)
     starts = nn.functional.pad(ends[:-1].long(), (1, 0))
     return nn.functional.embedding_bag(every, rows, starts, mode="sum", per_sample_weights=mass)

@@ -10,7 +10,13 @@ import numpy as np
 
 
 class ArrayFile:
-    """A .npy file of known shape, written in pieces."""
+    """A .npy file of known shape, written in pieces along its first axis.
+
+    Args:
+        path: of the file; its folder is created.
+        dtype: in NumPy's notation, e.g. "<i4".
+        shape: of the whole array.
+    """
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]) -> None:
         self.dtype = np.dtype(dtype)
@@ -29,9 +35,11 @@ class ArrayFile:
 
     @property
     def sha256(self) -> str:
+        """Checksum of the bytes written so far."""
         return self.digest.hexdigest()
 
     def append(self, array: np.ndarray) -> None:
+        """Write the next piece."""
         if array.size:
             self._write(np.ascontiguousarray(array, dtype=self.dtype).data.cast("B"))
 

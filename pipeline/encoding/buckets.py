@@ -1,4 +1,4 @@
-"""Turns numbers into categories."""
+"""Numbers to categories: the log-square rule, and quantiles."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.encoding.parts import TRAIN, Batches, Parts, splitmix64
+from pipeline.encoding.parts import TRAIN, Parts, Scan, splitmix64
 from pipeline.sources.source import NUMERIC
 
-SAMPLE_ROWS = 1 << 17  # training rows that quantiles are taken of
+SAMPLE_ROWS = 1 << 17  # training rows from which quantiles are computed
 
 
 def log_square(values: np.ndarray) -> np.ndarray:
-    """floor(ln(v)^2) for v > 2, else floor(v): the categories of the Criteo challenge's winners; (n,) -> (n,) int64.
+    """floor(ln(v)^2) for v > 2, else floor(v): the rule of the Criteo challenge's winners; (n,) -> (n,) int64.
 
     Source: Y. Juan et al. 2014, 3 Idiots' Approach for Display Advertising Challenge; Zhao et al. 2021 (AutoDim).
 
-    NOTE[DIFF]: the winners' code keeps v <= 2 apart ("SP2"); as in later libraries the two ranges share the
-    categories 1 and 2 here: v = 1 with v = 3 and 4, and v = 2 with v = 5 (ln(4)^2 = 1.9, ln(5)^2 = 2.6).
+    NOTE[DIFF]: the winners' code gives v <= 2 categories of its own ("SP2"). Here, as in later libraries, the two
+    ranges share the categories 1 and 2: v = 1 with v = 3 and 4, and v = 2 with v = 5 (ln(4)^2 = 1.9, ln(5)^2 = 2.6).
     """
     values = values.astype(np.float64)
     large = values > 2
@@ -30,18 +30,28 @@ def log_square(values: np.ndarray) -> np.ndarray:
 
 
 def quantile_edges(
-    batches: Batches, split: Parts, kinds: Mapping[str, str], buckets: int, seed: int
+    scan: Scan, parts: Parts, kinds: Mapping[str, str], buckets: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Inner edges of the buckets of every numeric field; equal ones count once.
+    """Inner edges of the buckets of every numeric field, without repetitions.
 
-    They are exact up to `SAMPLE_ROWS` training rows, and taken of so many random ones beyond.
+    They are computed from all training rows if there are at most `SAMPLE_ROWS`, else from a random sample of that many.
+
+    Args:
+        scan: reads the raw table.
+        parts: assigns rows to parts.
+        kinds: of all fields, by name.
+        buckets: the largest number of buckets.
+        seed: of the sample.
+
+    Returns:
+        The edges of each numeric field, by name, ascending.
     """
     names = [name for name, kind in kinds.items() if kind == NUMERIC]
     if not names:
         return {}
     keys, sample = np.empty(0, dtype=np.uint64), np.empty((0, len(names)))
-    for first, batch in batches([*names, *split.columns], "(quantiles)"):
-        rows = np.flatnonzero(split(first, batch) == TRAIN)
+    for first, batch in scan([*names, *parts.columns], "(quantiles)"):
+        rows = np.flatnonzero(parts(first, batch) == TRAIN)
         values = np.column_stack([floats(batch[name])[rows] for name in names])
         keys = np.concatenate([keys, splitmix64(first + rows, seed + 1)])
         sample = np.concatenate([sample, values])
@@ -49,14 +59,14 @@ def quantile_edges(
             kept = np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS]
             keys, sample = keys[kept], sample[kept]
     inner = np.linspace(0, 1, buckets + 1)[1:-1]
-    found = {}
+    edges = {}
     for name, values in zip(names, sample.T, strict=True):
         known = values[~np.isnan(values)]
-        found[name] = np.unique(np.quantile(known, inner)) if len(known) else np.empty(0)
-    return found
+        edges[name] = np.unique(np.quantile(known, inner)) if len(known) else np.empty(0)
+    return edges
 
 
 def floats(column: pa.Array) -> np.ndarray:
-    """(n,) float64, NaN for missing."""
+    """(n,) float64 of a column of numbers; NaN for missing values."""
     numbers: np.ndarray = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers

@@ -10,13 +10,18 @@ import pyarrow.compute as pc
 
 from pipeline.encoding.parts import splitmix64
 
-MERGE_ROWS = 1 << 17  # counts wait until there are so many, then they are added up
-SKETCH_BITS = 22
+MERGE_ROWS = 1 << 17  # rows of counts to collect before they are added up
+SKETCH_BITS = 22  # a sketch has 2 to this many cells
 HASHED_BYTES = 64
 
 
 def summed(tables: Iterable[pa.Table], limit: int | None = None) -> pa.Table:
-    """Counts of values, added up; if there are more than ``limit`` values, perhaps only of the first tables."""
+    """The counts of each value, added up over tables.
+
+    Args:
+        tables: with the columns ``value`` and ``count``.
+        limit: once there are more values than this, reading may stop; None to read all tables.
+    """
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
@@ -28,30 +33,31 @@ def summed(tables: Iterable[pa.Table], limit: int | None = None) -> pa.Table:
 
 
 def _merged(tables: Sequence[pa.Table]) -> pa.Table:
-    summed = pa.concat_tables(tables).group_by("value", use_threads=False).aggregate([("count", "sum")])
-    return summed.rename_columns({"value": "value", "count_sum": "count"})
+    total = pa.concat_tables(tables).group_by("value", use_threads=False).aggregate([("count", "sum")])
+    return total.rename_columns({"value": "value", "count_sum": "count"})
 
 
 class Sketch:
-    """Counts of more values than there is room for: values are hashed to cells, and share a count with their cell.
+    """Approximate counts of more values than fit in memory: values are hashed to cells, and cells are counted.
 
-    A value occurs at most as often as its cell says, so that none that is frequent is missed, and those that are
-    frequent in the sketch alone are few.
+    The count of a cell is at least the count of each of its values. So no frequent value is missed, and only a few rare
+    values look frequent.
     """
 
     def __init__(self) -> None:
         self.cells = np.zeros(1 << SKETCH_BITS, dtype=np.uint32)
 
     def add(self, table: pa.Table) -> None:
+        """Add a table of values and counts."""
         np.add.at(self.cells, self._cells_of(table["value"]), table["count"].to_numpy().astype(np.uint32))
 
     def frequent(self, table: pa.Table, min_count: int) -> pa.Table:
-        """The rows whose values may occur so often."""
+        """The rows whose values may occur at least ``min_count`` times."""
         return table.filter(pa.array(self.cells[self._cells_of(table["value"])] >= min_count))
 
     @staticmethod
     def _cells_of(values: pa.ChunkedArray) -> np.ndarray:
-        """(v,) uint64: the same for equal values, and spread evenly."""
+        """(v,) uint64: equal for equal values, and spread evenly over the cells."""
         if pa.types.is_integer(values.type):
             numbers = pc.fill_null(values, 0).to_numpy()
         else:
@@ -60,12 +66,13 @@ class Sketch:
 
 
 def _text_hashes(texts: pa.Array) -> np.ndarray:
-    """(n,) uint64: sums of the bytes, each times a random number that goes with its place in the text.
+    """(n,) uint64: sums of the bytes, each multiplied by a random number that depends on its position in the text.
 
     M. Dietzfelbinger 1996, Universal Hashing and k-Wise Independent Random Variables via Integer Arithmetic
-    without Primes. After HASHED_BYTES bytes the random numbers repeat, which costs collisions and no more.
+    without Primes. The random numbers repeat after HASHED_BYTES bytes, which only makes collisions more frequent.
     """
-    texts = pa.concat_arrays([texts.cast(pa.large_binary()), pa.array([], pa.large_binary())])  # without an offset
+    # Concatenation copies a slice, so that its buffers start at its first text.
+    texts = pa.concat_arrays([texts.cast(pa.large_binary()), pa.array([], pa.large_binary())])
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
     text = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]

@@ -1,26 +1,27 @@
-"""Which part of the data a row belongs to: train, arch, val or test."""
+"""Assigns rows to the parts train, arch, val and test, and summarises the labels of each part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.sources.source import TIME, BadData
+from pipeline.data.encoded import Labels
+from pipeline.data.split import PARTS, Part
+from pipeline.sources.source import TIME
 
-PARTS = ("train", "arch", "val", "test")
-TRAIN = 0
+TRAIN = PARTS.index("train")
 BINS = 1 << 16
-Batches = Callable[..., Iterator[tuple[int, pa.RecordBatch]]]  # (columns) -> (number of the first row, batch)
+# (columns, title of the progress bar) -> pairs (number of the first row, batch)
+Scan = Callable[[Sequence[str], str], Iterator[tuple[int, pa.RecordBatch]]]
 
 
 def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) uint64: for each row number a random-looking one, the same on every machine.
+    """(n,) uint64: a pseudorandom number for each row number, the same on every machine.
 
-    Steele, Lea, Flood 2014, Fast Splittable Pseudorandom Number Generators: output ``row`` of the generator
+    Steele, Lea, Flood 2014, Fast Splittable Pseudorandom Number Generators: output number ``row`` of the generator
     whose state starts at the hash of the seed.
     """
 
@@ -36,16 +37,23 @@ def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Parts:
-    """Says which part a row belongs to, from its number or its time."""
+    """Assigns rows to parts, by the row's number or by its time.
 
-    def __init__(self, by: str, shares: Sequence[float], seed: int, batches: Batches) -> None:
+    Args:
+        by: "random" or "time"; see `pipeline.workflow.params.Split`.
+        shares: of the rows, one for each of `PARTS`.
+        seed: of the random assignment.
+        scan: reads the raw table; with "time" it is read a few times.
+    """
+
+    def __init__(self, by: str, shares: Sequence[float], seed: int, scan: Scan) -> None:
         self.bounds = np.cumsum(shares)[:-1]
         self.seed = seed
-        self.columns = [TIME] if by == "time" else []
-        self.last_times = self._last_times(batches) if self.columns else []
+        self.columns = [TIME] if by == "time" else []  # the columns that a call needs
+        self.last_times = self._last_times(scan) if self.columns else []
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> np.ndarray:
-        """(n,) int64: positions in `PARTS`."""
+        """(n,) int64: positions in `PARTS` of the rows of a batch."""
         part: np.ndarray
         if self.columns:
             part = np.searchsorted(self.last_times, batch[TIME].to_numpy(), side="left")
@@ -55,13 +63,14 @@ class Parts:
         return part
 
     def record(self) -> dict[str, Any]:
+        """For a split by time, the last time of every part but the last; else empty."""
         return {"last_times": [int(time) for time in self.last_times]} if self.columns else {}
 
-    def _last_times(self, batches: Batches) -> list[int]:
-        """The last time of each part but the last: the least by which its share of rows has passed."""
+    def _last_times(self, scan: Scan) -> list[int]:
+        """The last time of each part but the last: the earliest time by which enough rows for the share have passed."""
 
         def times() -> Iterator[np.ndarray]:
-            for _, batch in batches([TIME], "(times)"):
+            for _, batch in scan([TIME], "(times)"):
                 yield batch[TIME].to_numpy()
 
         rows, low, high = 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min
@@ -71,7 +80,7 @@ class Parts:
 
 
 def _ranked(chunks: Callable[[], Iterator[np.ndarray]], rank: int, low: int, high: int) -> int:
-    """The rank-th smallest of integers within low..high, in a few passes and without holding them."""
+    """The rank-th smallest of integers from low to high, in a few passes over chunks that are not kept in memory."""
     while low < high:
         width = -(-(high - low + 1) // BINS)
         counts = np.zeros(BINS, dtype=np.int64)
@@ -85,11 +94,35 @@ def _ranked(chunks: Callable[[], Iterator[np.ndarray]], rank: int, low: int, hig
     return low
 
 
-def check_parts(tally: np.ndarray, raw: Path) -> None:
-    for part, (zeros, ones) in zip(PARTS, tally, strict=True):
-        if not zeros or not ones:
-            raise BadData(
-                f"part {part!r} would get {zeros:,} rows of label 0 and {ones:,} of label 1, where it needs both",
-                file=raw / "table.parquet",
-                remedy=f"raise encode.split.{part} in params.yaml, or give more rows",
-            )
+class PartLabels:
+    """Number, sum and range of the labels of each part, updated batch by batch.
+
+    ``ufunc.at`` adds values one by one, so the sums do not depend on the size of the batches.
+    """
+
+    def __init__(self) -> None:
+        self.rows = np.zeros(len(PARTS), dtype=np.int64)
+        self.sums = np.zeros(len(PARTS))
+        self.least, self.most = np.full(len(PARTS), np.inf), np.full(len(PARTS), -np.inf)
+        self.others = np.zeros(len(PARTS), dtype=np.int64)  # labels that are neither 0 nor 1
+
+    def add(self, part: np.ndarray, labels: np.ndarray) -> None:
+        """Add labels (n,), with their parts (n,) as positions in `PARTS`."""
+        values = labels.astype(np.float64)
+        np.add.at(self.rows, part, 1)
+        np.add.at(self.sums, part, values)
+        np.minimum.at(self.least, part, values)
+        np.maximum.at(self.most, part, values)
+        np.add.at(self.others, part[(values != 0) & (values != 1)], 1)
+
+    def empty(self) -> list[Part]:
+        """Parts without rows."""
+        return [part for part, rows in zip(PARTS, self.rows, strict=True) if not rows]
+
+    def record(self) -> dict[Part, Labels]:
+        """The summary of each part."""
+        columns = zip(PARTS, self.rows, self.sums, self.least, self.most, self.others, strict=True)
+        return {
+            part: Labels(int(rows), float(total / rows), float(least), float(most), binary=not others)
+            for part, rows, total, least, most, others in columns
+        }

@@ -1,4 +1,4 @@
-"""Threads that share the work of the encoder, with a progress bar."""
+"""Threads that share the encoder's work, and its progress bars."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
-THREADS = 8  # at most; each holds a row group
+THREADS = 8  # at most; each has a row group in memory
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 def progress_bar(title: str, total: int, unit: str) -> tqdm:
+    """A progress bar of the encoder, shown after a second."""
     return tqdm(desc=f"encode {title}", total=total, unit=unit, unit_scale=True, delay=1)
 
 
 def workers() -> int:
+    """Number of threads."""
     return min(THREADS, pa.cpu_count())
 
 
 @contextlib.contextmanager
 def thread_pool() -> Iterator[ThreadPoolExecutor]:
-    """Work that is still waiting when the block ends is dropped."""
+    """A pool of `workers` threads. Work that has not started at the end of the block is cancelled."""
     pool = ThreadPoolExecutor(workers())
     try:
         yield pool
@@ -35,7 +37,7 @@ def thread_pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], progress: tqdm) -> Iterator[B]:
-    """``function`` of every item, in order; the threads run ahead of who takes the results, but not far."""
+    """The results of ``function`` for all items, in order; at most `workers` of them are computed in advance."""
     ahead: deque[Future[B]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))

@@ -1,4 +1,4 @@
-"""The vocabulary of a field: learned from training rows, then used to look up every row's value."""
+"""The vocabulary of a field: learned from training rows, then used to look up the values of all rows."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from pipeline.encoding.buckets import floats, log_square
 from pipeline.encoding.counting import Sketch, summed
 from pipeline.sources.source import BAG, NUMERIC
 
-RICH_VALUES = 1 << 18  # a field with more values is read twice, so that rare ones need no memory of their own
+RICH_VALUES = 1 << 18  # the first pass reads a field with more values twice, so that rare values take no memory
 
 
-class Feature:
-    """The vocabulary of one field: learned in the first pass, used in the second."""
+class Vocabulary:
+    """The vocabulary of one field: learned in the first pass, used in the second.
+
+    Args:
+        name: of the field.
+        kind: of the field.
+        edges: of a numeric field's buckets; None for `log_square`.
+        max_bag: slots of a bag.
+    """
 
     def __init__(self, name: str, kind: str, edges: np.ndarray | None, max_bag: int) -> None:
         self.name, self.kind, self.edges = name, kind, edges
         self.width = max_bag if kind == BAG else 1
-        self.values: pa.Array  # the known ones; the i-th has id i + 1
+        self.values: pa.Array  # the known values; values[i] has id i + 1
 
     def learn(self, batches: Callable[[], Iterator[tuple[pa.Array, np.ndarray]]], min_count: int) -> pa.Table:
-        """Give the values that are frequent in training rows their ids; return value, count, id of each.
+        """Number the values that are frequent enough in training rows; return a table of value, count and id.
 
         Args:
-            batches: the field's column in pieces (n,), each with (n,) bool: which rows are training rows.
+            batches: returns pieces (n,) of the field's column, each with a mask (n,) bool of the training rows.
+            min_count: least number of training rows with a value.
         """
         tables = (self._counted(column, train) for column, train in batches())
         counts = summed(tables, RICH_VALUES)
@@ -47,12 +55,12 @@ class Feature:
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
     def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill (width, n) int32 with the ids of n rows."""
+        """Fill slots (width, n) int32 with the ids of n rows."""
         rows, codes, values = self._coded(column)
         self._fill(slots, rows, self._ids_of(values).take(codes))
 
     def appear(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill (width, n) int32 with ids from 1 by the order in which values appear first."""
+        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values."""
         rows, codes, _ = self._coded(column)
         _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
         rank = np.empty(len(firsts), dtype=np.int32)
@@ -60,19 +68,19 @@ class Feature:
         self._fill(slots, rows, rank[inverse])
 
     def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> None:
-        """Put ids into slots (width, n), those of row ``rows[i]`` side by side; see `_coded`."""
+        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``."""
         if rows is None:
             slots[0] = ids
             return
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
-        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the known values of its row
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # position among the known values of the row
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
         slots[0] = UNKNOWN
         slots[rank, rows] = ids
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
-        """(v,) int32: ids of distinct values. Hashes the smaller side, which for rich fields is the batch's."""
+        """(v,) int32: ids of distinct values. The smaller of vocabulary and ``values`` is hashed."""
         ids = np.full(len(values), UNKNOWN, dtype=np.int32)
         if len(self.values) <= len(values):
             places = pc.index_in(values, self.values)
@@ -83,7 +91,7 @@ class Feature:
         return ids
 
     def _counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
-        """Each distinct value of the training rows, and how many of them show it."""
+        """The distinct values of the training rows, and the number of these rows with each."""
         rows, codes, values = self._coded(column)
         counts = np.bincount(codes.take(np.flatnonzero(train if rows is None else train[rows])), minlength=len(values))
         there = np.flatnonzero(counts)
@@ -92,11 +100,12 @@ class Feature:
     def _coded(self, column: pa.Array) -> tuple[np.ndarray | None, np.ndarray, pa.Array]:
         """(rows, codes, values): value ``values[codes[i]]`` occurs in row ``rows[i]``, rows ascending.
 
-        ``rows`` is None if every row has exactly one value. Within a bag, missing values and repetitions are left out.
+        ``rows`` is None if every row has exactly one value, which may be null. Nulls and repetitions in a bag are
+        omitted.
         """
         if self.kind == BAG:
             return self._coded_bags(column)
-        if self.kind == NUMERIC and pa.types.is_integer(column.type):  # they repeat: look at each once
+        if self.kind == NUMERIC and pa.types.is_integer(column.type):  # integers repeat; each is bucketed once
             column = column.dictionary_encode()
             buckets = self._bucketed(column.dictionary).dictionary_encode()
             column = pa.DictionaryArray.from_arrays(buckets.indices.take(column.indices), buckets.dictionary)
@@ -114,8 +123,8 @@ class Feature:
         numbers = floats(column)
         missing = np.isnan(numbers)
         numbers = np.where(missing, 0, numbers)
-        found = log_square(numbers) if self.edges is None else np.searchsorted(self.edges, numbers, side="right")
-        return pa.array(found, mask=missing)
+        buckets = log_square(numbers) if self.edges is None else np.searchsorted(self.edges, numbers, side="right")
+        return pa.array(buckets, mask=missing)
 
     @staticmethod
     def _coded_bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
@@ -131,17 +140,25 @@ class Feature:
         return rows[firsts], codes[firsts], flat.dictionary
 
 
-def write_vocabulary(vocabularies: Iterable[tuple[Feature, pa.Table]], path: Path) -> Schema:
+def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: Path) -> Schema:
+    """Write the tables that `Vocabulary.learn` returned as one Parquet file.
+
+    Returns:
+        The schema of the fields.
+
+    Raises:
+        ValueError: if there are more values than an id can number.
+    """
     fields = []
     kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
     with pq.ParquetWriter(path, pa.schema(kinds.items())) as writer:
-        for feature, known in vocabularies:
-            fields.append(Field(feature.name, len(known) + 1, feature.width))
+        for vocabulary, known in vocabularies:
+            fields.append(Field(vocabulary.name, len(known) + 1, vocabulary.width))
             if len(known):
-                names = pa.array([feature.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))
+                names = pa.array([vocabulary.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))
                 known = known.append_column("feature", names).select(list(kinds))
                 writer.write_table(known.cast(writer.schema))
     total = sum(field.cardinality for field in fields)
     if total >= 2**31:
-        raise ValueError(f"{total:,} values are more than 2**31 - 1; raise encode.min_count in params.yaml")
+        raise ValueError(f"there must be at most 2**31 - 1 ids, got {total:,}; raise encode.min_count in params.yaml")
     return Schema(tuple(fields))

@@ -1,17 +1,17 @@
 """ALPT: tables trained in low precision, with a learned step for each row. Li et al. 2023, AAAI (arXiv 2212.05735).
 
-A row is stored as codes q, whole numbers of b bits, and a step: what is looked up is step * q. A training step takes
-the looked-up row to w; then the row's step learns from the rounding error of w by LSQ's gradient (Esser et al. 2020),
+A row is stored as codes q, integers of b bits, and a step; a lookup returns step * q. A training step moves the
+looked-up row to w. Then the row's step learns from the rounding error of w by LSQ's gradient (Esser et al. 2020),
 
-    d(step * q) / d(step) = q - w / step within the range of the codes, and q, an end of the range, beyond it,
+    d(step * q) / d(step) = q - w / step within the range of the codes; beyond it q, the end of the range,
 
-and w is rounded at random, so that the mean of what is stored is w: q = floor(w / step + u), u ~ U(0, 1).
+and w is rounded at random, so that the mean of the stored row is w: q = floor(w / step + u), u ~ U(0, 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,18 +21,18 @@ from torch.autograd.function import FunctionCtx
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.cost import widest_uniform
-from pipeline.embeddings.rounded import QuantisedTables, codes_within
+from pipeline.embeddings.rounded import RoundedTables, codes_within, widest
 from pipeline.embeddings.table import Table
+from pipeline.workflow.validation import Positive
 
-search = None
-SPAN = {2: 0.125, 4: 0.125, 8: 0.25}  # by bits: of the codes of a row to either side of 0, before its step is learned
+SPAN = {2: 0.125, 4: 0.125, 8: 0.25}  # by bits: the largest magnitude of a row's codes before training
 
 
-class Rounded(torch.autograd.Function):
-    """step * q of rows w (u, d) and their steps (u, 1): q = floor(w / step + noise), clipped to [low, high].
+class RoundToStep(torch.autograd.Function):
+    """step * q for rows w (u, d) and their steps (u, 1): q = floor(w / step + noise), clipped to [low, high].
 
-    The gradient goes straight through to w; that of the step is LSQ's. Noise 0.5 rounds to the nearest.
+    The gradient of w is passed straight through, and the gradient of the step is LSQ's. A noise of 0.5 rounds to the
+    nearest code.
     """
 
     @staticmethod
@@ -49,17 +49,23 @@ class Rounded(torch.autograd.Function):
         return grad, (grad * slope).sum(1, keepdim=True), None, None, None
 
 
-class LowPrecision(QuantisedTables):
-    """Tables whose rows are rounded whenever they are looked up in training, each to a grid of its own.
+class LowPrecision(RoundedTables):
+    """Tables whose rows are rounded at each lookup in training, each row to a grid of its own.
 
-    NOTE[DIFF]: the paper passes every batch twice, once to learn w and once, from the new w, the step; and rounds then.
-    Here a row keeps its new w until a batch next looks it up, and that batch's one pass rounds it, learns from it and
-    gives the step its gradient: the same alternation, at half the cost, on the next batch instead of the same one. What
-    is validated and served is rounded to the nearest.
-    NOTE[DIFF]: the paper scales the step's gradient and gives it a learning rate of its own, 2e-5. The pipeline's Adam
-    takes no notice of a gradient's scale, so its logarithm is learned: a learning rate of 0.01 changes a step by 1 %.
-    NOTE[DIFF]: the codes are kept as their multiples of the step in float32, as RowAdam wants them. What ships is as
-    small as the paper's; training is not.
+    NOTE[DIFF]: the paper runs every batch twice: once to learn w, and once to learn the step from the new w and then
+    round. Here a row keeps its new w until the next batch that looks it up. One pass over that batch rounds the row and
+    trains both the row and its step: the same alternation at half the cost, but with the next batch. Validation and
+    serving round to the nearest code.
+    NOTE[DIFF]: the paper scales the step's gradient and trains the step with a learning rate of its own, 2e-5. Adam
+    ignores the scale of a gradient, so here the step's logarithm is learned: a learning rate of 0.01 changes a step by
+    1 %.
+    NOTE[DIFF]: in training the codes are kept as multiples of the step in float32, as `RowAdam` needs them. The served
+    tables are as small as the paper's, but tables in training are not.
+
+    Args:
+        schema, dims, dim: of `MixedTables`.
+        bits: of a code.
+        span: the largest magnitude of a row's codes before training.
     """
 
     def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int, span: float) -> None:
@@ -67,16 +73,16 @@ class LowPrecision(QuantisedTables):
         self.span = span
         self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         sizes = {d: len(table.get_parameter("weight")) for d, table in self.tables.items()}
-        self.steps = nn.ModuleDict({d: Table(size, 1, sd=0) for d, size in sizes.items()})  # log(step / its start)
+        self.steps = nn.ModuleDict({d: Table(size, 1, sd=0) for d, size in sizes.items()})  # log(step / first step)
 
     def values(self, name: str, rows: Tensor) -> Tensor:
-        found = super().values(name, rows)
+        stored = super().values(name, rows)
         settled = self.get_buffer(f"scale_{name}").index_select(0, rows).float()[:, None]
         step = torch.where(settled > 0, settled, self._step(self.steps[name](rows)))
-        noise: Tensor | float = torch.rand_like(found) if self.training else 0.5
-        rounded: Tensor = Rounded.apply(found, step, noise, self.low, self.high)
+        noise: Tensor | float = torch.rand_like(stored) if self.training else 0.5
+        rounded: Tensor = RoundToStep.apply(stored, step, noise, self.low, self.high)
         if self.training:
-            with torch.no_grad():  # the optimiser goes on from what was looked up
+            with torch.no_grad():  # the optimiser continues from the rounded rows
                 self.tables[name].get_parameter("weight").index_copy_(0, rows, rounded)
         return rounded
 
@@ -84,39 +90,31 @@ class LowPrecision(QuantisedTables):
         return logarithm.exp() * (self.span / -self.low)
 
     def rounded(self, d: str) -> tuple[Tensor, Tensor]:
-        """Nearest codes, and the learned steps in float16."""
+        """The nearest codes, and the learned steps in float16."""
         step = self._step(self.steps[d].get_parameter("weight")[:, 0])
         scale = step.clamp(2**-24, torch.finfo(torch.float16).max).half()
         return codes_within(self.tables[d].get_parameter("weight"), scale, self.low, self.high), scale
 
 
-def derive(given: Evidence, *, bits: Literal[2, 4, 8] = 8, span: float | None = None) -> Allocation:
-    """The widest dimension within the budget; without one, D.
+def derive(evidence: Evidence, *, bits: Literal[2, 4, 8] = 8, span: Positive | None = None) -> Allocation:
+    """The widest dimension within the budget; D if there is no budget.
 
     Args:
-        bits: of a number.
-        span: that the codes of a row reach to either side of 0, before its step is learned; None for 0.25 with 8 bits
-            and 0.125 with fewer.
+        bits: of a code.
+        span: the largest magnitude of a row's codes before training; None for 0.25 with 8 bits, and 0.125 with fewer.
 
-    NOTE[DIFF]: the paper's steps start from the numbers at the start, 2 mean|w| / sqrt(2 ** (bits - 1)). These are
-    small, and a step moves by a few tenths of its size in training, so that what the numbers grow to would be cut off.
+    NOTE[DIFF]: in the paper, the first numbers set the first steps: 2 mean|w| / sqrt(2 ** (bits - 1)). These steps are
+    small, and training changes a step by a few tenths of its size, so the numbers would soon grow out of range.
     """
-    if span is not None and span <= 0:
-        raise ValueError(f"method.options.alpt: span must be above 0, however: {span}; None takes the default")
-    settings = {"bits": bits, "span": SPAN[bits] if span is None else span}
-    plain = Allocation("alpt", dict.fromkeys(given.schema.names, given.dim), settings)
-    if given.budget is None:
-        return plain
+    reach = SPAN[bits] if span is None else span
+    dim = widest(evidence, partial(plain, bits=bits, span=reach))
+    return evidence.allocation(dim, {"bits": bits, "span": reach})
 
-    def of_bits(schema: Schema, dim: int, allocation: Allocation) -> LowPrecision:
-        return build(schema, dim, replace(allocation, settings=plain.settings))
 
-    widest = widest_uniform(of_bits, given.schema, given.dim, given.budget, "alpt").dim
-    return replace(plain, dims=dict.fromkeys(given.schema.names, widest))
+def plain(schema: Schema, dims: Mapping[str, int], dim: int, bits: int = 8, span: float = SPAN[8]) -> LowPrecision:
+    """Tables of one width for all fields; the backbone takes this width, so nothing is lifted."""
+    return LowPrecision(schema, dims, max(dims.values()), bits, span)
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> LowPrecision:
-    """The backbone sees the smaller width, so nothing has to be lifted."""
-    bits = allocation.settings.get("bits", 8)
-    span = allocation.settings.get("span", SPAN[bits])
-    return LowPrecision(schema, allocation.dims, max(allocation.dims.values()), bits, span)
+    return plain(schema, allocation.dims, dim, **allocation.settings)

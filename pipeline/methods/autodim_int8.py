@@ -1,52 +1,41 @@
-"""AutoDim's dimensions, in tables of 8 bits: candidates are priced as they are stored. Zhao et al. 2021, WWW."""
+"""AutoDim with tables of 8 bits; the prices of candidates are those of 8 bits, too. Zhao et al. 2021, WWW."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-import numpy as np
+from collections.abc import Mapping
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
+from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.data.schema import Schema
-from pipeline.embeddings.autodim_supernet import ANNEALED, Supernet, decided, supernet
-from pipeline.embeddings.rounded import QuantisedTables
-from pipeline.workflow.plug import Least
+from pipeline.embeddings.autodim_supernet import AutoDimSupernet, decided
+from pipeline.embeddings.rounded import RoundedTables
+from pipeline.embeddings.selection import ANNEALED, Temperature
+from pipeline.workflow.validation import Fraction, Rate
 
 
-def search(
-    schema: Schema,
-    dim: int,
-    candidates: Sequence[Sequence[int]],
-    prices: np.ndarray,
+def find(
+    problem: Problem,
     *,
-    temperature: Mapping[str, Any] = ANNEALED,
-    warm_up: float = 0.5,
-    bytes_weight: Annotated[float, Least(0)] = 0.0,
-    dims_weight: Annotated[float, Least(0)] = 0.0,
-) -> Supernet:
-    """AutoDim's supernet in float32; only what it chooses is rounded, after its training.
+    temperature: Temperature = ANNEALED,
+    warm_up: Fraction = 0.5,
+    bytes_weight: Rate = 0.0,
+    dims_weight: Rate = 0.0,
+) -> AutoDimSupernet:
+    """AutoDim's supernet, in float32. Only the tables of the chosen dimensions are rounded, after their training.
 
     Args:
-        temperature, warm_up, bytes_weight, dims_weight: of `supernet`.
+        temperature, warm_up, bytes_weight, dims_weight: of `AutoDimSupernet`.
     """
-    return supernet(
-        schema,
-        dim,
-        candidates,
-        prices,
-        temperature=temperature,
-        warm_up=warm_up,
-        bytes_weight=bytes_weight,
-        dims_weight=dims_weight,
-    )
+    return AutoDimSupernet(problem, temperature, warm_up, bytes_weight=bytes_weight, dims_weight=dims_weight)
 
 
-def derive(given: Evidence) -> Allocation:
-    """Each field's most probable dimension; see `decided`."""
-    return decided("autodim_int8", given)
+def derive(evidence: Evidence) -> Allocation:
+    return decided(evidence)
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> QuantisedTables:
-    return QuantisedTables(schema, allocation.dims, dim, bits=8)
+def plain(schema: Schema, dims: Mapping[str, int], dim: int) -> RoundedTables:
+    return RoundedTables(schema, dims, dim, bits=8)
+
+
+def build(schema: Schema, dim: int, allocation: Allocation) -> RoundedTables:
+    return plain(schema, allocation.dims, dim)

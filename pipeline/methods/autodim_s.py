@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
-from pipeline.data.schema import Schema
-from pipeline.embeddings.autodim_supernet import ANNEALED, Supernet, decided, supernet
-from pipeline.embeddings.mixed import MixedTables
+from pipeline.allocation.evidence import Evidence, Problem
+from pipeline.embeddings.autodim_supernet import AutoDimSupernet, decided
+from pipeline.embeddings.selection import ANNEALED, Temperature
+from pipeline.workflow.validation import Fraction
 
-ARCHITECTURE = {"level": "single"}  # the training batch's own gradient, in the weights' step
+ARCHITECTURE = {"level": "single"}  # trained with the weights, by the gradient of the training batch
 
 
-def search(
-    schema: Schema,
-    dim: int,
-    candidates: Sequence[Sequence[int]],
-    prices: np.ndarray,
-    *,
-    temperature: Mapping[str, Any] = ANNEALED,
-    warm_up: float = 0.5,
-) -> Supernet:
+def find(problem: Problem, *, temperature: Temperature = ANNEALED, warm_up: Fraction = 0.5) -> AutoDimSupernet:
     """AutoDim's supernet.
 
-    NOTE[DIFF]: temperature and warm-up are by the length of the run, as the main job's are; the paper's are for
-    millions of steps. No price of bytes or dimensions: they would be the loss of ``arch``, which has no part here.
+    NOTE[DIFF]: temperature and warm-up follow the length of the run, as in the main job; the paper's are for millions
+    of steps. Bytes and dimensions have no price, because prices are terms of the loss on ``arch``, which is not used.
 
     Args:
-        temperature, warm_up: of `supernet`.
+        temperature, warm_up: of `AutoDimSupernet`.
     """
-    return supernet(schema, dim, candidates, prices, temperature=temperature, warm_up=warm_up)
+    return AutoDimSupernet(problem, temperature, warm_up)
 
 
-def derive(given: Evidence) -> Allocation:
+def derive(evidence: Evidence) -> Allocation:
     """Each field's most probable dimension; see `decided`.
 
-    NOTE[DIFF]: the paper does not say how AutoDim-s decides. That it reports fewer parameters than the full tables
-    means that something is decided; here it is what AutoDim itself does.
+    NOTE[DIFF]: the paper does not say how AutoDim-s decides, but it reports fewer parameters than the full tables have,
+    so dimensions are decided somehow. Here they are decided as in AutoDim.
     """
-    return decided("autodim_s", given)
-
-
-def build(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:
-    return MixedTables(schema, allocation.dims, dim)
+    return decided(evidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.mixed import MixedTables
 from pipeline.embeddings.product_codes import (
     OFFERED,
+    Centroids,
     NearestCentroids,
     ProductQuantised,
     check_dims,
@@ -22,30 +21,34 @@ from pipeline.embeddings.product_codes import (
     finest,
 )
 from pipeline.embeddings.table import INIT_SD
-from pipeline.workflow.plug import Least
+from pipeline.workflow.validation import Count, Positive, Rate
 
-search = None
-MOST_SX = 32  # centroids that sx is offered: its step computes and keeps all u G K products of a batch, vx's does not
+MOST_SX = 32  # centroids that sx tries at most, because it keeps all u G K products of a batch in memory; vx does not
 EPS, MOMENTUM = 1e-10, 0.1  # of the normalisation; queries are small, and so are the variances of their products
 
 
 class SoftmaxCentroids(ProductQuantised):
-    """DPQ-SX: a query chooses its centroids by softmax over products with keys; what is served are values beside them.
+    """DPQ-SX: a query chooses centroids by softmax over its products with keys; the value of the chosen key is served.
 
     Section 3.1: r_k = <q, K_k>, normalised over the batch without affine, p = softmax(r / temperature), c = argmax p,
-    out = V_c. In the backward pass p stands for the choice: with P = p - sg(p - onehot(c)), out = P V.
+    out = V_c. In the backward pass p replaces the choice: with P = p - sg(p - onehot(c)), out = P V.
 
-    NOTE[DIFF]: the batch of the normalisation are its distinct rows, as for `NearestCentroids`.
+    NOTE[DIFF]: the normalisation is over the distinct rows of the batch, as in `NearestCentroids`.
 
-    A group of one coordinate has but two normalised products, one for keys above 0 and one for those below: groups must
-    be wider.
+    Groups of one coordinate are refused: their normalised products take only two values, one for positive keys and one
+    for negative keys.
+
+    Args:
+        schema, dim, groups, centroids: of `ProductQuantised`.
+        temperature: of the softmax.
+
+    Raises:
+        ValueError: if groups have only one coordinate.
     """
 
     def __init__(self, schema: Schema, dim: int, *, groups: int, centroids: list[int], temperature: float) -> None:
         if groups == dim:
-            raise ValueError(f"dpq with variant sx needs groups of two coordinates or more, however: {groups=}, {dim=}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, however: {temperature=}")
+            raise ValueError(f"dpq: variant sx needs groups of at least two coordinates, got {groups=} for {dim=}")
         super().__init__(schema, dim, groups=groups, centroids=centroids)
         self.temperature, self.momentum = temperature, MOMENTUM
         number = max(centroids)
@@ -80,48 +83,45 @@ class SoftmaxCentroids(ProductQuantised):
 
     def quantised(self, queries: Tensor, tiers: Tensor) -> Tensor:
         logits = self.logits(queries)
-        found = decode(logits.argmax(2).T, self.values)
+        chosen = decode(logits.argmax(2).T, self.values)
         if not torch.is_grad_enabled():
-            return found
+            return chosen
         soft = torch.softmax(logits / self.temperature, 2) @ self.values.detach()
         soft = soft.transpose(0, 1).reshape(queries.shape)
-        return found + (soft - soft.detach())
+        return chosen + (soft - soft.detach())
 
 
 def derive(
-    given: Evidence,
+    evidence: Evidence,
     *,
     variant: Literal["vx", "sx"] = "vx",
-    groups: Annotated[int, Least(1)] | None = None,
-    centroids: Annotated[int, Least(2)] | None = None,
-    commitment: Annotated[float, Least(0)] = 0.0,
-    temperature: float = 1.0,
+    groups: Count | None = None,
+    centroids: Centroids | None = None,
+    commitment: Rate = 0.0,
+    temperature: Positive = 1.0,
 ) -> Allocation:
     """The finest codes within the limit.
 
     Args:
         variant: "vx": nearest centroids; "sx": softmax over keys.
-        groups: G, a divisor of D; None: what the limit allows.
-        centroids: K; None: what the limit allows.
+        groups: G, a divisor of D; None: the best that the limit allows.
+        centroids: K; None: the best that the limit allows.
         commitment: of vx; see `NearestCentroids`.
         temperature: of sx; see `SoftmaxCentroids`.
     """
-    own = {"commitment": commitment} if variant == "vx" else {"temperature": temperature}
-    most = given.dim if variant == "vx" else max(1, given.dim // 2)
-    numbers = OFFERED if variant == "vx" else [k for k in OFFERED if k <= MOST_SX]
-    dims = dict.fromkeys(given.schema.names, given.dim)
-    offered = [
-        Allocation("dpq", dims, {"variant": variant, "groups": g, "centroids": [k], **own})
-        for g in (divisors(given.dim, most) if groups is None else [groups])
-        for k in (numbers if centroids is None else [centroids])
-    ]
-    return finest(given, build, offered)
+    vx, dim = variant == "vx", evidence.dim
+    numbers = [k for k in OFFERED if vx or k <= MOST_SX] if centroids is None else [centroids]
+    return finest(
+        evidence,
+        build,
+        divisors(dim, dim if vx else max(1, dim // 2)) if groups is None else [groups],
+        [[k] for k in numbers],
+        {"variant": variant, **({"commitment": commitment} if vx else {"temperature": temperature})},
+    )
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
-    settings = dict(allocation.settings)
-    if not settings:
-        return MixedTables(schema, allocation.dims, dim)
+def build(schema: Schema, dim: int, allocation: Allocation) -> ProductQuantised:
     check_dims(allocation, dim)
-    made = {"vx": NearestCentroids, "sx": SoftmaxCentroids}[settings.pop("variant")]
-    return made(schema, dim, **settings)
+    settings = dict(allocation.settings)
+    variants = {"vx": NearestCentroids, "sx": SoftmaxCentroids}
+    return variants[settings.pop("variant")](schema, dim, **settings)

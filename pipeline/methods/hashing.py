@@ -6,21 +6,17 @@ import torch
 from torch import Tensor
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.budget import largest
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
+from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.cost import spent
+from pipeline.embeddings.cost import fill_limit
 from pipeline.embeddings.hashed_memory import SlotHash, common_dim, constants, mixed
-from pipeline.embeddings.mixed import MixedTables
 from pipeline.embeddings.table import Table
-
-search = None
 
 
 class HashedTable(FieldEmbedding):
-    """Every value has one of m rows, by a hash of its field and id; one table for all fields.
+    """One table of m rows for all fields; a hash of field and id chooses the row of a value.
 
     Args:
         schema: F fields.
@@ -39,31 +35,25 @@ class HashedTable(FieldEmbedding):
     salt: Tensor
 
     def slots(self, rows: Tensor) -> Tensor:
-        """(U,) rows of a table of all fields, which stand for field and id -> (U,) rows of this one."""
+        """(U,) rows of this table, for rows (U,) of a table without hashing, where a row is a field and an id."""
         return self.hash(mixed(rows + self.salt)[:, None], len(self.table.weight))[:, 0]
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
-        distinct, place = torch.unique(self.slots(occ.rows), return_inverse=True)  # two values may share a slot
-        return spread(self.table(distinct).index_select(0, place), occ)
+    def vectors(self, occ: Occurrences) -> Tensor:
+        distinct, place = torch.unique(self.slots(occ.rows), return_inverse=True)  # several values may share a slot
+        return self.table(distinct).index_select(0, place)
 
     def packed(self) -> dict[str, Tensor]:
         return {"table": self.table.weight.detach()}
 
 
-def derive(given: Evidence) -> Allocation:
-    """As many rows as the limit allows, at most one for every value."""
+def derive(evidence: Evidence) -> Allocation:
+    """A table with as many rows as the limit allows, at most one for every value."""
 
-    def made(rows: int) -> Allocation:
-        return Allocation("hashing", dict.fromkeys(given.schema.names, given.dim), {"rows": rows, "seed": given.seed})
+    def make(rows: int) -> Allocation:
+        return evidence.allocation(evidence.dim, {"rows": rows, "seed": evidence.seed})
 
-    def size(rows: int) -> int:
-        return spent(build, given.schema, given.dim, made(rows)).bytes
-
-    return made(largest(size, given.schema.num_rows, given.limit, "hashing"))
+    return fill_limit(evidence, build, make, evidence.schema.num_rows)
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
-    if not allocation.settings:
-        return MixedTables(schema, allocation.dims, dim)
+def build(schema: Schema, dim: int, allocation: Allocation) -> HashedTable:
     return HashedTable(schema, common_dim(allocation), **allocation.settings)

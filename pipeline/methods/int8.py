@@ -1,24 +1,27 @@
-"""Control: one dimension for all fields, trained in float32 and then rounded to 8 bits: up to four times as wide."""
+"""Control: one dimension for all fields, trained in float32, then rounded to 8 bits.
+
+In the same bytes, tables are up to four times as wide as in float32.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.cost import widest_uniform
-from pipeline.embeddings.rounded import QuantisedTables
-
-search = None
+from pipeline.embeddings.rounded import RoundedTables, widest
 
 
-def derive(given: Evidence) -> Allocation:
-    """The widest dimension within the budget; without one, D."""
-    dim = given.dim
-    if given.budget is not None:
-        dim = widest_uniform(build, given.schema, given.dim, given.budget, "int8").dim
-    return Allocation("int8", dict.fromkeys(given.schema.names, dim))
+def derive(evidence: Evidence) -> Allocation:
+    """The widest dimension within the budget; D if there is no budget."""
+    return evidence.allocation(widest(evidence, plain))
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> QuantisedTables:
-    """The backbone sees the smaller width, so nothing has to be lifted."""
-    return QuantisedTables(schema, allocation.dims, max(allocation.dims.values()), bits=8)
+def plain(schema: Schema, dims: Mapping[str, int], dim: int) -> RoundedTables:
+    """Tables of one width for all fields; the backbone takes this width, so nothing is lifted."""
+    return RoundedTables(schema, dims, max(dims.values()), bits=8)
+
+
+def build(schema: Schema, dim: int, allocation: Allocation) -> RoundedTables:
+    return plain(schema, allocation.dims, dim)

@@ -1,25 +1,7 @@
 """LMA. Desai et al. 2021, "Semantically Constrained Memory Allocation (SCMA) for Embedding in Efficient Recommendation
-Systems", arXiv 2103.06124; equations and the plan of its signatures in `pipeline.signatures`."""
+Systems", arXiv 2103.06124. The equations are in `pipeline.embeddings.minhash_memory`.
+"""
 
-from __future__ import annotations
+from pipeline.embeddings.minhash_memory import build, derive, find
 
-from typing import Annotated
-
-from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
-from pipeline.embeddings.minhash_memory import Bits, allocation, build, observe
-from pipeline.workflow.plug import Least
-
-__all__ = ["build", "derive", "observe"]
-
-
-def derive(
-    given: Evidence,
-    *,
-    power: Annotated[int, Least(1)] = 2,
-    bits: Bits | None = None,
-    share: Annotated[float, Least(0)] = 0.25,
-    sign: bool = False,
-) -> Allocation:
-    """Signatures and memory within the limit; see `pipeline.signatures.allocation`."""
-    return allocation("lma", given, power=power, bits=bits, share=share, sign=sign)
+__all__ = ["build", "derive", "find"]

@@ -1,27 +1,22 @@
-"""Null control of LMA: the same with the signatures of each field's values permuted, so that sharing means nothing.
+"""Null control of LMA: the signatures of each field's values are permuted, and nothing else differs.
 
-LMA owes its similarities only what it has over this one. See `pipeline.signatures.permutation`.
+So unrelated values share numbers. The advantage of LMA over this control is due to its similarities.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import wraps
+from typing import Any
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
-from pipeline.embeddings.minhash_memory import Bits, allocation, build, observe
-from pipeline.workflow.plug import Least
+from pipeline.embeddings import minhash_memory
+from pipeline.embeddings.minhash_memory import build, find, permuted
 
-__all__ = ["build", "derive", "observe"]
+__all__ = ["build", "derive", "find"]
 
 
-def derive(
-    given: Evidence,
-    *,
-    power: Annotated[int, Least(1)] = 2,
-    bits: Bits | None = None,
-    share: Annotated[float, Least(0)] = 0.25,
-    sign: bool = False,
-) -> Allocation:
-    """Signatures and memory within the limit; see `pipeline.signatures.allocation`."""
-    return allocation("lma_permuted", given, power=power, bits=bits, share=share, sign=sign, permuted=True)
+@wraps(minhash_memory.derive)  # so the options are the same
+def derive(evidence: Evidence, **options: Any) -> Allocation:
+    """LMA's allocation with permuted signatures."""
+    return permuted(minhash_memory.derive(evidence, **options), evidence.seed)

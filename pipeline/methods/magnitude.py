@@ -1,38 +1,36 @@
-"""Magnitude pruning: the full tables are trained, then their smallest numbers are taken for 0.
+"""Magnitude pruning: the full tables are trained, then their smallest numbers are set to 0.
 
-Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS, for embeddings as in
-Tran et al. 2024, "A Thorough Performance Benchmarking on Lightweight Embedding-based Recommender Systems".
+Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS, applied to embeddings
+as in Tran et al. 2024, "A Thorough Performance Benchmarking on Lightweight Embedding-based Recommender Systems".
 """
 
-from typing import Annotated
+from __future__ import annotations
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.kept_cells import Pruned, cells_within
-from pipeline.embeddings.mixed import MixedTables
-from pipeline.workflow.plug import Least
-
-search = None
+from pipeline.workflow.validation import Whole
 
 
-def derive(given: Evidence, *, least: Annotated[int, Least(0)] = 0) -> Allocation:
-    """As many cells as the limit allows; which ones is seen when they are trained.
+def derive(evidence: Evidence, *, least: Whole = 0) -> Allocation:
+    """As many cells as the limit allows; after training, the largest ones are kept.
 
     Args:
-        least: cells of every row that are kept, its largest, whatever others are larger.
+        least: the number of cells that each row keeps at least, even if other rows have larger cells.
 
-    NOTE[DIFF]: nothing is trained after the pruning, as in the benchmark; Han et al. train what is left.
+    NOTE[DIFF]: nothing is trained after the pruning, as in the benchmark; Han et al. train the remaining numbers.
+
+    Raises:
+        ValueError: if ``least`` exceeds D.
+        TooFewBytes: if the limit is too small; the message says the fewest possible bytes.
     """
-    if least > given.dim:
-        raise ValueError(f"method.options: a row has {given.dim} cells, however {least=}")
-    cells = cells_within(given.schema.num_rows, given.dim, given.limit, max(1, least * given.schema.num_rows))
-    dims = dict.fromkeys(given.schema.names, given.dim)
-    return Allocation("magnitude", dims, {"cells": cells, "least": least})
+    rows, dim = evidence.schema.num_rows, evidence.dim
+    if least > dim:
+        raise ValueError(f"params.yaml: method.options.magnitude: least must be at most dim, {dim}, got {least}")
+    cells = cells_within(rows, dim, evidence.limit, max(1, least * rows))
+    return evidence.allocation(dim, {"cells": cells, "least": least})
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
-    if not allocation.settings:
-        return MixedTables(schema, allocation.dims, dim)
+def build(schema: Schema, dim: int, allocation: Allocation) -> Pruned:
     return Pruned(schema, dim, allocation.settings["cells"], allocation.settings["least"])

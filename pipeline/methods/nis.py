@@ -1,9 +1,9 @@
 """NIS. Joglekar et al. 2020, "Neural Input Search for Large Scale Recommendation Models", KDD (arXiv 1907.04471).
 
-A field's rows are cut into S blocks by frequency, the D columns into T blocks that end at the candidate dims. A choice
-says which row blocks get which column blocks. A controller draws one choice per field and batch; what it has not drawn
-is masked. The weights learn from batches of ``train`` under the masks drawn for them, the controller by REINFORCE from
-the reward on batches of ``arch``.
+The rows of a field are cut into S blocks by frequency, and the D columns into T blocks that end at the candidate dims.
+A choice assigns column blocks to each row block. A controller draws one choice per field and batch, and the rest of the
+table is masked. The weights learn from batches of ``train`` under the drawn masks. The controller learns by REINFORCE,
+from the reward on batches of ``arch``.
 """
 
 from __future__ import annotations
@@ -11,46 +11,49 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.budget import NO_CANDIDATE, in_bytes
-from pipeline.allocation.evidence import DEFAULT_SHARE, Evidence
+from pipeline.allocation.budget import NO_CANDIDATE
+from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
-from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.cost import full_tables
-from pipeline.embeddings.row_blocks import BlockTables, padded, pick, prices, sizes
-from pipeline.embeddings.row_blocks import build as build_blocks
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import FieldEmbedding, Findings
+from pipeline.embeddings.row_blocks import Ratio, block_rows, build, choice_prices, padded, pick
 from pipeline.embeddings.table import INIT_SD, Table
-from pipeline.workflow.plug import Least
+from pipeline.workflow.validation import Budget, Count, Fraction, Rate
+
+__all__ = ["ARCHITECTURE", "build", "derive", "find"]
 
 Form = Literal["single", "multi"]
-# The controller has no gradient but that of its reward, which is of rows that no weight is trained on.
+# The controller learns only from its reward, which needs rows that the weights are not trained on.
 ARCHITECTURE = {"order": 1, "level": "bilevel"}
 
 
-class Supernet(FieldEmbedding):
-    """One table of width D under the mask of the choices that were drawn last; in evaluation, of the likeliest ones.
+class MaskedBlocks(FieldEmbedding):
+    """One table of width D, masked by drawn choices in training, and by the most probable choices in evaluation.
 
-    Reward of a batch of ``arch``: R = -logloss - penalty * max(0, bytes / target - 1). Ascended is, with the moving
-    average b of the rewards before,
+    The reward of a batch of ``arch`` is R = -loss - penalty * max(0, bytes / target - 1). With the moving average b of
+    earlier rewards, the controller maximises
 
         (R - b) * sum_f log pi_f(c_f) + entropy * sum_f H(pi_f).
 
-    NOTE[DIFF]: R's quality is the negative logloss, for the AUC of one batch is noisier. Masked rows are not lifted to
-    D coordinates, for a matrix for each choice would hardly be trained; what is built has its matrices.
+    NOTE[DIFF]: the quality in R is the task's negative loss, because a ranking metric of one batch is noisier. Masked
+    rows are not lifted to D coordinates, because a matrix for each choice would hardly be trained; the final tables
+    have such matrices.
 
     Args:
         schema: F fields.
-        rows: (F, S) rows of the blocks, as of `pipeline.blocks.sizes`.
-        choices: (F, N, S) dims of the blocks, as of `pipeline.blocks.padded`.
-        terms: (F, N, P) logits of the field whose sum is a choice's logit; -1 for none.
+        dim: D.
+        rows: (F, S) rows of the blocks, from `pipeline.embeddings.row_blocks.block_rows`.
+        choices: (F, N, S) dims of the blocks, from `pipeline.embeddings.row_blocks.padded`.
+        terms: (F, N, P) positions of the field's logits whose sum is a choice's logit; -1 for none.
         target: bytes.
+        penalty, entropy, decay, warm_up: see `find`.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Supernet(FieldEmbedding):
         self.shared = nn.Parameter(torch.randn(len(schema), dim) * INIT_SD)
         number = int(terms.max()) + 1
         self.logits = nn.Parameter(torch.zeros(len(schema), number))
-        price = prices(rows, choices, dim)
+        price = choice_prices(rows, choices, dim)
         self.register_buffer("price", torch.tensor(np.where(price == NO_CANDIDATE, 0, price)), False)
         self.register_buffer("dims", torch.tensor(choices), False)
         self.register_buffer("terms", torch.tensor(np.where(terms < 0, number, terms)), False)
@@ -84,7 +87,7 @@ class Supernet(FieldEmbedding):
         self.register_buffer("columns", torch.arange(dim), False)
         self.register_buffer("warm", torch.tensor(warm_up > 0))
         self.register_buffer("baseline", torch.tensor(math.nan))
-        self.drawn: Tensor | None = None  # (F,) choices of the last forward pass in training
+        self.drawn: Tensor | None = None  # (F,) choices of the last lookup in training
         self.reward = math.nan
 
     price: Tensor
@@ -97,8 +100,8 @@ class Supernet(FieldEmbedding):
     baseline: Tensor
 
     def log_probability(self) -> Tensor:
-        """(F, N) of every choice; -inf where a field has fewer than N."""
-        logits = nn.functional.pad(self.logits, (0, 1))  # the last one is no logit, but 0
+        """(F, N) log-probability of every choice; -inf where a field has fewer than N choices."""
+        logits = nn.functional.pad(self.logits, (0, 1))  # the last one is not a logit but 0, for the terms -1
         flat = logits.gather(1, self.terms.flatten(1)).view(self.terms.shape)
         return torch.log_softmax(flat.sum(2).masked_fill(~self.there, -torch.inf), dim=1)
 
@@ -107,18 +110,24 @@ class Supernet(FieldEmbedding):
         """(F,) one choice per field."""
         return torch.multinomial(self.log_probability().exp(), 1)[:, 0]
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D), under the choices that this draws."""
-        values = self.table(occ.rows)
+    def vectors(self, occ: Occurrences) -> Tensor:
+        """(U, D); in training, the choices for the mask are drawn anew at each call."""
+        values: Tensor = self.table(occ.rows)
         if self.warm:
-            return spread(values, occ)
+            return values
         if self.training:
             self.drawn = self.draw()
-            return spread(self.masked(values, occ, self.drawn), occ)
-        return spread(self.masked(values, occ, self.log_probability().argmax(1)), occ)
+            return self.masked(values, occ, self.drawn)
+        return self.masked(values, occ, self.log_probability().argmax(1))
 
     def masked(self, values: Tensor, occ: Occurrences, chosen: Tensor) -> Tensor:
-        """(U, D): of each row as many columns as its block has dimensions; the field's shared vector for none."""
+        """(U, D) rows cut to the dimension of their block; where it is 0, the field's shared vector.
+
+        Args:
+            values: (U, D) full rows.
+            occ: says which rows they are.
+            chosen: (F,) choice of each field.
+        """
         block = torch.searchsorted(self.bounds, occ.rows, right=True)
         field = torch.arange(len(chosen), device=chosen.device)
         dims = self.dims[field, chosen].flatten()[block][:, None]
@@ -139,7 +148,7 @@ class Supernet(FieldEmbedding):
         if part != "arch":
             return loss
         if self.drawn is None:
-            raise ValueError("nis: an architecture step needs a forward pass in training mode before it")
+            raise ValueError("nis: a step of the architecture must follow a lookup in training mode, got none")
         log_probability = self.log_probability()
         chosen = self.drawn[:, None]
         size = self.price.gather(1, chosen).sum()
@@ -154,15 +163,18 @@ class Supernet(FieldEmbedding):
         return -gain - self.entropy_weight * _entropy(log_probability).sum()
 
     @torch.no_grad()
-    def watched(self) -> dict[str, float]:
+    def findings(self) -> Findings:
         entropy = float(_entropy(self.log_probability()).mean())
-        return {"entropy": entropy, "reward": self.reward, "baseline": float(self.baseline)}
+        watched = {"entropy": entropy, "reward": self.reward, "baseline": float(self.baseline)}
+        return Findings(watched=watched, arrays=self._choices)
 
     def packed(self) -> dict[str, Tensor]:
         return {"table": self.table.weight.detach(), "table.shared": self.shared.detach()}
 
-    def found(self) -> dict[str, np.ndarray]:
-        log_probability = self.log_probability().detach().cpu().numpy()
+    @torch.no_grad()
+    def _choices(self) -> dict[str, np.ndarray]:
+        """``log_probability``: (F, N); ``rows``: (F, S) of the blocks; ``choices``: (F, N, S) dims of the blocks."""
+        log_probability = self.log_probability().cpu().numpy()
         return {"log_probability": log_probability, "rows": self.rows, "choices": self.choices}
 
 
@@ -171,43 +183,40 @@ def _entropy(log_probability: Tensor) -> Tensor:
     return -(log_probability.exp() * log_probability.masked_fill(log_probability == -torch.inf, 0.0)).sum(1)
 
 
-def search(
-    schema: Schema,
-    dim: int,
-    candidates: Sequence[Sequence[int]],
-    prices: np.ndarray,
+def find(
+    problem: Problem,
     *,
     form: Form = "multi",
-    blocks: Annotated[int, Least(1)] = 4,
-    ratio: Annotated[float, Least(1)] = 4.0,
-    target: int | float | None = None,
-    penalty: Annotated[float, Least(0)] = 0.02,
-    entropy: Annotated[float, Least(0)] = 0.001,
-    decay: Annotated[float, Least(0)] = 0.9,
-    warm_up: Annotated[float, Least(0)] = 0.3,
-) -> Supernet:
-    """The supernet with its controller.
+    blocks: Count = 4,
+    ratio: Ratio = 4.0,
+    target: Budget | None = None,
+    penalty: Rate = 0.02,
+    entropy: Rate = 0.001,
+    decay: Fraction = 0.9,
+    warm_up: Fraction = 0.3,
+) -> MaskedBlocks:
+    """The table and its controller.
 
     Args:
-        form: "single": the first s row blocks have one dimension, the other rows share one vector. "multi": of each
-            column block how many row blocks have it, of a later one no more than of an earlier one.
-        blocks, ratio: of `pipeline.blocks.sizes`.
-        target: bytes, or share of the full tables, that the reward asks for; None for `DEFAULT_SHARE`.
-        penalty: logloss that being over the target by once its bytes is worth.
-        entropy: weight of the controller's entropy, in logloss per nat.
+        form: "single": the first row blocks have the same dimension, and the other rows share one vector. "multi": each
+            column block covers a number of row blocks of its own, which does not rise from column block to column
+            block.
+        blocks, ratio: of `pipeline.embeddings.row_blocks.block_rows`.
+        target: bytes, or a share of the full tables' bytes, beyond which the reward falls; a quarter of these if None.
+        penalty: reduction of the reward, in units of the loss, at twice the target.
+        entropy: weight of the controller's entropy, in loss per nat.
         decay: of the moving average of rewards.
         warm_up: share of the planned steps in which all blocks are trained, and the controller is not.
     """
-    rows = sizes(schema, blocks, ratio)
-    offered = [_choices(dims, field_rows, form) for dims, field_rows in zip(candidates, rows, strict=True)]
-    wanted = in_bytes(DEFAULT_SHARE if target is None else target, full_tables(schema, dim).bytes)
-    return Supernet(
-        schema,
-        dim,
+    rows = block_rows(problem.schema, blocks, ratio)
+    offered = [_choices(dims, own, form) for dims, own in zip(problem.candidates, rows, strict=True)]
+    return MaskedBlocks(
+        problem.schema,
+        problem.dim,
         rows,
         padded([choices for choices, _ in offered]),
         padded([terms for _, terms in offered]),
-        target=wanted,
+        target=problem.target(target),
         penalty=penalty,
         entropy=entropy,
         decay=decay,
@@ -216,11 +225,12 @@ def search(
 
 
 def _choices(candidates: Sequence[int], rows: np.ndarray, form: Form) -> tuple[list[list[int]], list[list[int]]]:
-    """Of one field the dims of its blocks and the numbers of its logits, for every choice.
+    """For every choice of one field: the dims of its blocks, and the positions of its logits.
 
-    NOTE[DIFF]: a controller of the paper's multi-size form draws each column block's number of row blocks by itself.
-    Here those that do not increase are all there is to draw from, with the softmax of the sums of the same logits.
-    NOTE[DIFF]: the choice of no block at all is only there where the candidates have 0, which drops a field.
+    NOTE[DIFF]: in the paper's multi-size form, a controller draws each column block's number of row blocks
+    independently. Here only sequences of numbers that do not rise can be drawn, with probabilities from the softmax of
+    the sums of the same logits.
+    NOTE[DIFF]: the choice without any block exists only if 0, which drops a field, is a candidate.
     """
     widths = [d for d in candidates if d]
     most, there = len(rows), int((rows > 0).sum())
@@ -240,14 +250,14 @@ def _choices(candidates: Sequence[int], rows: np.ndarray, form: Form) -> tuple[l
     return choices, terms
 
 
-def derive(given: Evidence) -> Allocation:
-    """The controller's most probable choice; under a budget, the most probable of those that it allows."""
-    if not given.found:
-        raise ValueError("nis needs what its search found; nothing was given")
-    found = given.found
-    scores = found["log_probability"].astype(np.float64)
-    return pick("nis", given.schema, given.dim, found["rows"], found["choices"], scores, given.budget)
+def derive(evidence: Evidence) -> Allocation:
+    """The controller's most probable choice; under a budget, the most probable choice that fits it.
 
-
-def build(schema: Schema, dim: int, allocation: Allocation) -> BlockTables:
-    return build_blocks(schema, dim, allocation)
+    Raises:
+        ValueError: if there are no choices of a search.
+        TooFewBytes: if no choice fits the budget.
+    """
+    if not evidence.arrays:
+        raise ValueError("nis needs the choices that its search finds, got none; search before you derive")
+    scores = evidence.arrays["log_probability"].astype(np.float64)
+    return pick(evidence, evidence.arrays["rows"], evidence.arrays["choices"], scores)

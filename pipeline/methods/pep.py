@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
+from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.data.schema import Schema
-from pipeline.embeddings.batch import Occurrences, spread
-from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.kept_cells import Masked, allocation_of, keep_most_important
-from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import FieldEmbedding, Findings
+from pipeline.embeddings.kept_cells import Masked, keep, keep_most_important
 from pipeline.embeddings.table import Table
-from pipeline.workflow.plug import Least
+from pipeline.workflow.validation import Rate
 
 Thresholds = Literal["global", "dim", "field", "field_dim", "row", "cell"]
 
 
-class Supernet(FieldEmbedding):
-    """A full table E whose numbers are shrunk by learned thresholds, which sets the small ones to 0.
+class ThresholdedCells(FieldEmbedding):
+    """A full table E whose numbers are shrunk by learned thresholds, so that small numbers become 0.
 
-    E' = sign(E) ReLU(|E| - sigmoid(s)), of the rows that a batch touches alone.
+    E' = sign(E) ReLU(|E| - sigmoid(s)), computed only for the rows of a batch.
 
     Args:
-        thresholds: what numbers share an s: all of the table, those of a dimension, of a field, of a dimension in a
-            field, of a row; or "cell": none.
+        schema: F fields.
+        dim: D.
+        thresholds: the numbers that share an s: all in the table ("global"); those of a dimension ("dim"), of a field
+            ("field"), of a dimension within a field ("field_dim") or of a row ("row"); or every number has its own
+            ("cell").
         init: of s.
-        decay: L2 coefficient of s, which draws it up to 0, a threshold of 1/2, against the loss; where rows have an s
-            of their own, of those that a batch touches.
+        decay: L2 coefficient of s. It pulls s up to 0, a threshold of 1/2, against the loss. With "row" and "cell", it
+            acts only on the rows of the batch.
 
-    NOTE[DIFF]: the paper starts at s = -15 to -150, a threshold of 3e-7 and less, whose gradient Adam's eps swallows;
-    all that then moves it is the weight decay, by a learning rate a step and over many thousand of them. Here s starts
-    where a thousand steps can take it to what prunes: a quarter of the tables' standard deviation. The decay is the
-    paper's too, but of s alone; that of the tables is the run's own.
+    NOTE[DIFF]: the paper starts at s = -15 to -150, a threshold of at most 3e-7, whose gradient is negligible compared
+    to Adam's eps. Then only the weight decay moves s, by one learning rate per step, over many thousand steps. Here the
+    threshold starts at a quarter of the tables' standard deviation, from which it can rise far enough to prune within a
+    thousand steps. The decay has the paper's value but acts only on s; the decay of the tables is a setting of the run.
     """
 
     def __init__(self, schema: Schema, dim: int, thresholds: Thresholds, init: float, decay: float) -> None:
         super().__init__()
         self.dim, self.decay = dim, decay
-        self.table = Table(schema.num_rows, dim)  # first, so that what is trained of equal seed starts the same
+        self.table = Table(schema.num_rows, dim)  # drawn first, as in `Masked`: equal seeds give equal tables
         self.by_row = thresholds in ("row", "cell")
         columns = dim if thresholds in ("dim", "field_dim", "cell") else 1
         if self.by_row:
@@ -53,17 +54,16 @@ class Supernet(FieldEmbedding):
             groups = len(schema) if thresholds in ("field", "field_dim") else 1
             self.s = nn.Parameter(torch.full((groups, columns), init))
         group = np.repeat(np.arange(len(schema)), schema.cardinalities) * (thresholds in ("field", "field_dim"))
-        self.register_buffer("group", torch.from_numpy(group), persistent=False)  # (V,): the row of s
+        self.register_buffer("group", torch.from_numpy(group), persistent=False)  # (V,): the row of s for each row
 
     group: Tensor
 
-    def forward(self, occ: Occurrences) -> Tensor:
-        """Occurrences -> (B, F, D)."""
+    def vectors(self, occ: Occurrences) -> Tensor:
         values: Tensor = self.table(occ.rows)
-        return spread(values.sign() * torch.relu(values.abs() - self._thresholds(occ.rows)), occ)
+        return values.sign() * torch.relu(values.abs() - self._thresholds(occ.rows))
 
     def _thresholds(self, rows: Tensor) -> Tensor:
-        """Row numbers (U,) -> (U, D) or (U, 1)."""
+        """Rows (U,) -> thresholds (U, D) or (U, 1)."""
         if isinstance(self.s, Table):
             self.touched = self.s(rows)
             return self.touched.sigmoid()
@@ -80,47 +80,47 @@ class Supernet(FieldEmbedding):
         assert isinstance(s, Tensor)
         return {"table": self.table.weight.detach(), "threshold": s.detach()}
 
+    def findings(self) -> Findings:
+        return Findings(arrays=self._margin)
+
     @torch.no_grad()
-    def found(self) -> dict[str, np.ndarray]:
-        """How far each cell is above its threshold, (V, D) float16."""
+    def _margin(self) -> dict[str, np.ndarray]:
+        """``margin``: (V, D) float16, the distance of each cell above its threshold."""
         every = torch.arange(len(self.table.weight), device=self.group.device)
         margin = self.table.weight.abs() - self._thresholds(every)
         return {"margin": margin.half().cpu().numpy()}
 
 
-def search(
-    schema: Schema,
-    dim: int,
-    candidates: Sequence[Sequence[int]],
-    prices: np.ndarray,
-    *,
-    thresholds: Thresholds = "field_dim",
-    init: float = -6.0,
-    decay: Annotated[float, Least(0)] = 0.0001,
-) -> Supernet:
-    """The table with its thresholds, all trained on the training loss, as in the paper; see `Supernet`."""
-    return Supernet(schema, dim, thresholds, init, decay)
+def find(
+    problem: Problem, *, thresholds: Thresholds = "field_dim", init: float = -6.0, decay: Rate = 0.0001
+) -> ThresholdedCells:
+    """The table and its thresholds, both trained on the training loss, as in the paper.
 
-
-def derive(given: Evidence) -> Allocation:
-    """The cells that are above their thresholds; under a budget, those that are the farthest above.
-
-    NOTE[DIFF]: the paper keeps the mask as it is when, in training, as few are left as are wanted. That is a number of
-    cells, not of bytes, and one run has a mask for every budget only if it reaches them all. Ranking by the margin
-    gives every budget its mask.
-    NOTE[DIFF]: the paper trains what is left from the initial numbers of the search. So does this where both have
-    the same seed; with others the numbers are others.
+    Args:
+        thresholds, init, decay: of `ThresholdedCells`.
     """
-    margin = given.found["margin"]
-    if given.budget is not None:
-        return keep_most_important("pep", given, margin, given.budget)
+    return ThresholdedCells(problem.schema, problem.dim, thresholds, init, decay)
+
+
+def derive(evidence: Evidence) -> Allocation:
+    """The cells above their thresholds; under a budget, as many as it allows, ranked by their margin.
+
+    NOTE[DIFF]: the paper keeps the mask of the first step that leaves no more cells than wanted. That rule counts cells
+    instead of bytes, and a run has masks only for the sizes that it passes. The ranking by margin gives a mask for
+    every budget.
+    NOTE[DIFF]: the paper trains the kept cells from the initial numbers of the search. So does this project if both
+    have the same seed; otherwise the numbers differ.
+
+    Raises:
+        ValueError: if there is no budget, and no cell is above its threshold.
+        TooFewBytes: if the budget is too small for one cell.
+    """
+    margin = evidence.arrays["margin"]
+    if evidence.budget is not None:
+        return keep_most_important(evidence, margin, evidence.budget)
     if not (margin > 0).any():
-        raise ValueError("pep: no cell is above its threshold; lower method.options.pep.init, or train for less long")
-    return allocation_of("pep", given, margin > 0)
+        raise ValueError("pep: no cell is above its threshold; lower method.options.pep.init, or train fewer steps")
+    return keep(evidence, margin > 0)
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
-    """What is left, trained with the mask fixed."""
-    if not allocation.settings:
-        return MixedTables(schema, allocation.dims, dim)
-    return Masked(schema, dim, allocation)
+build = Masked  # the kept cells, trained with a fixed mask

@@ -1,11 +1,10 @@
 """Control: product quantisation after training. Jégou, Douze & Schmid 2011, "Product Quantization for Nearest Neighbor
-Search", TPAMI, on the tables of a model that was trained with the full dimension.
+Search", TPAMI, applied to the tables of a model that was trained with the full dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,20 +12,28 @@ from torch import Tensor
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.mixed import MixedTables
-from pipeline.embeddings.product_codes import OFFERED, ProductQuantised, check_dims, closest, divisors, finest
-from pipeline.workflow.plug import Least
+from pipeline.embeddings.product_codes import (
+    OFFERED,
+    Centroids,
+    ProductQuantised,
+    check_dims,
+    closest,
+    divisors,
+    finest,
+)
+from pipeline.workflow.validation import Count
 
-search = None
-PER_CENTROID = 256  # vectors that a centroid is fitted to, at most, on average
+PER_CENTROID = 256  # the most vectors in the fit, per centroid
 ITERATIONS = 25  # of Lloyd's algorithm
 
 
 class Clustered(ProductQuantised):
     """Plain tables until `finish`, which replaces the vectors of large fields by their nearest centroids.
 
-    Centroids are fitted to the values, not to their occurrences: nothing in a table says how often a value occurs.
+    The fit of the centroids counts every value once, because a table does not say how often a value occurs.
+
+    Args:
+        schema, dim, groups, centroids: of `ProductQuantised`.
     """
 
     def __init__(self, schema: Schema, dim: int, *, groups: int, centroids: Sequence[int]) -> None:
@@ -53,10 +60,17 @@ class Clustered(ProductQuantised):
 
 
 def k_means(vectors: Tensor, groups: int, number: int, iterations: int = ITERATIONS, seed: int = 0) -> Tensor:
-    """Centroids (G, K, D / G) of vectors (n, D), n at least K, group by group.
+    """Centroids (G, K, D / G), fitted to vectors group by group.
 
-    Lloyd's algorithm on at most `PER_CENTROID` * K vectors, from K of them drawn at random; a centroid that no vector
-    is nearest to moves to a vector drawn at random.
+    Lloyd's algorithm on at most `PER_CENTROID` * K vectors. It starts from K vectors drawn at random. A centroid that
+    is nearest to no vector moves to a vector drawn at random.
+
+    Args:
+        vectors: (n, D), n at least K.
+        groups: G.
+        number: K.
+        iterations: of the algorithm.
+        seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -77,29 +91,21 @@ def k_means(vectors: Tensor, groups: int, number: int, iterations: int = ITERATI
     return books
 
 
-def derive(
-    given: Evidence,
-    *,
-    groups: Annotated[int, Least(1)] | None = None,
-    centroids: Annotated[int, Least(2)] | None = None,
-) -> Allocation:
+def derive(evidence: Evidence, *, groups: Count | None = None, centroids: Centroids | None = None) -> Allocation:
     """The finest codes within the limit.
 
     Args:
-        groups: G, a divisor of D; None: what the limit allows.
-        centroids: K; None: what the limit allows.
+        groups: G, a divisor of D; None: the best that the limit allows.
+        centroids: K; None: the best that the limit allows.
     """
-    dims = dict.fromkeys(given.schema.names, given.dim)
-    offered = [
-        Allocation("pq", dims, {"groups": g, "centroids": [k]})
-        for g in (divisors(given.dim) if groups is None else [groups])
-        for k in (OFFERED if centroids is None else [centroids])
-    ]
-    return finest(given, build, offered)
+    return finest(
+        evidence,
+        build,
+        divisors(evidence.dim) if groups is None else [groups],
+        [[k] for k in (OFFERED if centroids is None else [centroids])],
+    )
 
 
-def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
-    if not allocation.settings:
-        return MixedTables(schema, allocation.dims, dim)
+def build(schema: Schema, dim: int, allocation: Allocation) -> Clustered:
     check_dims(allocation, dim)
     return Clustered(schema, dim, **allocation.settings)

@@ -1,36 +1,24 @@
-"""Control: dimensions drawn at random, at equal bytes; one draw per seed, none selected."""
+"""Control: random dimensions of equal bytes; one draw per seed, without selection."""
+
+from __future__ import annotations
 
 import numpy as np
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.draw import sample
+from pipeline.allocation.draw import sample, sample_below
 from pipeline.allocation.evidence import Evidence
-from pipeline.data.schema import Schema
-from pipeline.embeddings.mixed import MixedTables
 
-search = None
-TOLERANCE = 0.02  # of the bytes to be matched
+TOLERANCE = 0.02  # relative, of the bytes to match
 
 
-def derive(given: Evidence) -> Allocation:
-    """Every allocation whose bytes lie within `TOLERANCE` of ``given.match`` is equally probable.
+def derive(evidence: Evidence) -> Allocation:
+    """A random allocation whose bytes are within `TOLERANCE` of ``evidence.match``; all of these are equally probable.
 
-    With nothing to match, every one that is at most so much below the limit, or, where there is none, further below.
+    Without bytes to match, the allocation fills the limit; see `sample_below`.
     """
-    if given.match is not None:
-        windows = [(int(given.match * (1 - TOLERANCE)), int(given.match * (1 + TOLERANCE)))]
+    if evidence.match is None:
+        drawn = sample_below(evidence.prices, evidence.limit, lambda: np.random.default_rng(evidence.seed))
     else:
-        windows = [(int(given.limit * (1 - below)), given.limit) for below in (TOLERANCE, 0.1, 0.5, 1.0)]
-    for low, high in windows:
-        try:
-            chosen = sample(given.prices, low, high, np.random.default_rng(given.seed))
-            break
-        except ValueError:
-            if (low, high) == windows[-1]:
-                raise
-    dims = {name: int(c[n]) for name, c, n in zip(given.schema.names, given.candidates, chosen, strict=True)}
-    return Allocation("random", dims)
-
-
-def build(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:
-    return MixedTables(schema, allocation.dims, dim)
+        low, high = int(evidence.match * (1 - TOLERANCE)), int(evidence.match * (1 + TOLERANCE))
+        drawn = sample(evidence.prices, low, high, np.random.default_rng(evidence.seed))
+    return evidence.chosen(drawn)

@@ -1,4 +1,8 @@
-"""Control: one dimension for all fields, the one whose tables come nearest in bytes, or fill a budget."""
+"""Control: one dimension for all fields; its tables match given bytes, or fill a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
@@ -6,30 +10,32 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import nearest_uniform, widest_uniform
 from pipeline.embeddings.mixed import MixedTables
 
-search = None
 
-
-def derive(given: Evidence, *, lift: bool = False) -> Allocation:
-    """The dimension nearest to ``given.match`` bytes; the widest within the limit if there is nothing to match.
+def derive(evidence: Evidence, *, lift: bool = False) -> Allocation:
+    """The dimension nearest to ``evidence.match`` bytes; without bytes to match, the widest within the limit.
 
     Args:
-        lift: to D, with a projection for each field, as methods with several dimensions have to; otherwise the backbone
-            sees the smaller width. Tells what a method owes its dimensions and what the width of its backbone.
+        lift: whether vectors are lifted to D by a projection per field, as in methods with several dimensions, and the
+            widest dimension within the limit is chosen; otherwise the backbone takes the smaller width. The lifted
+            control separates the gain of chosen dimensions from the gain of a wider backbone.
     """
-    if lift:
-        chosen = widest_uniform(_lifted, given.schema, given.dim, given.limit)
-    elif given.match is not None:
-        chosen = nearest_uniform(given.schema, given.dim, given.match)
-    else:
-        chosen = widest_uniform(build, given.schema, given.dim, given.limit)
-    return Allocation("uniform", dict.fromkeys(given.schema.names, chosen.dim), {"lift": True} if lift else {})
+    schema, dim = evidence.schema, evidence.dim
+    if evidence.match is not None and not lift:
+        return evidence.allocation(nearest_uniform(schema, dim, evidence.match).dim)
+
+    def make(d: int) -> MixedTables:
+        return MixedTables(schema, dict.fromkeys(schema.names, d), dim if lift else d)
+
+    widest = widest_uniform(make, dim, evidence.limit, evidence.method).dim
+    return evidence.allocation(widest, {"lift": True} if lift else {})
+
+
+def plain(schema: Schema, dims: Mapping[str, int], dim: int) -> MixedTables:
+    return MixedTables(schema, dims, max(dims.values()))
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:
-    """Plain tables, and if they are lifted, projections."""
-    lifted = allocation.settings.get("lift", False)
-    return MixedTables(schema, allocation.dims, dim if lifted else max(allocation.dims.values()))
-
-
-def _lifted(schema: Schema, dim: int, allocation: Allocation) -> MixedTables:
-    return MixedTables(schema, allocation.dims, dim)
+    """Plain tables, with projections if the allocation is lifted."""
+    if allocation.settings.get("lift", False):
+        return MixedTables(schema, allocation.dims, dim)
+    return plain(schema, allocation.dims, dim)

@@ -1,4 +1,4 @@
-"""Area under the ROC curve."""
+"""Area under the ROC curve, and the influence of each row on it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import numpy as np
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve, exact: the probability that a positive scores above a negative, ties counting half.
+    """The exact share of pairs in which the positive row scores above the negative one; ties count half.
 
     Args:
         labels: (n,) 0 or 1.
-        scores: (n,) any monotone score.
+        scores: (n,) larger for rows that are more likely to be positive.
+
+    Returns:
+        AUC; NaN if a score is NaN.
+
+    Raises:
+        ValueError: if all labels are equal.
     """
     positives, negatives = (np.sort(chosen) for chosen in _by_label(labels, scores))
     if np.isnan(positives[-1]) or np.isnan(negatives[-1]):
@@ -19,20 +25,41 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return twice / (2 * len(positives) * len(negatives))
 
 
-def _by_label(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of the positive and of the negative rows."""
-    labels, values = np.asarray(labels).astype(bool), np.asarray(values)
-    positives, negatives = values[labels], values[~labels]
-    if not len(positives) or not len(negatives):
-        raise ValueError(
-            "AUC needs rows of both labels, however there are "
-            f"positives={len(positives)} and negatives={len(negatives)}"
-        )
-    return positives, negatives
+def auc_influence(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The influence (n,) of each row on the AUC: sum(influence**2) / n**2 is DeLong's variance of the AUC.
+
+    The influence is the placement of the row (see `placements`) minus the AUC, divided by the share of rows with its
+    label. The factor sqrt(m / (m - 1)), for m rows of this label, makes the variance unbiased.
+
+    Source: DeLong, DeLong, Clarke-Pearson 1988, eq. 5 and 6.
+
+    Args:
+        labels, scores: see `auc`.
+
+    Raises:
+        ValueError: if all labels are equal.
+    """
+    labels = np.asarray(labels).astype(bool)
+    influence = np.empty(len(labels))
+    for chosen, placement in zip((labels, ~labels), placements(labels, scores), strict=True):
+        m = len(placement)
+        correction = (m / (m - 1)) ** 0.5 if m > 1 else 1.0
+        influence[chosen] = (placement - placement.mean()) * (len(labels) / m * correction)
+    return influence
 
 
-def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every positive the share of negatives below it, for every negative that of positives above; ties half."""
+def placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The placements of the positive and of the negative rows.
+
+    The placement of a positive row is the share of negative rows below it, that of a negative row the share of positive
+    rows above it; ties count half.
+
+    Args:
+        labels, scores: see `auc`.
+
+    Raises:
+        ValueError: if all labels are equal.
+    """
     groups = _by_label(labels, scores)
     orders = [np.argsort(group) for group in groups]
     positives, negatives = (group[order] for group, order in zip(groups, orders, strict=True))
@@ -43,3 +70,14 @@ def _placements(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
         place[order] = below / (2 * len(other))
         places.append(place)
     return places[0], 1 - places[1]
+
+
+def _by_label(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of the positive and of the negative rows."""
+    labels, values = np.asarray(labels).astype(bool), np.asarray(values)
+    positives, negatives = values[labels], values[~labels]
+    if not len(positives) or not len(negatives):
+        raise ValueError(
+            f"AUC needs rows of both labels, got {len(positives)} of label 1 and {len(negatives)} of label 0"
+        )
+    return positives, negatives

@@ -1,4 +1,4 @@
-"""Field vectors at inference that are not multiplied out, where a backbone needs no more of them."""
+"""Field vectors at inference as two factors, for backbones that do not need their product."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 class Lifts:
-    """Matrices Q_f (d_f, D) with orthonormal rows, one for each of F fields, and what is made of them once.
+    """Matrices Q_f (d_f, D) with orthonormal rows, one per field, and a cache of the layers that are folded into them.
 
     Args:
-        stacked: (K, D) the Q_f below each other, K numbers in all; fields of one dimension stand together.
-        widths: (F,) d_f, in that order.
-        fields: (F,) where the backbone has these fields.
+        stacked: (K, D) the Q_f below each other, K being the sum of the d_f; fields of equal dimension are contiguous.
+        widths: (F,) d_f, in the order of ``stacked``.
+        fields: (F,) position of each of these fields in the backbone.
     """
 
     def __init__(self, stacked: Tensor, widths: Sequence[int], fields: Sequence[int]) -> None:
@@ -30,7 +30,7 @@ class Lifts:
         self._folded: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
 
     def folded(self, linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-        """(K, O), (O,): weight and bias on values, of a layer (O, F * D) and its BatchNorm that are trained no more."""
+        """A trained layer (O, F * D) and its BatchNorm as one weight (K, O) and bias (O,) for `Factored.values`."""
         if linear not in self._folded:
             assert norm.running_mean is not None and norm.running_var is not None
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -42,12 +42,12 @@ class Lifts:
 
 
 class Factored:
-    """The vectors x_f = e_f Q_f of a batch. The rows of Q_f are orthonormal, so x_f is as long as e_f.
+    """The vectors x_f = e_f Q_f of a batch. The rows of Q_f are orthonormal, so x_f and e_f have the same length.
 
-    What is linear in the vectors, or asks for their lengths alone, costs d_f numbers a field instead of D.
+    Linear functions of the vectors and functions of their lengths read d_f numbers per field instead of D.
 
     Args:
-        values: (B, K) the e_f side by side.
+        values: (B, K) the concatenated e_f.
         lifts: the Q_f.
     """
 
@@ -59,16 +59,16 @@ class Factored:
         return self.values @ self.lifts.stacked
 
     def squares(self) -> Tensor:
-        """(B,) sum of their squared lengths."""
+        """(B,) sum of the squared lengths of the field vectors."""
         return squares(self.values)
 
     def through(self, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
-        """(B, O) what a layer and its BatchNorm make of the vectors side by side, (B, F * D)."""
+        """(B, O): outputs of a layer and its BatchNorm on the concatenated vectors (B, F * D)."""
         weight, bias = self.lifts.folded(linear, norm)
         return torch.addmm(bias, self.values, weight)
 
     def dense(self) -> Tensor:
-        """(B, F, D) after all, for a backbone that needs it."""
+        """(B, F, D): the field vectors multiplied out."""
         lifts = self.lifts
         lifted = []
         for columns, number in lifts.runs:
@@ -78,5 +78,5 @@ class Factored:
 
 
 def squares(flat: Tensor) -> Tensor:
-    """(B, K) -> (B,) sums of squares, in one pass over the numbers."""
+    """(B, K) -> (B,) sum of squares, in one pass over the numbers."""
     return torch.linalg.vector_norm(flat, dim=1).square()

@@ -1,4 +1,4 @@
-"""Pieces that backbones are made of."""
+"""Layers of the backbones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.models.factored import Factored, squares
 
 
 class FirstOrder(nn.Module):
-    """Bias plus one weight per feature id: the wide part, and the linear term of FM. Occurrences -> (B,)."""
+    """A bias plus one weight per feature id, e.g. the linear term of FM: Occurrences -> (B,)."""
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class FirstOrder(nn.Module):
 
 
 class _SecondOrder(torch.autograd.Function):
-    """Three passes over (B, F, D) forward and backward; composed of torch operations it would be eight."""
+    """`second_order` in three passes over (B, F, D), forward and backward; torch operations would need eight."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def bi_interaction(embedded: Tensor) -> Tensor:
 
 
 class _InnerProducts(torch.autograd.Function):
-    """The gradient of the vectors in one product, for the matrix of all inner products is symmetric."""
+    """`inner_products`; the matrix of all products is symmetric, so the gradient needs only one multiplication."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, embedded: Tensor) -> Tensor:
@@ -85,21 +85,22 @@ class _InnerProducts(torch.autograd.Function):
         (embedded,) = ctx.saved_tensors
         fields, pairs = embedded.shape[1], grad.shape[1]
         left, right = torch.triu_indices(fields, fields, 1, device=grad.device)
-        place = torch.full((fields, fields), pairs, device=grad.device)  # of each pair in grad, of the diagonal behind
+        # Column of each pair in grad; the diagonal points past the end, to a column of zeros.
+        place = torch.full((fields, fields), pairs, device=grad.device)
         place[left, right] = place[right, left] = torch.arange(pairs, device=grad.device)
         symmetric = nn.functional.pad(grad, (0, 1)).index_select(1, place.flatten())
         return torch.bmm(symmetric.view(-1, fields, fields), embedded)
 
 
 def inner_products(embedded: Tensor) -> Tensor:
-    """Inner products of all pairs of fields, by first and then by second field: (B, F, D) -> (B, F (F - 1) / 2)."""
+    """The inner products of all pairs of fields: (B, F, D) -> (B, F (F - 1) / 2), by first and then second field."""
     return _InnerProducts.apply(embedded)  # type: ignore[no-any-return]
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask takes 16 random bits a number on a CPU, where drawing it cost a fifth of a training step.
+    """Dropout that draws 16 random bits per number on a CPU; torch's dropout took a fifth of a training step.
 
-    A number is kept with probability 1 - round(2**16 p) / 2**16, and scaled by its inverse.
+    A number is kept with probability 1 - round(2**16 p) / 2**16 and then divided by this probability.
     """
 
     def forward(self, values: Tensor) -> Tensor:
@@ -116,14 +117,20 @@ class MLP(nn.Sequential):
     """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, ...) -> (B,).
 
     Args:
-        inputs: numbers of a row, F * D for field vectors.
+        inputs: numbers per row, F * D for field vectors.
         hidden: widths of the hidden layers.
-        dropout: share of a hidden layer's outputs that training drops.
+        dropout: share of the outputs of each hidden layer that are dropped in training.
+
+    Raises:
+        ValueError: if a width is below 1, or ``dropout`` is not in [0, 1).
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
         if any(width < 1 for width in hidden) or not 0 <= dropout < 1:
-            raise ValueError(f"an MLP needs hidden widths >= 1 and 0 <= dropout < 1, however: {hidden=}, {dropout=}")
+            raise ValueError(
+                "hidden widths of an MLP must be at least 1, and dropout must be at least 0 and below 1, "
+                f"got {hidden=}, {dropout=}"
+            )
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout)]

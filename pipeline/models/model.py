@@ -1,4 +1,4 @@
-"""A click model: an embedding of the fields that an allocation keeps, and a backbone on top."""
+"""A model: an embedding of the kept fields and a backbone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from pipeline.embeddings.contract import FieldEmbedding
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
 MakeBackbone = Callable[..., nn.Module]
+PREDICTED_TOGETHER = 10_000  # rows of a batch in prediction
 
 
-class CTRModel(nn.Module):
-    """ids (B, S) -> logits (B,) of a click.
+class Model(nn.Module):
+    """ids (B, S) -> outputs of the backbone, e.g. logits (B,).
 
     Args:
         schema: of the ids, all fields.
-        embedding: of the kept fields; its ``dim`` is the width the backbone is made for.
-        backbone: class with ``(schema, dim, **options)``, called as ``(occurrences, embedded) -> logits``.
-        kept: names of the fields that are used; all if None.
+        embedding: of the kept fields; its ``dim`` is D.
+        backbone: class; constructed with ``(schema, dim, **options)``, called with ``(occurrences, embedded)``.
+        options: of the backbone.
+        kept: schema of the fields that the model uses; None for all.
     """
 
     def __init__(
@@ -53,8 +55,8 @@ class CTRModel(nn.Module):
         if self.slots is not None:
             ids = ids[:, self.slots]
         occ = self.lookup(ids)
-        logits: Tensor = self.backbone(occ, self.embedding(occ))
-        return logits
+        output: Tensor = self.backbone(occ, self.embedding(occ))
+        return output
 
 
 def assemble(
@@ -64,19 +66,30 @@ def assemble(
     build: Build,
     backbone: MakeBackbone,
     options: Mapping[str, Any] | None = None,
-) -> CTRModel:
-    """The model that an allocation describes; a field of dimension 0 is no part of it, nor of its backbone."""
+) -> Model:
+    """A fresh model with the embedding of an allocation; the embedding and the backbone omit dropped fields.
+
+    Args:
+        schema: all fields.
+        dim: D.
+        allocation: dims of the fields; 0 drops a field.
+        build: makes the embedding of the kept fields.
+        backbone, options: see `Model`.
+
+    Raises:
+        ValueError: if the allocation does not fit the schema.
+    """
     allocation.check(schema)
     kept = schema.subset(allocation.kept())
-    return CTRModel(schema, build(kept, dim, allocation.of_kept()), backbone, options, kept)
+    return Model(schema, build(kept, dim, allocation.of_kept()), backbone, options, kept)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, batch_size: int = 10_000) -> np.ndarray:
-    """Logits (n,) float32 of all rows, in order, of a trained or served model, which is left in the mode it was in."""
+def outputs(model: nn.Module, split: Split, batch_size: int = PREDICTED_TOGETHER) -> np.ndarray:
+    """The outputs of a trained or served model in evaluation mode for all rows, in order, as float32."""
     training = model.training
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a served one may have none
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a served model may have none
     model.eval()
-    logits = [model(ids.to(device)).float().cpu().numpy() for ids, _ in Batches(split, batch_size)]
+    parts = [model(batch.ids.to(device)).float().cpu().numpy() for batch in Batches(split, batch_size)]
     model.train(training)
-    return np.concatenate(logits)
+    return np.concatenate(parts)

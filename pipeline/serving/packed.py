@@ -1,8 +1,10 @@
-"""A trained model as it is served: packed tables, in float32 or int8, one file, nothing sorted, no loop over fields.
+"""A trained model as it is served: one file of packed tables in float32 or int8; lookups need no sort and no loop over
+fields.
 
-A field of d < D dimensions is e P in training. Serving keeps e L and Q instead, where P = L Q and the rows of Q (d, D)
-are orthonormal: as many numbers, the same vectors, and as long as what the table holds. So the first layer of an MLP is
-multiplied with Q once, when the model is loaded, and a row of a batch costs the numbers that were looked up, not F * D.
+In training, a field of d < D dimensions has the vectors e P. Serving stores e L and Q instead, where P = L Q and the
+rows of Q (d, D) are orthonormal. The vectors and the number of stored numbers stay the same, and the length of e L Q is
+the length of e L. The first layer of an MLP is multiplied by Q only once, at its first use, so a prediction reads the
+numbers that are looked up instead of F * D per row.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,26 +27,30 @@ from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.mixed import MixedTables, Packing
 from pipeline.embeddings.rounded import quantise
 from pipeline.models.factored import Factored, Lifts
-from pipeline.models.model import CTRModel
+from pipeline.models.model import Model
+from pipeline.workflow.outputs import whole
 from pipeline.workflow.plug import plug
 
-FEW = 8  # rows up to which all numbers of a batch are gathered at once; more go dimension by dimension
-BY_ROW = ("table", "scale", "table.weight")  # ends of the names of tensors whose rows are taken one by one
+FEW = 8  # batches of up to 8 rows gather all numbers at once; larger batches have one lookup per distinct dimension
+BY_ROW = ("table", "scale", "table.weight")  # suffixes of the names of tensors that are read row by row
 
 
 class Served(nn.Module):
-    """ids (B, S) -> logits (B,) of a trained `CTRModel`, from packed tables.
+    """ids (B, S) -> logits (B,) of a trained `Model`, from packed tables.
 
-    In float32 fields as wide as D have their trained vectors bit for bit, the others up to rounding. In int8 every
-    row is rounded to 255 levels of its own: no number is off by more than half of the row's scale.
+    In float32, vectors of fields of dimension D equal the trained ones exactly, all others up to rounding. In int8,
+    every row has its own scale and is rounded to 255 levels; the error of a number is at most half of the scale.
 
     Args:
         schema: of the ids, all fields.
-        dims: dimension of each field; 0 where it was dropped.
-        dim: D, the width that the backbone sees.
-        packed: what `pack` gives.
-        backbone: of the kept fields, trained.
-        made: name and options that `load` makes the backbone from.
+        dims: dimension of each field, by name; 0 if it was dropped.
+        dim: D.
+        packed: the tensors of `pack`.
+        backbone: trained, on the kept fields.
+        made: name and options of the backbone; `load` rebuilds it from them.
+
+    Raises:
+        ValueError: if the shapes of ``packed`` do not fit ``dims``.
     """
 
     def __init__(
@@ -66,17 +71,21 @@ class Served(nn.Module):
         widths = packing.distinct.repeat(np.diff(packing.groups))  # of the packed fields
         _check(packed, sum(r * int(d) for r, d in zip(packing.rows, packing.distinct, strict=True)), packing, dim)
         self.table, self.scale, self.projection = packed["table"], packed.get("scale"), packed["projection"]
-        cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))]).tolist()
-        row_cuts = np.cumsum([0, *packing.rows]).tolist()
         eye = torch.eye(dim).repeat(int((widths == dim).sum()), 1)
         self.lifts = Lifts(torch.cat([self.projection, eye]), widths.tolist(), packing.order.tolist())
-        self.whole = len(self.projection) == 0  # plain tables of width D, packed as the schema has them
-
-        # Slots by packed field, and of each distinct dim the table that `_many` looks up in.
-        place = np.argsort(packing.order)  # of the schema's fields among the packed ones
-        slot_place = place[kept.slot_fields]
+        self.whole = len(self.projection) == 0  # all tables have width D and the order of the schema
+        # Position of each slot's field among the packed fields, and the slots sorted by it.
+        slot_place = np.argsort(packing.order)[kept.slot_fields]
         slots = np.argsort(slot_place, kind="stable")
-        places = np.searchsorted(slot_place[slots], np.arange(len(kept) + 1))  # where each packed field's slots begin
+        self._register_slots(kept, packing, slot_place, slots)
+        self._register_entries(kept, packing, widths, slot_place, slots)
+        self.requires_grad_(False).eval()
+
+    def _register_slots(self, kept: Schema, packing: Packing, slot_place: np.ndarray, slots: np.ndarray) -> None:
+        """Set the table of each distinct dim and the rows at which each slot's field begins, for `_many`."""
+        cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))]).tolist()
+        row_cuts = np.cumsum([0, *packing.rows]).tolist()
+        places = np.searchsorted(slot_place[slots], np.arange(len(kept) + 1))  # first slot of each packed field
         self.parts = [
             _Part(
                 self.table[cuts[g] : cuts[g + 1]].view(packing.rows[g], int(d)),
@@ -86,33 +95,38 @@ class Served(nn.Module):
             )
             for g, (d, (a, b)) in enumerate(zip(packing.distinct, itertools.pairwise(packing.groups), strict=True))
         ]
+        all_kept = len(kept) == len(self.schema)
+        chosen = None if all_kept else torch.from_numpy(self.schema.slots_of(kept.names))
+        self.register_buffer("chosen", chosen, persistent=False)
+        self._constant("offsets", kept.first_rows[kept.slot_fields], torch.int32)  # of each slot, in a joint table
+        self._constant("slot_fields", kept.slot_fields)
+        self._constant("slot_starts", np.cumsum(kept.widths) - kept.widths)
+        self._constant("packed_slots", slots)
+        self._constant("packed_base", packing.base[slot_place[slots]], torch.int32)
 
-        def constant(name: str, values: np.ndarray, dtype: torch.dtype = torch.int64) -> None:
-            self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
-
-        all_kept = len(kept) == len(schema)
-        self.register_buffer("chosen", None if all_kept else torch.from_numpy(schema.slots_of(kept.names)), False)
-        constant("offsets", kept.first_rows[kept.slot_fields], torch.int32)  # in tables of all fields, as first order
-        constant("slot_fields", kept.slot_fields)
-        constant("slot_starts", np.cumsum(kept.widths) - kept.widths)
-        constant("packed_slots", slots)
-        constant("packed_base", packing.base[slot_place[slots]], torch.int32)
-        # One entry for each number that a row of ids looks up, by packed slot, for `_few`.
+    def _register_entries(
+        self, kept: Schema, packing: Packing, widths: np.ndarray, slot_place: np.ndarray, slots: np.ndarray
+    ) -> None:
+        """Set one entry for each number that a row of ids looks up, ordered by packed slot, for `_few`."""
+        cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))])
+        row_cuts = np.cumsum([0, *packing.rows])
         slot_dims = widths[slot_place[slots]]
         entry_slots = np.repeat(np.arange(kept.num_slots), slot_dims)
         within = np.arange(len(entry_slots)) - np.repeat(np.cumsum(slot_dims) - slot_dims, slot_dims)
         group = np.searchsorted(packing.distinct, slot_dims)
-        first = np.array(cuts)[group] + packing.base[slot_place[slots]] * slot_dims
-        begins = np.cumsum(widths) - widths  # of each packed field's numbers
+        first = cuts[group] + packing.base[slot_place[slots]] * slot_dims
+        begins = np.cumsum(widths) - widths  # first number of each packed field
         index = torch.int32 if len(self.table) < 2**31 else torch.int64
-        constant("entry_slots", slots[entry_slots])
-        constant("entry_dims", slot_dims[entry_slots], index)
-        constant("entry_first", first[entry_slots] + within, index)
-        constant("entry_columns", begins[slot_place[slots]][entry_slots] + within)
+        self._constant("entry_slots", slots[entry_slots])
+        self._constant("entry_dims", slot_dims[entry_slots], index)
+        self._constant("entry_first", first[entry_slots] + within, index)
+        self._constant("entry_columns", begins[slot_place[slots]][entry_slots] + within)
         scale_first = np.empty(kept.num_slots, dtype=np.int64)
-        scale_first[slots] = np.array(row_cuts)[group] + packing.base[slot_place[slots]]
-        constant("scale_first", scale_first, torch.int32)
-        self.requires_grad_(False).eval()
+        scale_first[slots] = row_cuts[group] + packing.base[slot_place[slots]]
+        self._constant("scale_first", scale_first, torch.int32)
+
+    def _constant(self, name: str, values: np.ndarray, dtype: torch.dtype = torch.int64) -> None:
+        self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
 
     chosen: Tensor | None
     offsets: Tensor
@@ -127,15 +141,19 @@ class Served(nn.Module):
     scale_first: Tensor
 
     @classmethod
-    def of(cls, model: CTRModel, int8: bool = False) -> Served:
-        """The inference form of a trained model, on a CPU; the model itself is left as it is.
+    def of(cls, model: Model, int8: bool = False) -> Served:
+        """The served form of a trained model, on a CPU; the model itself is not changed.
+
+        Args:
+            model: trained.
+            int8: whether the tables are rounded to int8 instead of float32.
 
         Raises:
-            TypeError: if its embedding is not of `MixedTables`, or of a kind that packs something else than its tables.
+            TypeError: if its embedding is not `MixedTables`, or a subclass that packs other tensors.
         """
         embedding = model.embedding
         if not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
-            raise TypeError(f"only MixedTables have an inference form, however {type(embedding).__name__}")
+            raise TypeError(f"only an embedding of MixedTables can be served, got {type(embedding).__name__}")
         dims = dict.fromkeys(model.schema.names, 0) | embedding.dims
         made = type(model.backbone).__module__.rpartition(".")[2], model.options
         return cls(model.schema, dims, embedding.dim, pack(embedding, int8), copy.deepcopy(model.backbone), made)
@@ -162,7 +180,7 @@ class Served(nn.Module):
         return self.backbone(occ, embedded if takes else embedded.dense())  # type: ignore[no-any-return]
 
     def _few(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """(B, S), (B, S) -> (B, K): number by number."""
+        """ids (B, S), weights (B, S) -> values (B, K), gathered number by number."""
         drawn = ids.to(self.entry_first.dtype).index_select(1, self.entry_slots)
         entries = torch.addcmul(self.entry_first, drawn, self.entry_dims)
         values = self.table.index_select(0, entries.flatten()).view(entries.shape)
@@ -177,43 +195,39 @@ class Served(nn.Module):
         return torch.zeros(len(ids), len(self.lifts.stacked)).index_add_(1, self.entry_columns, values)
 
     def _many(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """(B, S), (B, S) -> (B, K): row by row, a lookup for each distinct dim."""
+        """ids (B, S), weights (B, S) -> values (B, K), gathered row by row with one lookup for each distinct dim."""
         rows = ids.index_select(1, self.packed_slots) + self.packed_base
         shares = None if weights is None else weights.index_select(1, self.packed_slots)
         own = [None if shares is None else shares[:, part.slots] for part in self.parts]
         return torch.cat([part.embed(rows[:, part.slots], o) for part, o in zip(self.parts, own, strict=True)], 1)
 
     def packed(self) -> dict[str, Tensor]:
-        """What is kept to serve the embedding, as `pack` gave it; `pipeline.budget.cost` counts it."""
-        sizes = {"table": self.table, "projection": self.projection}
-        return sizes if self.scale is None else sizes | {"scale": self.scale}
+        """The tensors of `pack`, for `pipeline.embeddings.cost.cost`."""
+        tensors = {"table": self.table, "projection": self.projection}
+        return tensors if self.scale is None else tensors | {"scale": self.scale}
 
     def save(self, path: str | Path) -> None:
-        """Write all that `load` needs to one safetensors file, whole or not at all."""
+        """Write the model to one safetensors file, whole or not at all."""
         tensors = {name: tensor.contiguous() for name, tensor in self.packed().items()}
         tensors |= {f"backbone.{name}": value.contiguous() for name, value in self.backbone.state_dict().items()}
         name, options = self.made
         about = {"schema": self.schema.to_dict(), "dims": self.dims, "dim": self.dim, "backbone": name}
-        final = Path(path)
-        draft = final.with_name(f".{final.name}.{os.getpid()}")
-        try:
+        with whole(path) as draft:
             save_file(tensors, draft, {"served": json.dumps(about | {"options": dict(options)})})
-            draft.replace(final)
-        finally:
-            draft.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Served:
-        """Memory-map a file that `save` wrote: what no row asks for never leaves the disk.
+        """The model in a file that `save` wrote.
 
-        All but the tables is copied, to where memory is aligned: products of numbers elsewhere differ in the last bit.
+        Tables are memory-mapped, so rows that no batch looks up are never read. All other tensors are copied to aligned
+        memory, because products of unaligned numbers may differ in the last bit.
 
         Raises:
-            ValueError: naming the file, if it holds no whole model.
-            FileNotFoundError: if there is none.
+            ValueError: naming the file, if it does not hold a complete model.
+            FileNotFoundError: if the file does not exist.
         """
         path = Path(path)
-        path.stat()  # safetensors' own error does not say which file is missing
+        path.stat()  # the error of safetensors does not name a missing file
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["served"])
@@ -228,25 +242,32 @@ class Served(nn.Module):
             packed = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
             return cls(schema, dims, about["dim"], packed, backbone, (about["backbone"], about["options"]))
         except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"is no whole file of a served model ({type(error).__name__}: {error})"
+            why = f"is not a complete file of a served model ({type(error).__name__}: {error})"
             raise ValueError(f"{path}: {why}; save the model again") from error
 
 
 class _Part:
-    """The fields of one dimension d: their table, scales and slots, and where the bags begin among those."""
+    """The fields of one dimension d.
+
+    Args:
+        table: (rows, d).
+        scale: (rows,) of int8 tables.
+        slots: of these fields among the packed slots.
+        bag_starts: (f,) first slot of each field; None if no field is a bag.
+    """
 
     def __init__(self, table: Tensor, scale: Tensor | None, slots: slice, bag_starts: Tensor | None) -> None:
         self.table, self.scale, self.slots, self.bag_starts = table, scale, slots, bag_starts
 
     def rows(self, rows: Tensor) -> Tensor:
-        """(n,) -> (n, d) float32."""
+        """Row numbers (n,) -> (n, d) float32."""
         values = self.table.index_select(0, rows)
         if self.scale is None:
             return values
         return values.float().mul_(self.scale.index_select(0, rows).float()[:, None])
 
     def embed(self, rows: Tensor, weights: Tensor | None) -> Tensor:
-        """Rows (B, s), with shares (B, s) in their bags -> (B, f * d)."""
+        """Row numbers (B, s), and their weights (B, s) in bags -> (B, f * d)."""
         values = self.rows(rows.flatten())
         if self.bag_starts is not None:
             assert weights is not None
@@ -257,9 +278,15 @@ class _Part:
 
 
 def settle(embedding: MixedTables) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Tables (rows, d) and projections (f, d, D) of the same vectors, the rows of each projection orthonormal.
+    """Tables and projections of the same vectors, with orthonormal rows in each projection.
 
-    With P = L Q of every field, rows e become e L and P becomes Q. By ascending dimension; D has no projection.
+    For P = L Q of every field, the rows e of the table become e L, and P becomes Q.
+
+    Args:
+        embedding: trained.
+
+    Returns:
+        Tables (rows, d) and projections (f, d, D) by dimension d, ascending; D has no projection.
     """
     tables, projections = {}, {}
     for d, start, stop in zip(embedding.distinct.tolist(), embedding.groups, embedding.groups[1:], strict=False):
@@ -275,12 +302,15 @@ def settle(embedding: MixedTables) -> tuple[dict[int, Tensor], dict[int, Tensor]
 
 
 def pack(embedding: MixedTables, int8: bool = False) -> dict[str, Tensor]:
-    """The tensors that serve an embedding, N numbers and V rows in its tables.
+    """The tensors that serve an embedding whose tables have N numbers and V rows in all.
+
+    Args:
+        embedding: trained.
+        int8: whether the tables are rounded to int8 instead of float32.
 
     Returns:
-        ``table`` (N,) float32 or int8, the tables that `settle` gives by ascending dimension one after the other;
-        ``scale`` (V,) float16, with int8 alone; ``projection`` (P, D) float32, the projections below each other.
-        Those are small, and stay as they are.
+        ``table`` (N,) float32 or int8, the concatenated tables of `settle`; ``scale`` (V,) float16, only with int8;
+        ``projection`` (P, D), the concatenated projections, always in float32 because they are small.
     """
     tables, projections = settle(embedding)
     lifts = [projection.flatten(0, 1) for projection in projections.values()]
@@ -294,12 +324,12 @@ def pack(embedding: MixedTables, int8: bool = False) -> dict[str, Tensor]:
 
 
 def _check(packed: Mapping[str, Tensor], numbers: int, packing: Packing, dim: int) -> None:
-    """Refuse tensors that are not of the shapes that a packing asks for."""
+    """Raise a ValueError unless the packed tensors have the shapes of the packing."""
     counts = np.diff(packing.groups)
     lifted = int(sum(c * d for c, d in zip(counts, packing.distinct, strict=True) if d < dim))
     shapes = {"table": (numbers,), "projection": (lifted, dim)}
     if "scale" in packed:
         shapes["scale"] = (sum(packing.rows),)
-    found = {name: tuple(tensor.shape) for name, tensor in packed.items()}
-    if found != shapes:
-        raise ValueError(f"packed tensors must have the shapes {shapes}, however: {found}")
+    packed_shapes = {name: tuple(tensor.shape) for name, tensor in packed.items()}
+    if packed_shapes != shapes:
+        raise ValueError(f"packed tensors must have the shapes {shapes}, got {packed_shapes}")

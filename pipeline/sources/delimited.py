@@ -1,12 +1,13 @@
-"""Reads the text files of data sets where they lie: plain, gzipped, in a zip, or somewhere in a folder.
+"""Reads delimited text files: plain, gzipped, or in a zip.
 
-Reading is fast and says little; when it fails, a second and slow pass finds the line and says what is wrong.
+The fast reader's errors name no line. When it fails, a second, slow pass finds the line and names the problem.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import math
 import re
 import zipfile
 import zlib
@@ -21,47 +22,53 @@ import pyarrow.csv
 from pipeline.sources.files import DataFile
 from pipeline.sources.source import BadData
 
-BLOCK_BYTES = 1 << 20  # of text parsed at a time; 8 MiB, which fall out of the cache, take half as long again
-MISSING = "option 'missing' of the data set 'table'"
+BLOCK_BYTES = 1 << 20  # of text parsed at a time; blocks of 8 MiB do not fit into the cache and take 1.5 times as long
+CORRECT = "correct the value or remove the line"
+OR_MISSING = "correct it, or list it in the option 'missing' of the data set 'table' if it means a missing value"
 TEXT = pa.string()
-WHOLE_NUMBER = re.compile(r"[+-]?\d+")
+WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column to read, and what its values must be.
+    """A column to read, and the rules for its values.
 
     Args:
-        type: string, an integer type or a float type.
-        required: whether a missing value is an error.
+        name: in the header.
+        type: string, an integer type or a float type. Floats must not be infinite.
+        required: whether a missing value, or NaN, is an error.
         allowed: the only values that may occur, if not None.
-        because: what to say, and what to do, if a value is not allowed.
+        because: problem and remedy for the error message if a value is not allowed.
     """
 
     name: str
     type: pa.DataType = TEXT
     required: bool = False
     allowed: pa.Array | None = None
-    because: tuple[str, str] = ("is not allowed", "correct the value or remove the line")
+    because: tuple[str, str] = ("is not allowed", CORRECT)
 
 
-ZERO_OR_ONE = pa.array([0, 1], pa.uint8())
+def binary_label(name: str, remedy: str = CORRECT) -> Column:
+    """The column of a label that must be 0 or 1; ``remedy`` is for the error message."""
+    return Column(name, pa.uint8(), True, pa.array([0, 1], pa.uint8()), ("must be 0 or 1", remedy))
 
 
 @dataclass(frozen=True)
 class Delimited:
     """A text file of lines with the same number of values, separated by ``delimiter``.
 
-    Blank lines are skipped. A line end inside a quoted value is an error: it is a stray quote far more often
-    than it is meant, and rows would vanish into it.
+    Blank lines are skipped. A line end inside a quoted value is an error: its usual cause is a stray quote, which would
+    swallow the rows after it.
 
     Args:
+        file: plain or gzipped.
         names: of all the columns, or None if the first line holds them.
-        delimiter: one character, or two equal ones ("::").
+        delimiter: one character, or the same character twice ("::").
         quoted: whether values may stand in double quotes.
         strip: whether spaces around text are dropped.
-        missing: texts that stand for a missing value, apart from spaces around them.
-        hint: said when a line has the wrong number of values.
+        encoding: must extend ASCII, see `extends_ascii`.
+        missing: texts that mean a missing value, also with a space before them.
+        hint: remedy for the error message if a line has the wrong number of values.
     """
 
     file: DataFile
@@ -72,19 +79,6 @@ class Delimited:
     encoding: str = "utf-8"
     missing: Sequence[str] = ("",)
     hint: str = "correct or remove the line"
-
-    def __post_init__(self) -> None:
-        try:
-            plain = "\n,".encode(self.encoding) == b"\n,"
-        except LookupError:
-            plain = False
-        if not plain:
-            raise BadData(
-                "cannot be read in this encoding",
-                file=self.file,
-                value=self.encoding,
-                remedy="give one that Python knows and that extends ASCII (utf-8, latin-1, cp1252), or save as UTF-8",
-            )
 
     def header(self) -> list[str]:
         """Names of all the columns.
@@ -98,14 +92,20 @@ class Delimited:
         names = [name.strip() for name in self._split(self._decoded(line, 1), 1)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise BadData("columns occur twice", file=self.file, line=1, value=twice, remedy="rename one of each")
+            raise BadData(
+                "no two columns may have the same name",
+                file=self.file,
+                line=1,
+                value=twice,
+                remedy="rename one of each",
+            )
         return names
 
     def read(self, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         """The columns, batch by batch.
 
         Raises:
-            BadData: naming the line, the value and the remedy.
+            BadData: for a bad line or value; the message names the line, the value and the remedy.
         """
         names = self.header()
         absent = [column.name for column in columns if column.name not in names]
@@ -117,10 +117,10 @@ class Delimited:
                 remedy=f"there are {names} (separated by {self.delimiter!r})",
             )
         types = {column.name: column.type for column in columns}
-        if len(self.delimiter) == 2:  # the reader splits at single characters: an empty column between any two
+        if len(self.delimiter) == 2:  # the reader splits at each of the characters, and so finds empty columns between
             names = [part for name in names for part in (name, f"{name} after")][:-1]
             types |= {name: pa.null() for name in names[1::2]}
-        elif self.quoted:  # all columns, to find line ends in any
+        elif self.quoted:  # read all columns, to find line ends in any of them
             types |= {name: pa.binary() for name in names if name not in types}
         rows = 0
         try:
@@ -174,12 +174,15 @@ class Delimited:
                 raise ValueError(f"a missing value in column {column.name!r}")
             if column.allowed is not None and not pc.all(pc.is_in(array.drop_null(), column.allowed)).as_py():
                 raise ValueError(f"a value that is not allowed in column {column.name!r}")
-            if pa.types.is_floating(column.type) and pc.any(pc.is_inf(array)).as_py():
-                raise ValueError(f"an infinite value in column {column.name!r}")
+            if pa.types.is_floating(column.type):
+                if pc.any(pc.is_inf(array)).as_py():
+                    raise ValueError(f"an infinite value in column {column.name!r}")
+                if column.required and pc.any(pc.is_nan(array)).as_py():
+                    raise ValueError(f"a value that is not a number in column {column.name!r}")
         return pa.RecordBatch.from_pydict({column.name: arrays[column.name] for column in columns})
 
     def _diagnose(self, columns: Sequence[Column], good_rows: int, error: Exception) -> NoReturn:
-        """Find the first bad line after ``good_rows`` rows, and say what is wrong with it."""
+        """Raise `BadData` for the first bad line after ``good_rows`` rows."""
         names = self.header()
         row = 0
         for number, line in self.file.lines():
@@ -191,7 +194,7 @@ class Delimited:
             values = self._split(self._decoded(line, number), number)
             if len(values) != len(names):
                 raise BadData(
-                    f"{len(values)} values where {len(names)} are expected",
+                    f"must have {len(names)} values, has {len(values)}",
                     file=self.file,
                     line=number,
                     value=line.decode(self.encoding),
@@ -205,7 +208,9 @@ class Delimited:
                     raise BadData(
                         f"column {column.name!r} {problem}", file=self.file, line=number, value=value, remedy=remedy
                     ) from error
-        raise BadData(f"cannot be read ({error})", file=self.file, remedy="correct the file or save it anew") from error
+        raise BadData(
+            f"cannot be read ({error})", file=self.file, remedy="correct the file or save it again"
+        ) from error
 
     def _decoded(self, line: bytes, number: int) -> str:
         try:
@@ -236,28 +241,33 @@ class Delimited:
         return rows[0] if rows else []
 
     def _fault(self, column: Column, text: str) -> tuple[str, str] | None:
-        """What is wrong with a value, and what to do about it; None if it is good."""
+        """The problem and the remedy of a value; None if the value is good."""
         text = text.strip() if self.strip or not pa.types.is_string(column.type) else text
         if text in self.missing:
             return ("is missing", "fill it in or remove the line") if column.required else None
-        value: str | int = text
-        if pa.types.is_integer(column.type):
-            if not WHOLE_NUMBER.fullmatch(text):
-                if column.allowed is not None:
-                    return column.because
-                return "must be a whole number", f"correct it, or name it among the texts that mean missing ({MISSING})"
-            value = int(text)
-        elif pa.types.is_floating(column.type):
-            try:
-                infinite = float(text) in (float("inf"), float("-inf"))
-            except ValueError:
-                return "must be a number", f"correct it, or name it among the texts that mean missing ({MISSING})"
-            return ("must be finite", "correct it or remove the line") if infinite else None
+        remedy = CORRECT if column.required else OR_MISSING
+        try:
+            value = pa.scalar(text).cast(column.type).as_py()
+        except pa.ArrowInvalid:
+            if column.allowed is not None:
+                return column.because
+            if pa.types.is_floating(column.type):
+                return "must be a number", remedy
+            if WHOLE_NUMBER.fullmatch(text):
+                return f"must fit {column.type}", remedy
+            return "must be a whole number", remedy
         if column.allowed is not None and value not in column.allowed.to_pylist():
             return column.because
-        if isinstance(value, int):
-            try:
-                pa.scalar(value, column.type)
-            except (OverflowError, pa.ArrowInvalid):
-                return f"does not fit {column.type}", "correct it or remove the line"
+        if isinstance(value, float) and math.isinf(value):
+            return "must be finite", CORRECT
+        if isinstance(value, float) and math.isnan(value) and column.required:
+            return "must be a number", CORRECT
         return None
+
+
+def extends_ascii(encoding: str) -> bool:
+    """Whether Python knows the encoding, and ASCII text has the same bytes in it."""
+    try:
+        return "\n,".encode(encoding) == b"\n,"
+    except LookupError:
+        return False

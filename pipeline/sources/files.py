@@ -1,4 +1,4 @@
-"""Finds the files of a data set: plain, gzipped, in a zip, or somewhere in a folder."""
+"""Finds the files of a data set: plain, gzipped, in a zip, or in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGAIN = "the file is damaged or incomplete: download or copy it again"
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of bytes; gzip is undone on the way. With ``member``, a file inside the zip at ``path``."""
+    """A file, unpacked when read if it is gzipped; with ``member``, a file inside the zip at ``path``."""
 
     path: Path
     member: str | None = None
@@ -44,10 +44,10 @@ class DataFile:
             yield pa.CompressedInputStream(stream, "gzip") if mark == GZIP_MARK else stream
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """(number from 1, bytes without the line end) of every line; for small files and for diagnosis.
+        """Number, from 1, and bytes, without the line end, of every line; for small files and for diagnosis.
 
         Raises:
-            BadData: naming the line after which the file cannot be read.
+            BadData: if a line cannot be read; the message names the first one.
         """
         number = 0
         try:
@@ -57,27 +57,32 @@ class DataFile:
                         line = line.removeprefix(codecs.BOM_UTF8)
                     yield number, line.rstrip(b"\r\n")
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise BadData(f"cannot be read on ({error})", file=self, line=number + 1, remedy=AGAIN) from error
+            raise BadData(f"cannot be read ({error})", file=self, line=number + 1, remedy=AGAIN) from error
 
     def first_line(self) -> bytes:
-        """Raises `BadData` if the file is empty."""
+        """The bytes of the first line.
+
+        Raises:
+            BadData: if the file is empty.
+        """
         for _, line in self.lines():
             return line
         raise BadData("is empty", file=self, remedy="the file is incomplete, or it is the wrong one")
 
 
 def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile:
-    """The first of ``names``, or of these with ``.gz``, that there is at ``path``.
+    """The first of ``names``, plain or with ``.gz``, that exists at ``path``.
 
     Args:
-        path: a folder (which is searched, with its subfolder ``folder``, and then the zips in both), a zip, or
-            the file itself under any name.
+        path: a folder, a zip, or the file itself under any name. A folder is searched together with its subfolder
+            ``folder``, and then the zips in both.
+        names: in order of preference.
         folder: name of the data set.
-        remedy: where to get the data and where to put them.
+        remedy: for the error message: where to get the data and where to put them.
 
     Raises:
-        NotFound: if there is none.
-        BadData: if several zips hold one.
+        NotFound: if there is no such file.
+        BadData: if several zips hold such a file.
     """
     wanted = [name + ending for name in names for ending in ("", ".gz")]
     if path.is_file():
@@ -90,7 +95,7 @@ def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile
             found = [inside for file in zips if _is_zip(file) for inside in _in_zip(file, wanted)[:1]]
             if len(found) > 1:
                 raise BadData(
-                    f"{wanted[0]} is in several zips",
+                    f"{wanted[0]} must be in one zip",
                     file=path,
                     value=[inside.path.name for inside in found],
                     remedy="set dataset.path in params.yaml to the right one",
@@ -102,15 +107,51 @@ def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile
     return found[0]
 
 
+def only_file(path: Path, endings: Sequence[str]) -> DataFile:
+    """The file at ``path``: the file itself, or the only file in a zip or a folder.
+
+    Args:
+        path: a file, a zip or a folder.
+        endings: in a folder, only names with these endings count.
+
+    Raises:
+        NotFound: if there is nothing at ``path``.
+        BadData: if the folder or the zip does not hold exactly one file.
+    """
+    if not path.exists():
+        raise NotFound(f"there is no {path}; set dataset.path in params.yaml to the table")
+    if path.is_dir():
+        inside = sorted(file for file in path.iterdir() if file.suffix in endings)
+        if len(inside) != 1:
+            raise BadData(
+                "must hold exactly one table",
+                file=path,
+                value=[file.name for file in inside],
+                remedy="set dataset.path in params.yaml to the file itself",
+            )
+        path = inside[0]
+    if not _is_zip(path):
+        return DataFile(path)
+    members = [name for name in _members(path) if not name.endswith("/")]
+    if len(members) != 1:
+        raise BadData("must hold exactly one file", file=path, value=members, remedy="unzip the right one")
+    return DataFile(path, members[0])
+
+
 def _is_zip(path: Path) -> bool:
     if zipfile.is_zipfile(path):
         return True
     if path.suffix == ".zip":
-        raise BadData("is no zip file, whatever its name says", file=path, remedy=AGAIN)
+        raise BadData("is named .zip but is not a zip file", file=path, remedy=AGAIN)
     return False
 
 
-def _in_zip(path: Path, wanted: Sequence[str]) -> list[DataFile]:
+def _members(path: Path) -> list[str]:
+    """Names of the files in a zip, without the ones that macOS adds."""
     with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.namelist() if not member.startswith("__MACOSX/")]
+        return [member for member in archive.namelist() if not member.startswith("__MACOSX/")]
+
+
+def _in_zip(path: Path, wanted: Sequence[str]) -> list[DataFile]:
+    members = _members(path)
     return [DataFile(path, member) for name in wanted for member in members if member.rsplit("/", 1)[-1] == name]

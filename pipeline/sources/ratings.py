@@ -1,13 +1,15 @@
-"""Ratings of movies, joined with what is known of the movies and of the users: the shape of MovieLens."""
+"""Ratings of movies, joined with tables of movies and of users, as in the MovieLens releases."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from pipeline.sources.delimited import Column, Delimited
 from pipeline.sources.files import DataFile, find
@@ -15,28 +17,40 @@ from pipeline.sources.source import BAG, CATEGORICAL, BadData, Source
 
 RATINGS = ("user", "movie", "rating", "time")
 YEAR = re.compile(r"\((\d{4})\)\s*$")
-MOST_GENRES = 6  # of any movie, in either release
+MOST_GENRES = 6  # of a movie, in both releases
+Threshold = Annotated[float, Field(gt=1, le=5)]  # with 1, every label would be 1
+Genres = Literal["bag", "joined"]
 
 
 def find_files(path: Path, names: Sequence[str], folder: str) -> list[DataFile]:
-    """The files of one release, in a folder or a zip."""
+    """The files of one release, in a folder or a zip.
+
+    Args:
+        path: see `find`.
+        names: of the files.
+        folder: name of the release.
+
+    Raises:
+        NotFound: if a file is not there.
+        BadData: if ``path`` is a single file but no zip.
+    """
     remedy = (
         f"set dataset.path in params.yaml to the folder or zip that holds {', '.join(names)}, or put {folder}.zip "
         f"(https://files.grouplens.org/datasets/movielens/{folder}.zip) there"
     )
     if path.is_file() and path.suffix != ".zip":
-        raise BadData("is one file, where MovieLens has three", file=path, remedy=remedy)
+        raise BadData("is a single file, but MovieLens has three", file=path, remedy=remedy)
     return [find(path, [name], folder, remedy) for name in names]
 
 
 def year_of(title: str) -> int | None:
-    """The year at the end of a title, as in "Toy Story (1995)"."""
+    """The year at the end of a title, as in "Toy Story (1995)"; None if there is none."""
     found = YEAR.search(title)
     return int(found[1]) if found else None
 
 
 def movie_table(movies: Iterator[tuple[int, int | None, list[str]]]) -> pa.Table:
-    """(movie, year, genres) of every movie, as a table."""
+    """A table with the columns movie, year and genres, from these three values of every movie."""
     ids, years, genres = zip(*movies, strict=True)
     return pa.table(
         {
@@ -48,7 +62,13 @@ def movie_table(movies: Iterator[tuple[int, int | None, list[str]]]) -> pa.Table
 
 
 def user_table(file: DataFile, names: Sequence[str], delimiter: str) -> pa.Table:
-    """user, gender, age, occupation, zip of every user, as a table."""
+    """A table with the columns user, gender, age, occupation and zip.
+
+    Args:
+        file: a line per user.
+        names: of its columns.
+        delimiter: between them.
+    """
     types = {"user": pa.int32(), "age": pa.int32()}
     columns = [
         Column(name, types.get(name, pa.string()), required=True)
@@ -58,28 +78,28 @@ def user_table(file: DataFile, names: Sequence[str], delimiter: str) -> pa.Table
 
 
 def rated(
-    ratings: DataFile, delimiter: str, movies: pa.Table, users: pa.Table, *, threshold: float, genres: str
+    ratings: DataFile, delimiter: str, movies: pa.Table, users: pa.Table, *, threshold: Threshold, genres: Genres
 ) -> Source:
-    """Label 1 for a rating of at least ``threshold``; eight fields, in the order of the AutoDim paper's case study.
+    """Ratings as events: a label, and the eight fields of the AutoDim paper's case study.
 
     Args:
         ratings: lines of user, movie, rating from 1 to 5, Unix time.
-        movies, users: as of `movie_table` and `user_table`; every rated movie and rating user must occur.
-        genres: "bag", or "joined" for one value per combination, as the paper has it.
+        delimiter: between the values of a line.
+        movies, users: see `movie_table` and `user_table`; they must contain every movie and user of the ratings.
+        threshold: least rating for label 1.
+        genres: "bag", or "joined" for one value per combination, as in the paper.
     """
-    if genres not in ("bag", "joined"):
-        raise ValueError(f"no {genres=}; there are 'bag' and 'joined'")
     if genres == "joined":
         joined = pc.binary_join(movies["genres"], "|")
         movies = movies.set_column(movies.schema.get_field_index("genres"), "genres", joined)
     fields = dict.fromkeys(["movie", "year", "genres", "user", "gender", "age", "occupation", "zip"], CATEGORICAL)
     if genres == "bag":
         fields["genres"] = BAG
-    remedy = "the files are not of one release, or incomplete: download them again"
+    remedy = "the files are incomplete or not of the same release: download them again"
     known_users, known_movies = users["user"].combine_chunks(), movies["movie"].combine_chunks()
     columns = [
-        Column("user", pa.int32(), True, known_users, ("is no user of the users' file", remedy)),
-        Column("movie", pa.int32(), True, known_movies, ("is no movie of the movies' file", remedy)),
+        Column("user", pa.int32(), True, known_users, ("must be in the file of users", remedy)),
+        Column("movie", pa.int32(), True, known_movies, ("must be in the file of movies", remedy)),
         Column("rating", pa.int32(), True, pa.array([1, 2, 3, 4, 5], pa.int32()), ("must be 1, 2, 3, 4 or 5", remedy)),
         Column("time", pa.int64(), True),
     ]

@@ -1,10 +1,10 @@
-"""The raw table that `ingest` makes of a source."""
+"""The raw table: the output of the stage ``ingest``."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,27 @@ from tqdm import tqdm
 
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, TIME, BadData, Source
 
-GROUP_ROWS = 1 << 17  # rows of a row group of the raw table; part of what its checksum sees
+GROUP_ROWS = 1 << 17  # rows of a row group of the raw table; the table's checksum depends on it
 DICTIONARY_BYTES = 16 << 20  # room for the distinct values of one column of a row group
+LABEL_TYPES = {pa.uint8(): "uint8", pa.float64(): "float64"}  # and their names in raw.json
+LARGEST_LABEL = float(np.finfo(np.float32).max)  # encoded labels are float32
 
 
 def write_raw(source: Source, path: Path) -> dict[str, Any]:
-    """Write the raw table as Parquet; the same rows give the same bytes, whatever the source's batches.
+    """Write the raw table as Parquet. The same rows give the same bytes, for any size of the source's batches.
 
     Args:
-        source: is read once, in batches.
+        source: read once.
         path: of the Parquet file to write.
 
     Returns:
-        The contents of raw.json: ``rows``, ``label_rate``, ``sha256`` of the file, ``fields`` (name -> kind),
-        ``time`` and ``oracle`` (whether there is one), ``defaults``, ``facts``.
+        The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``); ``sha256`` of the
+        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``.
 
     Raises:
         BadData: if there are no rows, if all labels are the same, or if the source breaks its contract.
     """
-    rows = positives = 0
+    labels = _Labels()
     schema: pa.Schema | None = None
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(tqdm(desc="ingest", unit=" rows", unit_scale=True, delay=1))
@@ -45,31 +47,25 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
                 schema = _checked_schema(source, table.schema)
                 options = {"dictionary_pagesize_limit": DICTIONARY_BYTES, "write_statistics": False}
                 writer = stack.enter_context(pq.ParquetWriter(path, schema, **options))
-                thread = stack.enter_context(ThreadPoolExecutor(1))  # writes a group while the next is read
+                thread = stack.enter_context(ThreadPoolExecutor(1))  # writes a row group while the next one is read
             table = table.select(schema.names)
-            _check_values(source, table, rows)
+            _check_values(source, table, labels.rows)
             if writing is not None:
                 writing.result()
             writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
-            rows += len(table)
-            positives += pc.sum(table[LABEL]).as_py()
+            labels.add(table[LABEL].to_numpy())
             progress.update(len(table))
         if writing is not None:
             writing.result()
-    if schema is None or not rows:
-        raise BadData("there are no rows", file=source.origin, remedy="give a file with at least one row of each label")
-    if positives in (0, rows):
-        raise BadData(
-            f"all {rows:,} labels are the same",
-            file=source.origin,
-            value=int(positives > 0),
-            remedy="AUC needs both 0 and 1; check which column is the label, and which of its values is positive",
-        )
+    if schema is None:
+        raise BadData("there are no rows", file=source.origin, remedy="give data with at least two different labels")
+    kind = LABEL_TYPES[schema.field(LABEL).type]
+    labels.check(source.origin, kind)
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "rows": rows,
-        "label_rate": positives / rows,
+        "rows": labels.rows,
+        "label": {"type": kind, "mean": labels.sum / labels.rows},
         "sha256": checksum,
         "fields": dict(source.fields),
         TIME: TIME in schema.names,
@@ -79,8 +75,32 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
     }
 
 
+class _Labels:
+    """Number, sum and range of the labels read so far."""
+
+    def __init__(self) -> None:
+        self.rows, self.sum = 0, 0.0
+        self.least, self.most = float("inf"), float("-inf")
+
+    def add(self, labels: np.ndarray) -> None:
+        self.rows += len(labels)
+        self.sum += float(labels.sum(dtype=np.float64))
+        self.least = min(self.least, float(labels.min()))
+        self.most = max(self.most, float(labels.max()))
+
+    def check(self, origin: str, kind: str) -> None:
+        """Raise BadData if all labels are the same."""
+        if self.least == self.most:
+            positive = ", and which of its values means 1" if kind == "uint8" else ""
+            raise BadData(
+                f"all {self.rows:,} labels are {self.most:g}, so there is nothing to predict",
+                file=origin,
+                remedy=f"check which column is the label{positive}",
+            )
+
+
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables of GROUP_ROWS rows, the last one shorter."""
+    """The same rows in tables of GROUP_ROWS rows; the last table may be shorter, and none is empty."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -96,49 +116,64 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting)
 
 
-def _checked_schema(source: Source, given: pa.Schema) -> pa.Schema:
-    """The columns in canonical order, or an error if their types are not the contract's."""
-    rules = {LABEL: pa.types.is_uint8, **{name: _RULES[kind] for name, kind in source.fields.items()}}
-    if TIME in given.names:
-        rules[TIME] = pa.types.is_int64
-    if ORACLE in given.names:
-        rules[ORACLE] = pa.types.is_float64
-    for name, rule in rules.items():
-        if name not in given.names:
-            raise BadData(f"no column {name!r}", file=source.origin, remedy=f"there are {given.names}")
-        kind = given.field(name).type
-        if not rule(kind):
-            raise BadData(
-                f"column {name!r} is {kind}, which does not suit a {source.fields.get(name, name)}",
-                file=source.origin,
-                remedy="see Source in pipeline/source.py for the types",
-            )
-    return pa.schema([pa.field(name, given.field(name).type) for name in rules])
-
-
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-_RULES = {
-    CATEGORICAL: lambda kind: _is_text(kind) or pa.types.is_integer(kind),
-    NUMERIC: lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
-    BAG: lambda kind: (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type),
+_RULES: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    LABEL: ("uint8 or float64", lambda kind: kind in LABEL_TYPES),
+    TIME: ("int64", pa.types.is_int64),
+    ORACLE: ("float64", pa.types.is_float64),
+    CATEGORICAL: ("strings or integers", lambda kind: _is_text(kind) or pa.types.is_integer(kind)),
+    NUMERIC: ("integers or floats", lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)),
+    BAG: (
+        "lists of strings",
+        lambda kind: (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type),
+    ),
 }
 
 
+def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
+    """The columns in their fixed order.
+
+    Raises:
+        BadData: if a column is missing, or if `Source` does not allow its type.
+    """
+    optional = [name for name in (TIME, ORACLE) if name in schema.names]
+    kinds = {LABEL: LABEL, **source.fields, **dict(zip(optional, optional, strict=True))}
+    for name, kind in kinds.items():
+        if name not in schema.names:
+            raise BadData(f"no column {name!r}", file=source.origin, remedy=f"there are {schema.names}")
+        words, suits = _RULES[kind]
+        if not suits(schema.field(name).type):
+            raise BadData(
+                f"column {name!r} must be {words}, got {schema.field(name).type}",
+                file=source.origin,
+                remedy="see `Source` in pipeline/sources/source.py for the allowed types",
+            )
+    return pa.schema([pa.field(name, schema.field(name).type) for name in kinds])
+
+
 def _check_values(source: Source, table: pa.Table, first_row: int) -> None:
-    """Hold the values to the contract. Rows are counted from 1."""
-    good = {LABEL: (pc.less_equal(table[LABEL], 1), "must be 0 or 1")}
+    """Raise BadData for a value that `Source` does not allow. Messages count rows from 1."""
+    labels = table[LABEL]
+    binary = pa.types.is_uint8(labels.type)
+    if binary:
+        rules = {LABEL: (pc.less_equal(labels, 1), "must be 0 or 1")}
+    else:
+        rules = {LABEL: (pc.less_equal(pc.abs(labels), LARGEST_LABEL), f"must be a number within ±{LARGEST_LABEL:.2g}")}
     if TIME in table.schema.names:
-        good[TIME] = (pc.is_valid(table[TIME]), "must not be missing")
+        rules[TIME] = (pc.is_valid(table[TIME]), "must not be missing")
     if ORACLE in table.schema.names:
-        chance = table[ORACLE]
-        good[ORACLE] = (pc.and_(pc.greater_equal(chance, 0), pc.less_equal(chance, 1)), "must be within 0 and 1")
+        expected = table[ORACLE]
+        inside = (
+            pc.and_(pc.greater_equal(expected, 0), pc.less_equal(expected, 1)) if binary else pc.is_finite(expected)
+        )
+        rules[ORACLE] = (inside, "must be a number from 0 to 1" if binary else "must be a finite number")
     for name, kind in source.fields.items():
         if kind == NUMERIC and pa.types.is_floating(table[name].type):
-            good[name] = (pc.fill_null(pc.invert(pc.is_inf(table[name])), True), "must be finite")
-    for name, (flags, sentence) in good.items():
+            rules[name] = (pc.fill_null(pc.invert(pc.is_inf(table[name])), True), "must be finite")
+    for name, (flags, sentence) in rules.items():
         flags = pc.fill_null(flags, False)
         if not pc.all(flags).as_py():
             row = int(np.argmin(flags.to_numpy()))

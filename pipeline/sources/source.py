@@ -1,13 +1,14 @@
-"""What a data set file gives: a `Source`. And the raw table that ``ingest`` makes of it.
+"""The contract of data sets: each returns a `Source`, a log of events that is not read yet.
 
-**The contract of a file in** ``pipeline/datasets``: one function ::
+**A data set is one file** in ``pipeline/datasets``, with one function ::
 
-    def read(path: Path, *, option=default, ...) -> Source
+    def read(path: Path, *, option: type = default, ...) -> Source
 
-whose keyword-only parameters are what ``dataset.options`` in params.yaml may hold. It reads local files, in
-batches, and raises `BadData` on bad input and `NotFound` if its files are not at ``path``. If the publisher
-offers a download, the module says so with ``DOWNLOAD = {"url": ..., "md5": ...}``; it is fetched when `read`
-raises `NotFound`, and `read` is then called with the path of what was fetched.
+Its keyword-only parameters are the options that ``dataset.options`` in params.yaml may set, and their annotations
+define the allowed values; both are checked before `read` runs. `read` reads local files, batch by batch. It raises
+`BadData` on bad input, and `NotFound` if the files are not at ``path``. If the publisher offers a download, the module
+names it in ``DOWNLOAD = {"url": ..., "md5": ...}``. When `read` raises `NotFound`, the file is downloaded, and `read`
+is called again with its path.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ import pyarrow as pa
 
 CATEGORICAL, NUMERIC, BAG = "categorical", "numeric", "bag"
 KINDS = (CATEGORICAL, NUMERIC, BAG)
-LABEL, TIME, ORACLE = "label", "time", "oracle"  # columns that are no fields
+LABEL, TIME, ORACLE = "label", "time", "oracle"  # columns that are not fields
 
 
 class BadData(ValueError):
-    """The data are not what they should be: says what, where, the value found, and the remedy."""
+    """Bad input: the message names the place, the problem, the value and the remedy."""
 
     def __init__(
         self, problem: str, *, file: object, line: int | None = None, value: object = None, remedy: str
     ) -> None:
         place = f"{file}, line {line}" if line is not None else str(file)
-        shown = "" if value is None else f", found {_shortened(repr(value))}"
+        shown = "" if value is None else f", got {_shortened(repr(value))}"
         super().__init__(f"{place}: {problem}{shown}; {remedy}")
 
 
 class NotFound(FileNotFoundError):
-    """The files of a data set are not where they were looked for."""
+    """The files of a data set are not at their path."""
 
 
 def _shortened(text: str, limit: int = 120) -> str:
@@ -44,23 +45,29 @@ def _shortened(text: str, limit: int = 120) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A log of events, not yet read.
+    """A log of events that is not read yet.
 
     Args:
         fields: kind of every field, in order. The kinds and their column types:
-            ``categorical`` - strings or integers;
-            ``numeric`` - integers or floats, NaN counts as null;
-            ``bag`` - lists of strings.
-            A null is a missing value, in all of them.
+
+            * ``categorical``: strings or integers;
+            * ``numeric``: integers or floats, where NaN counts as null;
+            * ``bag``: lists of strings.
+
+            A null is a missing value in all of them.
         batches: record batches of any size with the fields' columns and
 
-            * ``label``: uint8, 0 or 1, no nulls;
-            * ``time``, if rows have one: int64, larger is later, no nulls; orders the rows, is no field;
-            * ``oracle``, if the data are planted: float64, the true probability of label 1.
-        origin: what error messages call the data, e.g. the path of the file.
+            * ``label``: uint8, only 0 and 1; or float64, any finite number in the range of float32. No nulls;
+            * ``time``, if rows have one: int64, larger is later, no nulls. It orders the rows and is not a field;
+            * ``oracle``, if the data are planted: float64, the true expected label; for labels of 0 and 1, this is the
+              probability of label 1.
+        origin: name of the data in error messages, e.g. the path of the file.
         defaults: settings of ``encode`` that suit these data: ``min_count``, ``max_bag``.
-        facts: anything worth keeping in raw.json, e.g. the planted ranks; JSON types only. Read after the last
-            batch, so a source may fill it while it generates.
+        facts: other facts to keep in raw.json, e.g. the planted ranks; JSON types only. They are read after the last
+            batch, so a source may add facts while its batches are read.
+
+    Raises:
+        BadData: if there is no field, or if a field's name or kind is not allowed.
     """
 
     fields: Mapping[str, str]
@@ -74,6 +81,11 @@ class Source:
             raise BadData("there is no field", file=self.origin, remedy="name at least one")
         for name, kind in self.fields.items():
             if kind not in KINDS:
-                raise BadData(f"field {name!r}: no kind {kind!r}", file=self.origin, remedy=f"there are {KINDS}")
+                raise BadData(
+                    f"kind of field {name!r} must be one of {', '.join(KINDS)}",
+                    file=self.origin,
+                    value=kind,
+                    remedy="correct it",
+                )
             if name in (LABEL, TIME, ORACLE):
-                raise BadData(f"a field is named {name!r}, which is taken", file=self.origin, remedy="rename it")
+                raise BadData(f"no field may have the name {name!r}", file=self.origin, remedy="rename it")

@@ -1,4 +1,4 @@
-"""What is told apart by what: configurations, the code and person behind a run, the process that writes it."""
+"""Names for configurations and their parameters, for the code and the person behind a run, and for its process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 def configuration_key(configuration: Mapping[str, Any]) -> str:
-    """The name of a configuration: equal parameters, equal key, whatever their order."""
+    """The name of a configuration: equal parameters give equal keys, in any order."""
     canonical = json.dumps(configuration, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as text, under names with dots."""
+    values: dict[str, str] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            values.update(flat(value, f"{prefix}{name}."))
+        else:
+            values[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return values
+
+
 def origin(root: Path) -> dict[str, str]:
-    """Tags that say who runs which code; without git, only who."""
+    """Tags that say who runs which code; only who, if there is no git."""
     origin = {"mlflow.user": getpass.getuser()}
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         if name in os.environ:
@@ -37,9 +50,7 @@ def origin(root: Path) -> dict[str, str]:
 
 
 def this_process() -> dict[str, str]:
-    """What tells this process from any other, also from a later one of the same number."""
-    import psutil
-
+    """Tags that tell this process from any other, even from a later one with the same id."""
     return {
         "pipeline.host": platform.node(),
         "pipeline.pid": str(os.getpid()),
@@ -48,14 +59,12 @@ def this_process() -> dict[str, str]:
 
 
 def is_dead(tags: Mapping[str, str]) -> bool:
-    """Whether the process of `this_process` has ended; a process of another host counts as alive."""
-    import psutil
-
+    """Whether the process that `this_process` describes has ended; one on another host counts as alive."""
     if tags.get("pipeline.host") != platform.node() or "pipeline.pid" not in tags:
         return False
     try:
         process = psutil.Process(int(tags["pipeline.pid"]))
-        gone = process.status() == psutil.STATUS_ZOMBIE
-        return gone or abs(process.create_time() - float(tags["pipeline.started"])) > 1
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return zombie or abs(process.create_time() - float(tags["pipeline.started"])) > 1
     except psutil.NoSuchProcess:
         return True

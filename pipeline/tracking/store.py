@@ -2,64 +2,84 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import posixpath
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-
 from pipeline.tracking.identity import is_dead
-from pipeline.tracking.place import StoreError, folder
+from pipeline.tracking.place import StoreError, locked, masked, store_uri
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on prompts
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 1000, 100, 100
 KEY_CHARACTERS, PARAM_CHARACTERS, TAG_CHARACTERS = 250, 6000, 5000
+SETTLE_SECONDS = 1.0  # within which a run that another repository is creating becomes visible
+ATTEMPTS = 5
 
 
 Point = tuple[str, float, int, int]  # key, value, timestamp in ms, step
 
 
+class Superseded(Exception):
+    """A run has been deleted in favour of another one for the same content; what was done with it must be repeated."""
+
+
 class Store:
-    """One experiment of an MLflow store. Made under the repository's lock: MLflow's migrations do not bear two."""
+    """One experiment of an MLflow store.
 
-    def __init__(self, uri: str, root: Path, experiment: str) -> None:
+    Repositories that share a store may look for the same run at the same time, find none, and create two. A lock in
+    the folder of an SQLite database prevents it. On a server each of them looks again before it ends a run, in
+    `settle`: `SETTLE_SECONDS` after it obtained the run, when all of them can see both. They choose the same one of
+    the two, and whoever created the other deletes it. A creation that takes longer is undone at once: others may have
+    looked too early to see it.
+
+    Raises:
+        StoreError: if the experiment has been deleted, or the folder of the database does not exist.
+    """
+
+    def __init__(self, root: Path, experiment: str) -> None:
+        # here, and not above: it takes seconds, and must not happen in the process of a stage
+        from mlflow import MlflowClient, MlflowException, entities
+
+        uri = store_uri(root)
+        database = re.fullmatch(r"sqlite:///(/[^?]*)(\?.*)?", uri)
         self.root = root
-        self.uri = uri
-        with self.lock():
+        self._entities = entities
+        self._lockable = database is not None
+        self._place = Path(database[1]).resolve().parent if database else root
+        self._unsettled: dict[tuple[str, str], tuple[str, bool, float]] = {}  # tag, value -> run id, new, time
+        if not self._place.is_dir():
+            raise StoreError(f"there is no folder {self._place} for the database")
+        with locked(self._place, "store"):  # two processes cannot migrate one database
             self._client = MlflowClient(uri)
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                # a server has artifact storage of its own; anything else would put them into the working directory
+            known = self._client.get_experiment_by_name(experiment)
+            if known is None:
+                # a server has artifact storage of its own; otherwise MLflow would use the working directory
                 place = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
-                self._experiment_id = self._client.create_experiment(experiment, artifact_location=place, tags=KIND)
-            elif found.lifecycle_stage != "active":
+                try:
+                    new = self._client.create_experiment(experiment, artifact_location=place, tags=KIND)
+                    known = self._client.get_experiment(new)
+                except MlflowException:  # another repository may have created it a moment ago
+                    known = self._client.get_experiment_by_name(experiment)
+                    if known is None:
+                        raise
+            if known.lifecycle_stage != "active":
                 raise StoreError(f"experiment {experiment!r} is deleted; `mlflow experiments restore` brings it back")
-            else:
-                self._experiment_id = found.experiment_id
+            self._experiment_id = known.experiment_id
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        with (folder(self.root) / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def check(self) -> None:
+        """Raises whatever MLflow raises if the store does not answer."""
+        self._client.get_experiment(self._experiment_id)
 
     def reap(self) -> None:
-        """Runs of ours that say RUNNING though their process is gone were killed."""
+        """End the runs that are RUNNING although their process is dead: they were killed."""
         for run in self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
             if is_dead(run.data.tags):
                 self.end(run, "KILLED")
-
-    def find(self, tag: str, value: str) -> Any:
-        """The run with this tag: a finished one before others, the oldest first; None if there is none."""
-        runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", order_by=["start_time ASC"])
-        return next((run for run in runs if run.info.status == "FINISHED"), runs[0] if runs else None)
 
     def keyed(self, key: str) -> dict[str, str]:
         """Ids of all runs whose stage computed this content, by the whole of their ``pipeline.key``."""
@@ -67,37 +87,85 @@ class Store:
         runs = self._client.search_runs([self._experiment_id], wanted, max_results=5000)
         return {run.data.tags["pipeline.key"]: run.info.run_id for run in runs}
 
-    def create(self, start: int, name: str, tags: Mapping[str, str]) -> Any:
-        return self._client.create_run(self._experiment_id, start_time=start, run_name=name, tags=_legal_tags(tags))
+    def obtain(self, tag: str, value: str, start: int, name: str, tags: Mapping[str, str]) -> tuple[Any, bool]:
+        """The run that has this tag, and whether it is new.
+
+        Args:
+            start: of a new run, in milliseconds since the epoch.
+            name: of a new run.
+            tags: that a new run gets beside this one.
+        """
+        identity = _legal_tags({**tags, tag: value})
+        for _ in range(ATTEMPTS):
+            with locked(self._place, "store"):
+                began = time.monotonic()
+                known = self._with(tag, value)
+                run = known[0] if known else self._client.create_run(self._experiment_id, start, identity, masked(name))
+                ended = time.monotonic()
+            if self._lockable or run.info.status == "FINISHED":
+                return run, not known
+            if known or ended - began < SETTLE_SECONDS:
+                self._unsettled.setdefault((tag, value), (run.info.run_id, not known, ended))
+                return run, not known
+            self._client.delete_run(run.info.run_id)
+        raise StoreError(f"the store takes more than {SETTLE_SECONDS:g} s to create a run; try again later")
+
+    def settle(self) -> None:
+        """Make sure that the runs of `obtain` are those that everybody uses.
+
+        Raises:
+            Superseded: if one is not; it has been deleted, if it was new.
+        """
+        latest = max((ended for _, _, ended in self._unsettled.values()), default=-SETTLE_SECONDS)
+        time.sleep(max(0.0, latest + SETTLE_SECONDS - time.monotonic()))
+        superseded = []
+        while self._unsettled:
+            (tag, value), (run_id, new, _) = self._unsettled.popitem()
+            first, *others = [run.info.run_id for run in self._with(tag, value)] or [""]
+            if first != run_id:
+                superseded.append(value)
+                if new and run_id in others:
+                    self._client.delete_run(run_id)
+        if superseded:
+            raise Superseded(", ".join(superseded))
+
+    def _with(self, tag: str, value: str) -> list[Any]:
+        """All runs with this tag, in an order that everybody sees alike: finished ones first, then the oldest."""
+        runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'")
+        return sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id))
 
     def get(self, run: Any) -> Any:
         """The run as it is now."""
         return self._client.get_run(run.info.run_id)
 
-    def reopen(self, run: Any) -> None:
-        if run.info.status != "RUNNING":
-            self._client.update_run(run.info.run_id, status="RUNNING")
+    def set_status(self, run: Any, status: str) -> None:
+        """Change the status of a run that goes on."""
+        if run.info.status != status:
+            self._client.update_run(run.info.run_id, status=status)
 
     def end(self, run: Any, status: str, when: int | None = None) -> None:
+        """End a run, now or at a time in milliseconds since the epoch."""
         self._client.set_terminated(run.info.run_id, status, end_time=when)
 
     def write(self, run: Any, tags: Mapping[str, str], params: Mapping[str, str] | None = None) -> None:
-        """Set tags, and the params that the run does not have: MLflow refuses a param that changes."""
+        """Set tags, and those params that the run does not have yet: MLflow refuses to change a param."""
         run_id = run.info.run_id
-        new_tags = [RunTag(*item) for item in _legal_tags(tags).items() if run.data.tags.get(item[0]) != item[1]]
-        legal = {legal_key(name): _legal_param(value) for name, value in (params or {}).items()}
-        new_params = [Param(*item) for item in legal.items() if item[0] not in run.data.params]
+        legal_tags = _legal_tags(tags).items()
+        new_tags = [self._entities.RunTag(*item) for item in legal_tags if run.data.tags.get(item[0]) != item[1]]
+        legal_params = {legal_key(name): _legal_param(value) for name, value in (params or {}).items()}.items()
+        new_params = [self._entities.Param(*item) for item in legal_params if item[0] not in run.data.params]
         for part in _parts(new_tags, TAGS_PER_BATCH):
             self._client.log_batch(run_id, tags=part)
         for part in _parts(new_params, PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=part)
 
     def untag(self, run: Any, name: str) -> None:
+        """Remove a tag, if the run has it."""
         if name in run.data.tags:
             self._client.delete_tag(run.info.run_id, name)
 
     def points(self, run: Any, points: list[Point], progress: Callable[[int], None] = lambda left: None) -> None:
-        """Store metrics; batches of few series each are the cheapest, so give the points series by series.
+        """Store metrics. Batches that hold few series each are the cheapest: sort the points by series.
 
         Args:
             progress: is told before every batch how many points are left.
@@ -106,18 +174,19 @@ class Store:
         for part in _parts(points, METRICS_PER_BATCH):
             progress(left)
             left -= len(part)
-            self._client.log_batch(run.info.run_id, metrics=[Metric(*point) for point in part])
+            self._client.log_batch(run.info.run_id, metrics=[self._entities.Metric(*point) for point in part])
 
     def artifact(self, run: Any, path: Path, folder: str) -> None:
+        """Upload a file to a folder among the artifacts of a run."""
         self._client.log_artifact(run.info.run_id, str(path), folder or None)
 
     def dataset(self, run: Any, dataset: Mapping[str, str]) -> None:
-        """Give a run its data set, unless it has one of the same digest."""
-        source = json.dumps({"uri": dataset.get("source", dataset["name"])})
-        entity = Dataset(dataset["name"][:500], dataset["digest"][:36], "local", source)
+        """Give a run its data set, unless it has one with the same digest."""
+        source = json.dumps({"uri": masked(dataset.get("source", dataset["name"]))})
+        entity = self._entities.Dataset(dataset["name"][:500], dataset["digest"][:36], "local", source)
         known = run.inputs.dataset_inputs if run.inputs else []
-        if all(given.dataset.digest != entity.digest for given in known):
-            self._client.log_inputs(run.info.run_id, [DatasetInput(entity, [])])
+        if all(one.dataset.digest != entity.digest for one in known):
+            self._client.log_inputs(run.info.run_id, [self._entities.DatasetInput(entity, [])])
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
@@ -126,7 +195,7 @@ def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def legal_key(name: str) -> str:
-    """The name itself where MLflow takes it; else a name like it that no other name turns into."""
+    """The name itself if MLflow accepts it; otherwise a similar name that no other name turns into."""
     key = re.sub(r"[^/\w.\- :]", "_", name)
     if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
         key = "/".join(part if part.strip(".") else "_" for part in key.split("/"))
@@ -136,6 +205,7 @@ def legal_key(name: str) -> str:
 
 
 def _legal_param(value: str) -> str:
+    value = masked(value)
     if len(value) <= PARAM_CHARACTERS:
         return value
     tail = f"... sha256:{hashlib.sha256(value.encode()).hexdigest()}"
@@ -143,4 +213,4 @@ def _legal_param(value: str) -> str:
 
 
 def _legal_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {legal_key(name): str(value)[:TAG_CHARACTERS] for name, value in tags.items()}
+    return {legal_key(name): masked(str(value))[:TAG_CHARACTERS] for name, value in tags.items()}

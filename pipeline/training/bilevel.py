@@ -1,4 +1,4 @@
-"""The gradient of architecture parameters in bilevel optimisation: DARTS, first and second order."""
+"""The gradient of the architecture parameters in bilevel optimisation: DARTS of first and second order."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ def architecture_gradient(
     weights: Sequence[nn.Parameter],
     xi: float = 0.0,
 ) -> None:
-    """Set ``grad`` of the architecture parameters; leave weights and their gradients as they were.
+    """Set ``grad`` of the architecture parameters; weights and their gradients stay unchanged.
 
     Liu et al. 2019 (DARTS), eq. 7 and 8:
 
         grad_a L_arch(w', a) - xi * [grad_a L_train(w+, a) - grad_a L_train(w-, a)] / (2 eps)
 
-    with w' = w - xi grad_w L_train(w, a), w+- = w +- eps grad_w' L_arch(w', a). AutoDim uses xi = 0, the first
-    order, which needs no gradient of any weight.
+    with w' = w - xi grad_w L_train(w, a), w+- = w +- eps grad_w' L_arch(w', a). AutoDim uses the first order, xi = 0,
+    which needs no gradients of weights.
 
     Args:
-        arch_loss, train_loss: compute the loss on a fixed batch; called once and (if xi > 0) three times. Random
-            draws are the same in all calls of ``train_loss``, without which the difference would be noise.
+        arch_loss: computes the loss on a batch of ``arch``; called once.
+        train_loss: computes the loss on a batch of ``train``; called three times if xi > 0, with the same random draws
+            each time, because the difference of two calls would otherwise be noise.
+        arch: the architecture parameters.
+        weights: all other parameters.
         xi: learning rate of the virtual weight step; 0 for the first order.
     """
     if xi == 0:
@@ -67,7 +70,7 @@ def _assign(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> 
 
 
 class _Change(NamedTuple):
-    """A gradient: of the rows (U,), each once, or of all numbers where ``rows`` is None."""
+    """A gradient: ``values`` of the distinct ``rows`` (U,), or of the whole parameter if ``rows`` is None."""
 
     rows: Tensor | None
     values: Tensor
@@ -79,7 +82,7 @@ def _changes(gradients: Sequence[Tensor | None]) -> list[_Change | None]:
 
 @contextmanager
 def _untrained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Compute no gradients of the weights: the architecture step would throw them away."""
+    """Compute no gradients of the weights within the block; the architecture step does not use them."""
     trained = [w for w in weights if w.requires_grad]
     for w in trained:
         w.requires_grad_(False)
@@ -92,37 +95,37 @@ def _untrained(weights: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def _moved(weights: Sequence[nn.Parameter], direction: Sequence[_Change | None], by: float) -> Iterator[None]:
-    """Within the block the weights stand at w + by * direction; after it at w again, to the bit."""
-    kept: list[tuple[nn.Parameter, Tensor | None, Tensor]] = []
+    """Move the weights to w + by * direction within the block, and restore exactly w afterwards."""
+    saved: list[tuple[nn.Parameter, Tensor | None, Tensor]] = []
     with torch.no_grad():
         for w, change in zip(weights, direction, strict=True):
             if change is None:
                 continue
             rows, values = change
-            kept.append((w, rows, w.clone() if rows is None else w.index_select(0, rows)))
+            saved.append((w, rows, w.clone() if rows is None else w.index_select(0, rows)))
             if rows is None:
                 w.add_(values, alpha=by)
             else:
-                w.index_copy_(0, rows, kept[-1][2].add(values, alpha=by))
+                w.index_copy_(0, rows, saved[-1][2].add(values, alpha=by))
     try:
         yield
     finally:
         with torch.no_grad():
-            for w, touched, values in kept:
-                if touched is None:
+            for w, saved_rows, values in saved:
+                if saved_rows is None:
                     w.copy_(values)
                 else:
-                    w.index_copy_(0, touched, values)
+                    w.index_copy_(0, saved_rows, values)
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as in training, yet leave running statistics to the training rows."""
-    kept = [(m, m.momentum) for m in model.modules() if isinstance(getattr(m, "momentum", None), float)]
-    for module, _ in kept:
+    """Within the block, BatchNorm uses the statistics of the batch and does not update its running statistics."""
+    saved = [(m, m.momentum) for m in model.modules() if isinstance(getattr(m, "momentum", None), float)]
+    for module, _ in saved:
         module.momentum = 0.0  # type: ignore[assignment]
     try:
         yield
     finally:
-        for module, momentum in kept:
+        for module, momentum in saved:
             module.momentum = momentum

@@ -1,4 +1,4 @@
-"""Runs a Lightning module to its end: progress, checkpoints, resume."""
+"""The training loop: runs a Lightning module to its end, with a progress bar and checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import torch
 from tqdm import tqdm
 
 from pipeline.data.batches import Batches
-from pipeline.training.weights import LitCTR
+from pipeline.training.weights import LitWeights
 
 
 class _Bar(pl.Callback):
+    """The progress bar, updated every 50 steps."""
+
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total = title, total
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, LitCTR)
+        assert isinstance(pl_module, LitWeights)
         self.bar = tqdm(total=self.total, initial=pl_module.steps, desc=self.title, unit=" steps", delay=1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, LitCTR)
+        assert isinstance(pl_module, LitWeights)
         behind = pl_module.steps - self.bar.n
         if behind >= 50:
             self.bar.set_postfix(pl_module.progress(), refresh=False)
@@ -38,14 +40,14 @@ class _Bar(pl.Callback):
 
 
 class _Checkpoint(pl.Callback):
-    """Save every so many seconds, whole or not at all."""
+    """Saves a checkpoint every ``seconds``, whole or not at all."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.last = path, seconds, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         last_of_epoch = batch[-1] + 1 >= trainer.num_training_batches
-        # After the last batch the epoch's validation is due, which a run resumed from here would skip.
+        # The validation of an epoch follows its last batch; a run that resumed from there would skip it.
         if time.monotonic() - self.last < self.seconds or last_of_epoch:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +57,18 @@ class _Checkpoint(pl.Callback):
         self.last = time.monotonic()
 
 
-def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: Path, seconds: float = 60) -> None:
-    """Train to the end, from ``checkpoint`` if there is one; it is written every so many seconds and removed."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its hints at other products
+def fit(module: LitWeights, batches: Batches, epochs: int, title: str, checkpoint: Path, seconds: float = 60) -> None:
+    """Train to the end, from ``checkpoint`` if it exists.
+
+    Args:
+        module: to train.
+        batches: of the training rows.
+        epochs: number of epochs, including those of the checkpoint.
+        title: of the progress bar.
+        checkpoint: file to resume from and to write; it is not removed here.
+        seconds: between two checkpoints.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides tips about other products
     trainer = pl.Trainer(
         max_epochs=epochs,
         devices=1,
@@ -66,9 +77,9 @@ def fit(module: LitCTR, batches: Batches, epochs: int, title: str, checkpoint: P
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        deterministic=torch.cuda.is_available() or None,  # a CPU's sums come in one order anyway
+        deterministic=torch.cuda.is_available() or None,  # a CPU adds in a fixed order anyway
         callbacks=[_Bar(title, epochs * len(batches)), _Checkpoint(checkpoint, seconds)],
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # a matter between Lightning and torch
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
         trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]

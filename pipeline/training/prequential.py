@@ -1,35 +1,39 @@
-"""Popularity that grows along a stream, embeddings that go by it, and their prequential training.
+"""Prequential training along a stream, with embeddings that depend on the popularity of values so far.
 
-AutoEmb's own setting (Zhao et al. 2021, ICDM): rows come in the order of time, once. Of every batch the model first
-says what it predicts, then the controllers take a step on it, which the weights have not seen yet, then the weights,
-and then the counters of its values go up.
+The setting is that of AutoEmb (Zhao et al. 2021, ICDM): rows arrive once, in the order of time. For every batch, the
+model predicts first. Then the controllers take a step on the batch, then the weights, and then the counters of its
+values increase. So the controllers use a batch that is new to the weights.
 
-What the published code does otherwise, and a streaming claim cannot rest on: it shuffles the rows; its counters start
-again for the test rows; it scores with BatchNorm of the batch it scores; its controllers step on a batch that the
-weights were just trained on; it never chooses a dimension, and so saves no memory.
+NOTE[DIFF]: the published code does not support claims about streaming. It shuffles the rows; its counters start at zero
+for the test rows; it scores a batch with the BatchNorm statistics of that batch; its controllers use a batch on which
+the weights were just trained; it never chooses a dimension, so it saves no memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn import Parameter
 
+from pipeline.data.batches import Batch
 from pipeline.data.schema import PADDING
 from pipeline.embeddings.popularity import ByPopularity
 from pipeline.embeddings.table import Table
-from pipeline.models.model import CTRModel
+from pipeline.models.model import Model
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
 from pipeline.training.row_adam import RowAdam
+from pipeline.training.task import Task
 
 Level = Literal["bilevel", "single"]
 
 
 def prequential(
-    model: CTRModel,
+    model: Model,
+    task: Task,
     ids: np.ndarray,
     labels: np.ndarray,
     *,
@@ -39,45 +43,43 @@ def prequential(
     level: Level = "bilevel",
     hard: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Predict every batch of a stream, and then train on it, once.
+    """Predict every batch of a stream and then train on it.
 
     Args:
-        model: fresh, of `ByPopularity`; is trained.
-        ids, labels: (n, S) and (n,), in the order of time.
-        lr, arch_lr: of the weights and of the controllers.
-        level: "bilevel": controllers take their step before the weights, on the batch that is new to both. "single":
-            one step of both.
-        hard: whether to predict with the candidate of the largest weight alone as well.
+        model: fresh, with a `ByPopularity` embedding; it is trained.
+        task: defines the loss.
+        ids: (n, S), in the order of time.
+        labels: (n,).
+        batch_size: rows of a batch.
+        lr: of the weights.
+        arch_lr: of the controllers.
+        level: "bilevel": the controllers take a step of their own before the weights. "single": one step of both.
+        hard: whether to predict a second time, with only the candidate of the largest weight for each value.
 
     Returns:
-        ``logits`` (n,) before any step on the row; and ``hard`` (n,) if asked for.
+        ``outputs`` (n,): the outputs of the model before it was trained on the row; with ``hard``, also ``hard`` (n,).
     """
     embedding = model.embedding
     assert isinstance(embedding, ByPopularity)
     arch = embedding.arch_parameters()
-    tables = [module.weight for module in model.modules() if isinstance(module, Table)]
-    apart = {id(p) for p in (*tables, *arch)}
-    weights = [p for p in model.parameters() if id(p) not in apart]
+    tables, weights = _tables_and_weights(model, arch)
     optimizers: list[torch.optim.Optimizer] = [RowAdam(tables, lr=lr), torch.optim.Adam(weights, lr=lr, fused=True)]
     controllers = torch.optim.Adam(arch, lr=arch_lr) if arch else None
     if controllers is not None and level == "single":
         optimizers.append(controllers)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("logits", *(["hard"] if hard else []))}
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in ("outputs", *(["hard"] if hard else []))}
     for start in range(0, len(ids), batch_size):
-        batch = torch.from_numpy(ids[start : start + batch_size])
-        answers = torch.from_numpy(labels[start : start + batch_size].astype(np.float32))
+        batch_labels = torch.from_numpy(labels[start : start + batch_size].astype(np.float32))
+        batch = Batch(torch.from_numpy(ids[start : start + batch_size]), batch_labels)
         model.eval()
-        for name in found:
+        for name in outputs:
             embedding.hard = name == "hard"
             with torch.no_grad():
-                found[name].append(model(batch).numpy())
+                outputs[name].append(model(batch.ids).numpy())
         embedding.hard = False
         model.train()
-        if len(batch) > 1:  # BatchNorm has nothing to say of a single row
-
-            def loss(batch: Tensor = batch, answers: Tensor = answers) -> Tensor:
-                return binary_cross_entropy_with_logits(model(batch), answers)
-
+        if len(batch.ids) > 1:  # BatchNorm needs two rows
+            loss = partial(task.loss, model, batch)
             if controllers is not None and level == "bilevel":
                 with frozen_statistics(model):
                     architecture_gradient(loss, loss, arch, [*tables, *weights])
@@ -87,12 +89,18 @@ def prequential(
             loss().backward()
             for optimizer in optimizers:
                 optimizer.step()
-        embedding.count((batch + model.lookup.offsets)[batch != PADDING])
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
+    return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+
+def _tables_and_weights(model: Model, arch: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
+    tables = [module.weight for module in model.modules() if isinstance(module, Table)]
+    others = {id(p) for p in (*tables, *arch)}
+    return tables, [p for p in model.parameters() if id(p) not in others]
 
 
 def seen_before(column: np.ndarray) -> np.ndarray:
-    """(n,) ids in the order of time -> (n,) how many rows before this one have its id."""
+    """(n,) ids in the order of time -> (n,) number of earlier rows with the same id."""
     order = np.argsort(column, kind="stable")
     ordered = column[order]
     first = np.searchsorted(ordered, ordered, side="left")

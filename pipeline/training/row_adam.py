@@ -10,18 +10,21 @@ from torch import Tensor
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam on the rows that a batch touched; all other rows, and their moments, stay as they are.
+    """Adam on the rows that a batch looks up; all other rows and their moments stay unchanged.
 
-    Kingma & Ba 2015, algorithm 1, per row. It differs from dense Adam in that an untouched row's moments do
-    not decay and the row does not drift on with its old momentum; on rows that every batch touches the two are
-    the same (the bias correction counts all steps in both). `torch.optim.SparseAdam` does the same for
-    uncoalesced gradients and without weight decay, at several times the cost.
+    Kingma & Ba 2015, algorithm 1, row by row. In dense Adam, the moments of a row without a gradient decay, and its old
+    momentum still moves it; here neither happens. For rows in every batch, the two are equal; the bias correction
+    counts all steps in both. `torch.optim.SparseAdam` computes the same at several times the cost, without weight
+    decay.
 
     Args:
-        params: 2-D parameters with coalesced sparse gradients (`pipeline.embeddings.Table`).
+        params: 2-D parameters with coalesced sparse gradients (`pipeline.embeddings.table.Table`).
         lr, betas, eps: as in Adam.
-        weight_decay: L2 coefficient, added to the gradient of the *touched* rows only: a value is shrunk as
-            often as it occurs, not once per step.
+        weight_decay: L2 coefficient, added to the gradient of the rows of the batch. A row decays only in steps in
+            which it occurs.
+
+    Raises:
+        ValueError: if ``lr`` or ``weight_decay`` is negative.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class RowAdam(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         if lr < 0 or weight_decay < 0:
-            raise ValueError(f"lr and weight_decay must not be negative, however: {lr=}, {weight_decay=}")
+            raise ValueError(f"lr and weight_decay must be at least 0, got {lr} and {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -74,10 +77,11 @@ class RowAdam(torch.optim.Optimizer):
 def distinct(grad: Tensor) -> tuple[Tensor, Tensor]:
     """Row numbers (U,) and values (U, K) of a sparse gradient, each row once.
 
-    Autograd forgets that a gradient was coalesced; sorting it once more would cost as much as the update.
+    Autograd drops the flag of a coalesced gradient, and ``coalesce()`` costs as much as the update. It is called only
+    if the rows are not ascending.
     """
     rows = grad._indices()[0]
-    if not bool((rows[1:] > rows[:-1]).all()):  # e.g. a table that was looked up twice
+    if not bool((rows[1:] > rows[:-1]).all()):  # e.g. two lookups in one table
         grad = grad.coalesce()
         rows = grad.indices()[0]
     return rows, grad._values()

@@ -1,89 +1,59 @@
-"""The Lightning module that trains weights and an architecture."""
+"""The Lightning module that trains the weights and the architecture of a supernet."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batch, Batches
 from pipeline.data.split import Split
-from pipeline.models.model import CTRModel
+from pipeline.embeddings.contract import Judge
+from pipeline.models.model import Model
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
-from pipeline.training.weights import LitCTR
+from pipeline.training.task import Task
+from pipeline.training.weights import LitWeights
+from pipeline.workflow.params import Architecture
 
 
-@dataclass(frozen=True, kw_only=True)
-class Steps:
-    """How the architecture is trained.
-
-    Args:
-        lr: of Adam on the architecture parameters.
-        every: f, weight steps per architecture step.
-        order: 1 or 2; see `pipeline.bilevel`.
-        level: "bilevel": on batches of ``arch``. "single": on the training batches themselves, together with
-            the weights (AutoDim-s).
-        margin: a choice is decided if its probability leads the second by at least this.
-        stable_steps: share of the planned steps that all choices have to be decided and unchanged to end the
-            search early; None for never.
-        trajectory_every: architecture steps between recorded points of the trajectory.
-    """
-
-    lr: float = 0.001
-    every: int = 10
-    order: Literal[1, 2] = 1
-    level: Literal["bilevel", "single"] = "bilevel"
-    margin: float = 0.1
-    stable_steps: float | None = 0.2
-    trajectory_every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or self.trajectory_every < 1:
-            raise ValueError(f"every and trajectory_every must be at least 1, however: {self}")
-        if self.order not in (1, 2) or self.level not in ("bilevel", "single"):
-            raise ValueError(f"order must be 1 or 2, level 'bilevel' or 'single', however: {self}")
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"margin must lie in [0, 1), however: {self.margin}")
-        if self.stable_steps is not None and not 0 < self.stable_steps <= 1:
-            raise ValueError(f"stable_steps is a share, above 0 and up to 1, or null, however: {self.stable_steps}")
-
-
-class LitSearch(LitCTR):
+class LitSearch(LitWeights):
     """Bilevel training of a supernet: weights on ``train``, architecture on ``arch``. Zhao et al. 2021, alg. 1.
 
     Args:
+        model, task, validation, planned: see `LitWeights`.
         arch: endless batches of the part ``arch``.
-        architecture: how it is trained.
-        names: F field names, for records.
+        architecture: how the architecture is trained.
+        names: of the F fields, for records.
         candidates: for each field its candidate dims.
-        prices: (F, N) bytes; anything where a field has fewer than N.
+        prices: (F, N) bytes of each candidate; values beyond a field's last candidate are ignored.
+        options: see `LitWeights`.
     """
 
     keeps_best = False  # a supernet is not served
 
     def __init__(
         self,
-        model: CTRModel,
+        model: Model,
+        task: Task,
         validation: Split,
         planned: int,
         arch: Batches,
-        architecture: Steps,
+        architecture: Architecture,
         names: Sequence[str],
         candidates: Sequence[Sequence[int]],
         prices: np.ndarray,
         **options: Any,
     ) -> None:
-        super().__init__(model, validation, planned, **options)
+        super().__init__(model, task, validation, planned, **options)
         self.arch, self.architecture = arch, architecture
         most = max(map(len, candidates))
-        self.there = np.array([[n < len(row) for n in range(most)] for row in candidates])
+        self.offered = np.array([[n < len(row) for n in range(most)] for row in candidates])
         self.dims = np.array([[*row, *[0] * (most - len(row))] for row in candidates])
-        self.prices = np.where(self.there, prices, 0)
+        self.prices = np.where(self.offered, prices, 0)
         self.trajectory: list[tuple[int, float, Tensor]] = []  # step, tau, probabilities (F, N)
         self.arch_steps = self.stable = 0
         self.choice: list[int] = []
@@ -104,7 +74,7 @@ class LitSearch(LitCTR):
         self._arch_optimizer = arch
         return super().configure_optimizers()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         super().training_step(batch, batch_idx)
         if self.model.embedding.warming():
             return
@@ -114,8 +84,12 @@ class LitSearch(LitCTR):
             self.arch_step(batch)
             self._observe()
 
-    def arch_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """One step of the architecture on the next batch of ``arch``; ``batch`` serves the second order."""
+    def arch_step(self, batch: Batch) -> None:
+        """One step of the architecture on the next batch of ``arch``.
+
+        Args:
+            batch: of training rows, for the second order.
+        """
         assert self._arch_optimizer is not None
         arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
         with frozen_statistics(self.model):
@@ -128,22 +102,18 @@ class LitSearch(LitCTR):
             )
         self._arch_optimizer.step()
 
-    def passes(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(logits, labels) of every batch of ``arch`` once, in order, as the supernet then is."""
-        batches = Batches(self.arch.split, -(-len(self.arch.split) // len(self.arch)))
-        self.model.eval()
-        for batch in batches:
-            ids, labels = self.transfer_batch_to_device(batch, self.device, 0)
-            yield self.model(ids), labels
+    def judge(self) -> Judge:
+        """The judge for `FieldEmbedding.conclude`, after the last step."""
+        return _Judge(self)
 
     @torch.no_grad()
     def _observe(self) -> None:
-        """Record the trajectory, and end the search once all choices have stood long enough."""
+        """Record a point of the trajectory, and end the search if all choices have been stable for long enough."""
         self.arch_steps += 1
         due = (self.arch_steps - 1) % self.architecture.trajectory_every == 0
-        watched = self.model.embedding.watched() if due else {}
-        scores = self.model.embedding.scores()
-        if watched:
+        findings = self.model.embedding.findings()
+        scores, watched = findings.scores, findings.watched
+        if due and watched:
             self.record(self.steps, tuple(watched), list(watched.values()))
         if scores is None:
             return
@@ -153,7 +123,7 @@ class LitSearch(LitCTR):
         if due:
             self.trajectory.append((self.steps, watched.get("tau", math.nan), p))
             entropy = float(torch.special.entr(p).sum(1).mean())
-            values = [*p.numpy()[self.there].tolist(), *expected.tolist(), entropy, self.expected_bytes]
+            values = [*p.numpy()[self.offered].tolist(), *expected.tolist(), entropy, self.expected_bytes]
             self.record(self.steps, self._names, values)
         choice = p.argmax(1).tolist()
         decided = bool((margins(p) >= self.architecture.margin).all())
@@ -193,7 +163,29 @@ class LitSearch(LitCTR):
         return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.3g}"}
 
 
+class _Judge:
+    """See `pipeline.embeddings.contract.Judge`."""
+
+    def __init__(self, search: LitSearch) -> None:
+        self._search = search
+        self._split = search.arch.split
+
+    def losses(self) -> Iterator[Tensor]:
+        search = self._search
+        batches = search.task.batches(self._split, -(-len(self._split) // len(search.arch)))
+        search.model.eval()
+        for batch in batches:
+            yield search.task.loss(search.model, search.transfer_batch_to_device(batch, search.device, 0))
+
+    def objective(self, batches: int | None = None) -> float:
+        search = self._search
+        rows = search.arch.bounds[: None if batches is None else batches + 1][-1]
+        split = self._split.head(rows)
+        search.model.eval()
+        return search.task.measure(search.task.predict(search.model, split), split)[search.task.objective]
+
+
 def margins(p: Tensor) -> Tensor:
-    """(F, N) probabilities -> (F,) lead of the first candidate over the second; 1 where there is but one."""
+    """(F, N) probabilities -> (F,) lead of the most probable candidate over the second; 1 for a single candidate."""
     top = p.topk(min(2, p.shape[1]), dim=1).values
     return top[:, 0] - top[:, 1] if top.shape[1] > 1 else torch.ones(len(p))

@@ -1,4 +1,4 @@
-"""The Lightning module that trains weights."""
+"""The Lightning module that trains the weights of a model."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pipeline.data.batches import Batch
 from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
-from pipeline.metrics.auc import auc
-from pipeline.metrics.probability import logloss
-from pipeline.models.model import CTRModel, predict
+from pipeline.models.model import Model
 from pipeline.training.row_adam import RowAdam
+from pipeline.training.task import Task
 
-Record = Callable[[int, tuple[str, ...], Sequence[float]], None]
-LOSS_STEPS = 20  # steps that one recorded training loss is the mean of
-
-
-def _nowhere(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
-    """Record nothing."""
+Record = Callable[[int, tuple[str, ...], Sequence[float]], None]  # (step, names, values)
+LOSS_STEPS = 20  # a recorded training loss is the mean over this many steps
 
 
-class LitCTR(pl.LightningModule):
-    """Trains the weights of a click model; watches AUC on ``val`` and keeps the weights of the best epoch.
+def nowhere(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
+    """A `Record` that records nothing."""
 
-    Optimisation is manual, because tables and dense weights have different optimisers. Steps are counted here:
-    Lightning's ``global_step`` counts optimisers.
+
+class LitWeights(pl.LightningModule):
+    """Trains the weights of a model, measures it on ``val`` after every epoch, and keeps the weights of the best epoch.
+
+    Optimisation is manual, because tables and dense weights have different optimizers. The module counts its own steps,
+    because Lightning's ``global_step`` counts the steps of every optimizer.
 
     Args:
-        model: ids (B, S) -> logits (B,).
+        model: takes ids (B, S).
+        task: defines the loss and the metrics that judge an epoch.
         validation: rows of the part ``val``.
-        planned: weight steps planned in all.
+        planned: planned number of weight steps.
         lr: of RowAdam for tables and of Adam for the rest.
-        weight_decay: L2 of looked-up rows, see `RowAdam`, and of a `Memory`, of which every batch looks up most.
-        patience: epochs without a better AUC before training ends; None for never.
+        weight_decay: L2 coefficient of the table rows in a batch, see `RowAdam`, and of every `Memory`, which a batch
+            looks up almost completely.
+        patience: training stops after this many epochs without a better objective; None for never.
         record: receives (step, names, values).
     """
 
@@ -46,26 +47,28 @@ class LitCTR(pl.LightningModule):
 
     def __init__(
         self,
-        model: CTRModel,
+        model: Model,
+        task: Task,
         validation: Split,
         planned: int,
         *,
         lr: float = 0.001,
         weight_decay: float = 0.0,
         patience: int | None = None,
-        record: Record = _nowhere,
+        record: Record = nowhere,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.validation, self.planned = model, validation, planned
+        self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
         self.steps = 0
-        self.history: list[dict[str, float]] = []  # one entry per epoch: step, auc, logloss on val
+        self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
-        self._rng: list[Tensor] = []  # of the CPU and of each GPU
+        self._rng: list[Tensor] = []  # states of the CPU and of each GPU
 
     def weights(self) -> list[nn.Parameter]:
+        """All parameters except those of the architecture."""
         arch = {id(p) for p in self.model.embedding.arch_parameters()}
         return [p for p in self.model.parameters() if id(p) not in arch]
 
@@ -81,15 +84,14 @@ class LitCTR(pl.LightningModule):
         adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=self.lr, fused=True)
         return [RowAdam(tables, lr=self.lr, weight_decay=self.weight_decay), adam] if tables else [adam]
 
-    def loss(self, batch: tuple[Tensor, Tensor], part: str) -> Tensor:
-        """Mean log-loss of a batch, with what the embedding adds to it."""
-        ids, labels = batch
-        return self.model.embedding.objective(binary_cross_entropy_with_logits(self.model(ids), labels), part)
+    def loss(self, batch: Batch, part: str) -> Tensor:
+        """The loss to minimise on a batch of ``part``, a scalar; see `FieldEmbedding.objective`."""
+        return self.model.embedding.objective(self.task.loss(self.model, batch), part)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.weight_step(batch, self.trainer.optimizers)
 
-    def weight_step(self, batch: tuple[Tensor, Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def weight_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """One step of all optimizers on one batch."""
         self.model.embedding.before_step(self.steps, self.planned)
         for optimizer in optimizers:
@@ -104,12 +106,15 @@ class LitCTR(pl.LightningModule):
             self.record(self.steps, ("train/loss",), (float(torch.stack(self._losses).mean()),))
             self._losses.clear()
 
+    def best_epoch(self) -> int:
+        """Number of the first epoch with the highest objective on ``val``."""
+        return max(range(len(self.history)), key=lambda epoch: self.history[epoch][self.task.objective])
+
     def on_train_epoch_end(self) -> None:
-        labels, logits = self.validation.all_labels(), predict(self.model, self.validation)
-        entry = {"step": self.steps, "auc": auc(labels, logits), "logloss": logloss(labels, logits)}
-        self.history.append(entry)
-        self.record(self.steps, ("val/auc", "val/logloss"), (entry["auc"], entry["logloss"]))
-        best = max(range(len(self.history)), key=lambda e: self.history[e]["auc"])
+        metrics = self.task.measure(self.task.predict(self.model, self.validation), self.validation)
+        self.history.append({"step": self.steps, **metrics})
+        self.record(self.steps, tuple(f"val/{name}" for name in metrics), list(metrics.values()))
+        best = self.best_epoch()
         if self.keeps_best and best == len(self.history) - 1:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         if self.patience is not None and len(self.history) - 1 - best >= self.patience:
@@ -130,12 +135,14 @@ class LitCTR(pl.LightningModule):
         self._losses, self._rng = state["losses"], state["rng"]
 
     def on_train_start(self) -> None:
-        self._losses = [loss.to(self.device) for loss in self._losses]  # a checkpoint's are on the CPU
-        if self._rng:  # Lightning does not keep it; dropout and Gumbel noise depend on it
+        self._losses = [loss.to(self.device) for loss in self._losses]  # a checkpoint loads them on the CPU
+        if self._rng:  # Lightning does not restore the random state, on which dropout and Gumbel noise depend
             torch.set_rng_state(self._rng[0])
             torch.cuda.set_rng_state_all(self._rng[1 : 1 + torch.cuda.device_count()])
             self._rng = []
 
     def progress(self) -> dict[str, str]:
-        """What the progress bar says beside the speed."""
-        return {"val AUC": f"{self.history[-1]['auc']:.4f}"} if self.history else {}
+        """The values that the progress bar shows besides the speed."""
+        if not self.history:
+            return {}
+        return {f"val {self.task.title}": f"{self.history[-1][self.task.objective]:.4f}"}

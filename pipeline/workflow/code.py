@@ -1,4 +1,4 @@
-"""Which files of the project a piece of it runs, and a name for what it computes."""
+"""The import closure of source files, and content keys for their results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = "pipeline/tracking/"  # where results are recorded has no part in what they are
+RECORDS = "pipeline/tracking/"  # it records results and does not affect them
 
 
 def closure(files: Iterable[str]) -> list[str]:
-    """The files that these run: themselves and all they import, directly or not, without `RECORDS`.
+    """The given files and the project files that they import, directly or indirectly, except those in `RECORDS`.
 
-    A package counts with every ``__init__.py`` on the way to it. Imports inside functions count too. A plug that is
-    loaded by its name is not seen; give its file.
+    Imports inside functions count, and so does the ``__init__.py`` of every package on the way to a module. A plug
+    that is loaded by its name is not found; pass its file.
 
     Args:
         files: paths relative to the repository, with forward slashes.
@@ -26,25 +26,25 @@ def closure(files: Iterable[str]) -> list[str]:
     Returns:
         Sorted paths relative to the repository.
     """
-    found: set[str] = set()
-    waiting = list(files)
-    while waiting:
-        file = waiting.pop()
-        if file not in found and not file.startswith(RECORDS):
-            found.add(file)
-            waiting += imports(file)
-    return sorted(found)
+    reached: set[str] = set()
+    queue = list(files)
+    while queue:
+        file = queue.pop()
+        if file not in reached and not file.startswith(RECORDS):
+            reached.add(file)
+            queue += imports(file)
+    return sorted(reached)
 
 
 @functools.cache
 def imports(file: str) -> tuple[str, ...]:
-    """The files of the project that one file imports itself."""
+    """The project files that one file imports directly; paths are relative to the repository."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"), file)
     return tuple(dict.fromkeys(path for name in _imported(tree) for path in _files_of(name)))
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of all that may be a module."""
+    """Dotted names that may be modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -54,7 +54,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 
 def _files_of(name: str) -> Iterator[str]:
-    """The module of that name and the packages around it, as far as they are files of the project."""
+    """The files of a module and of the packages around it, if they belong to the project."""
     parts = name.split(".")
     packages = ["/".join([*parts[:end], "__init__.py"]) for end in range(1, len(parts) + 1)]
     for path in ["/".join(parts) + ".py", *packages]:
@@ -63,12 +63,12 @@ def _files_of(name: str) -> Iterator[str]:
 
 
 def content_key(files: Iterable[str], *parts: Any, inputs: Iterable[str | Path] = ()) -> str:
-    """Names what code computes from parameters and inputs: equal keys mean interchangeable results.
+    """A hash of code, parameters and inputs; equal keys mean interchangeable results.
 
     Args:
-        files: of the project, where the code starts; see `closure`.
+        files: source files of the project; their whole `closure` is hashed.
         parts: JSON values, e.g. parameters.
-        inputs: small files whose bytes count, e.g. a schema.json, which holds checksums of the large arrays.
+        inputs: small files to hash, e.g. a schema.json, which holds checksums of the large arrays.
 
     Returns:
         20 hex digits.
@@ -76,6 +76,6 @@ def content_key(files: Iterable[str], *parts: Any, inputs: Iterable[str | Path] 
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for path in closure(files):
         digest.update(path.encode() + b"\0" + (ROOT / path).read_bytes())
-    for place in map(Path, inputs):
-        digest.update(place.name.encode() + b"\0" + place.read_bytes())
+    for file in map(Path, inputs):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:20]

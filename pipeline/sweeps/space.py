@@ -1,8 +1,9 @@
 """What a sweep searches: the part of the parameters that it may change, and how.
 
 ``sweep.space`` in params.yaml is nested as the parameters themselves are. Where they have a value it has a list of
-choices, or a range ``{low: 0.1, high: 1.0}``, with ``log: true`` drawn evenly over its logarithm, or with ``step``.
-A range from one whole number to another holds whole numbers, unless the parameter itself has a point, as 1.0 has.
+choices, or a range ``{low: 0.1, high: 1.0}``: with ``log: true`` it is drawn evenly over its logarithm, with ``step``
+in steps. A range from one whole number to another holds whole numbers, unless the parameter itself has a decimal
+point.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
-from pipeline.workflow.plug import check_value
+from pydantic import model_validator
 
-PLACE = "params.yaml: sweep: space"
+from pipeline.workflow.validation import Section, validated
+
+PLACE = "params.yaml: sweep.space"
 SEARCHED = (("method", "options"), ("backbone", "options"), ("search",), ("retrain",))
 FIXED = {("search", "seed"), ("search", "checkpoint_seconds"), ("retrain", "seeds"), ("retrain", "checkpoint_seconds")}
 CANDIDATES = ("search", "candidates")
@@ -27,12 +30,12 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Choices:
-    """One of some values; a mapping, as of fields to sets of candidates, may be one."""
+    """One of some values; a mapping may be one, e.g. of fields to sets of candidates."""
 
     values: Sequence[Any]
 
     def labels(self) -> list[str | int | float | bool | None]:
-        """Each as a plain value, which a mapping is not."""
+        """Each value as a plain one, which a mapping is not."""
         return [json.dumps(value) if isinstance(value, Mapping | list) else value for value in self.values]
 
     def value(self, label: Any) -> Any:
@@ -62,14 +65,23 @@ class Range:
         return self.low, self.high
 
 
-class _Range(TypedDict):
-    low: float
-    high: float
+class WrittenRange(Section):
+    """A range as a person writes it."""
 
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
 
-class _GivenRange(_Range, total=False):
-    log: bool
-    step: float
+    @model_validator(mode="after")
+    def _order(self) -> WrittenRange:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(f"with log, low must be above 0 and there is no step, got {self.low} and {self.step}")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step must be above 0, got {self.step}")
+        return self
 
 
 Space = dict[Path, Choices | Range]
@@ -79,35 +91,29 @@ def read(space: Mapping[str, Any], params: Mapping[str, Any]) -> Space:
     """What ``sweep.space`` says, by place in the parameters.
 
     Raises:
-        ValueError: naming what is no parameter, or no choices and no range.
+        ValueError: naming what is no parameter, or neither choices nor a range.
     """
-    found = dict(_leaves(space, params, ()))
-    if not found:
+    leaves = dict(_leaves(space, params, ()))
+    if not leaves:
         raise ValueError(f"{PLACE} is empty; name at least one parameter to search, e.g. search: {{lr: [0.01, 0.03]}}")
-    return found
+    return leaves
 
 
 def _leaves(space: Any, params: Any, at: Path) -> list[tuple[Path, Choices | Range]]:
-    place = ": ".join((PLACE, *at))
+    place = ".".join((PLACE, *at))
     if isinstance(space, list):
         if len(space) < 2 or len(set(map(json.dumps, space))) < len(space):
-            raise ValueError(f"{place} must be at least two choices, and distinct, however {space}")
+            raise ValueError(f"{place} must be at least two choices, all different, got {space}")
         return [(_searched(at), Choices(space))]
     if isinstance(space, Mapping) and {"low", "high"} & set(space):
-        check_value(space, _GivenRange, place)
-        if space["low"] >= space["high"]:
-            raise ValueError(f"{place}: low must be below high, however {dict(space)}")
-        if space.get("log") and (space["low"] <= 0 or "step" in space):
-            raise ValueError(f"{place}: with log, low must be above 0, and there is no step, however {dict(space)}")
-        if space.get("step", 1) <= 0:
-            raise ValueError(f"{place}: step must be above 0, however {dict(space)}")
-        number = float if isinstance(params, float) else lambda value: value
-        return [(_searched(at), Range(**{**space, "low": number(space["low"]), "high": number(space["high"])}))]
+        written = validated(WrittenRange, dict(space), place)
+        low, high = (float(end) if isinstance(params, float) else end for end in (written.low, written.high))
+        return [(_searched(at), Range(low, high, written.log, written.step))]
     if not isinstance(space, Mapping):
-        raise ValueError(f"{place} must be a list of choices, or a range {{low: ..., high: ...}}, however {space!r}")
+        raise ValueError(f"{place} must be a list of choices, or a range {{low: ..., high: ...}}, got {space!r}")
     leaves = []
     for name, inner in space.items():
-        by_field = at == CANDIDATES  # which may be one set's name in the parameters, and by field here
+        by_field = at == CANDIDATES  # the parameters may name one set, and the space one for some fields
         if not by_field and (not isinstance(params, Mapping) or name not in params):
             there = ", ".join(params) if isinstance(params, Mapping) else "none"
             raise ValueError(f"{place}: params.yaml has no {'.'.join((*at, name))} to search; there are {there}")
@@ -121,23 +127,23 @@ def _searched(at: Path) -> Path:
     if not inside or at in FIXED:
         allowed = ", ".join(".".join(part) for part in SEARCHED)
         raise ValueError(
-            f"{PLACE}: {'.'.join(at)} is not for a sweep to change; it may change what is in {allowed}, except seeds"
+            f"{PLACE}: a sweep may not change {'.'.join(at)}; it may change what is in {allowed}, except seeds"
         )
     return at
 
 
 def apply(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, Any]:
     """The parameters with these values in their places."""
-    given: dict[str, Any] = deepcopy(dict(params))
+    changed: dict[str, Any] = deepcopy(dict(params))
     for path, value in values.items():
         if path != _whole(path):
-            _set_by_field(given["search"], path[-1], value)
+            _set_by_field(changed["search"], path[-1], value)
             continue
-        target = given
+        target = changed
         for name in path[:-1]:
             target = target[name]
         target[path[-1]] = value
-    return given
+    return changed
 
 
 def _set_by_field(search: dict[str, Any], group: str, name: str) -> None:
@@ -149,14 +155,14 @@ def _set_by_field(search: dict[str, Any], group: str, name: str) -> None:
 
 def patch(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, Any]:
     """Of the parameters with these values, those that the values concern, nested."""
-    given = apply(params, values)
-    found: dict[str, Any] = {}
+    changed = apply(params, values)
+    patched: dict[str, Any] = {}
     for path in map(_whole, values):
-        source, target = given, found
+        source, target = changed, patched
         for name in path[:-1]:
             source, target = source[name], target.setdefault(name, {})
         target[path[-1]] = source[path[-1]]
-    return found
+    return patched
 
 
 def _whole(path: Path) -> Path:
@@ -166,10 +172,10 @@ def _whole(path: Path) -> Path:
 
 def command(params: Mapping[str, Any], values: Mapping[Path, Any]) -> str:
     """The ``dvc exp run`` that gives params.yaml these values."""
-    given = apply(params, values)
+    changed = apply(params, values)
     words: list[str] = []
     for path in dict.fromkeys(map(_whole, values)):
-        before, after = params, given
+        before, after = params, changed
         for name in path:
             before, after = before[name], after[name]
         words += _overrides(".".join(path), before, after)

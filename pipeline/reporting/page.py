@@ -1,4 +1,4 @@
-"""A page that is one file: its pictures are in it, and it asks nothing of the network. Light, dark, and on paper."""
+"""Self-contained web pages: one file with its images and its styles for light mode, dark mode and print."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ pre { background: var(--soft); padding: .6rem; white-space: pre-wrap; overflow-w
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """The whole file; ``body`` is HTML, as the other functions make it."""
+    """The HTML of the file.
+
+    Args:
+        title: plain text.
+        body: pieces of HTML, made by the other functions.
+    """
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     inner = "\n".join([f"<h1>{escape(title)}</h1>", *body])
     head = f'<html lang="en"><head>{head}<style>{STYLE}</style></head>'
@@ -44,17 +49,28 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def titled(title: str, text: str) -> str:
+    """A paragraph that begins with a title."""
+    return f"<p><strong>{escape(title)}.</strong> {escape(text)}</p>"
+
+
 def code(text: str) -> str:
     return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with cells of plain text; a table wider than the page scrolls on its own."""
     head = "".join(f"<th>{escape(name).replace('.', '.<wbr>')}</th>" for name in names)
     lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
 
 
 def image(path: Path, text: str) -> str:
-    """A drawing (SVG), with what it shows in words."""
+    """An embedded SVG file, with a description for readers who cannot see it."""
     content = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{content}">'
+
+
+def details(summary: str, body: str) -> str:
+    """Collapsed HTML that opens at a click on its summary, which is plain text."""
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"

@@ -1,0 +1,134 @@
+"""An experiment: data, a task, a method and a backbone, resolved once from the parameters and immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipeline.data.encoded import Encoded
+from pipeline.data.schema import Schema
+from pipeline.experiment.method import Method, offered
+from pipeline.models.model import MakeBackbone
+from pipeline.training.task import Task
+from pipeline.workflow.params import Architecture, Params
+from pipeline.workflow.places import root
+from pipeline.workflow.plug import file_of, plug
+from pipeline.workflow.validation import checked_options, validated
+
+CONTROLS = ("full", "uniform", "random")  # methods with which every allocation is compared
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts that the parameters name, on encoded data. A part is resolved, and its options checked, at first use.
+
+    Args:
+        params: may be restricted to those that a stage declares.
+        data: the encoded data.
+    """
+
+    params: Params
+    data: Encoded
+
+    @property
+    def schema(self) -> Schema:
+        return self.data.schema
+
+    @property
+    def dim(self) -> int:
+        """D, the dimension of every field after its embedding."""
+        return self.params.dim
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, checked against the data."""
+        task = Task.of(self.params.task.name, plug("tasks", self.params.task.name), self.params.task.options or {})
+        task.check(self.data)
+        return task
+
+    @cached_property
+    def method(self) -> Method:
+        return Method.named(self.params.method.name, self.params.method.own_options)
+
+    @cached_property
+    def backbone(self) -> MakeBackbone:
+        """The class; its options are `backbone_options`."""
+        backbone: MakeBackbone = plug("backbones", self.params.backbone.name).Backbone
+        return backbone
+
+    @cached_property
+    def backbone_options(self) -> dict[str, Any]:
+        return checked_options([self.backbone], self.params.backbone.options or {}, "params.yaml: backbone.options")
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """How the architecture is trained: the method's ``ARCHITECTURE``, and params.yaml for the rest."""
+        values = self.params.search.architecture.model_dump() | dict(self.method.architecture)
+        return validated(Architecture, values, f"ARCHITECTURE of method {self.method.name}")
+
+    @cached_property
+    def candidates(self) -> tuple[tuple[int, ...], ...]:
+        """Candidate dims of each field, ascending."""
+        if self.method.own_candidates is not None:
+            return offered(self.method, self.schema, self.dim, [])
+        return tuple(self._candidates_of(name) for name in self.schema.names)
+
+    def _candidates_of(self, field: str) -> tuple[int, ...]:
+        choice, sets = self.params.search.candidates, self.params.candidates
+        named = {"default": choice} if isinstance(choice, str) else choice
+        self.schema.check_names(set(named) - {"default"})
+        key = named.get(field, named.get("default"))
+        if key is None:
+            raise ValueError(f"params.yaml: search.candidates has no set for field {field!r} and no default; add one")
+        if key not in sets:
+            raise ValueError(
+                f"params.yaml: search.candidates: there is no set {key!r} for field {field!r}; there are "
+                f"{', '.join(sorted(sets))}"
+            )
+        if max(sets[key]) > self.dim:
+            raise ValueError(
+                f"params.yaml: candidates.{key} goes up to {max(sets[key])}, and dim is {self.dim}; raise dim, or "
+                "choose another set in search.candidates"
+            )
+        return tuple(sorted(sets[key]))
+
+    def check(self) -> None:
+        """Resolve and check all parts.
+
+        Raises:
+            ValueError: naming a wrong parameter, its value, and the valid ones.
+        """
+        for part in ("task", "method", "backbone_options", "architecture", "candidates"):
+            getattr(self, part)
+
+    def code(self, *starts: str) -> Iterator[str]:
+        """The given source files and those of the experiment's plugs, for `pipeline.workflow.code.content_key`."""
+        yield from starts
+        yield file_of("tasks", self.params.task.name)
+        yield file_of("backbones", self.params.backbone.name)
+        for name in dict.fromkeys((self.params.method.name, *CONTROLS)):
+            yield file_of("methods", name)
+
+
+def check_params(params: Params) -> None:
+    """Check, before any data are read, that the data set is there, all plugs exist, and their options are valid.
+
+    Raises:
+        ValueError: naming a wrong parameter, its value, and the valid ones.
+    """
+    if not (root() / params.dataset.path).exists():
+        raise ValueError(
+            f"params.yaml: dataset.path: there is no {params.dataset.path!r} in {root()}; give the file or the folder "
+            "of the data set"
+        )
+    checked_options(
+        [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"
+    )
+    Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+    for name, options in (params.method.options or {}).items():
+        Method.named(name, options)
+    Method.named(params.method.name, params.method.own_options)
+    backbone = plug("backbones", params.backbone.name).Backbone
+    checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")

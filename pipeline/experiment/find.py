@@ -1,0 +1,295 @@
+"""The search: a method finds what it needs for its derivation, in most cases by training a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.arrays import decoded, encoded
+from pipeline.allocation.evidence import Problem, Trial
+from pipeline.data.batches import Batches
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import full_tables, prices, spent, training_bytes
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.method import build
+from pipeline.experiment.train import train, training_rows
+from pipeline.models.model import Model
+from pipeline.training.loop import fit
+from pipeline.training.search import LitSearch, margins
+from pipeline.training.weights import Record, nowhere
+from pipeline.workflow.outputs import broken, read_json, write_json
+
+Trajectory = list[tuple[int, float, Tensor]]  # step, tau, probabilities (F, N)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The findings of a search: the contents of ``scores.json``, and the trajectory.
+
+    Args:
+        method: name of the method.
+        seed: of the search.
+        dim: D.
+        names: of the F fields.
+        candidates: for each field its candidate dims.
+        scores: for each field the log-probability of each candidate; None if the method does not score candidates.
+        arrays: for the method's ``derive``.
+        trials: the method's proposals after training.
+        undecided: fields whose most probable candidate leads the second by less than ``architecture.margin``.
+        validation: for every epoch, the step and the supernet's metrics on ``val``.
+        steps, planned_steps: weight steps of the supernet, done and planned; None without a supernet.
+        training_bytes: bytes of the supernet in training; None without a supernet.
+        trajectory: all recorded points; they are stored in a file of their own.
+    """
+
+    method: str
+    seed: int
+    dim: int
+    names: tuple[str, ...]
+    candidates: tuple[tuple[int, ...], ...]
+    scores: tuple[tuple[float, ...], ...] | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    undecided: tuple[str, ...] = ()
+    validation: Sequence[Mapping[str, float]] = ()
+    steps: int | None = None
+    planned_steps: int | None = None
+    training_bytes: int | None = None
+    trajectory: Trajectory = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All findings except the trajectory, as JSON values."""
+        features: dict[str, dict[str, Any]] = {
+            name: {"candidates": list(dims)} for name, dims in zip(self.names, self.candidates, strict=True)
+        }
+        for name, scores in zip(self.names, self.scores or [], strict=self.scores is not None):
+            features[name]["log_probability"] = list(scores)
+        record: dict[str, Any] = {"method": self.method, "seed": self.seed, "dim": self.dim, "features": features}
+        record |= {"undecided": list(self.undecided), "validation": [dict(entry) for entry in self.validation]}
+        if self.steps is not None:
+            record |= {"steps": self.steps, "planned_steps": self.planned_steps}
+            record["training_bytes"] = self.training_bytes
+        if self.arrays:
+            record["arrays"] = encoded(self.arrays)
+        if self.trials:
+            record["trials"] = [
+                {"allocation": trial.allocation.to_dict(), "quality": trial.quality, "bytes": trial.bytes}
+                for trial in self.trials
+            ]
+        return record
+
+    @classmethod
+    def load(cls, path: str | Path, schema: Schema) -> Found:
+        """The findings in a JSON file of `to_dict`.
+
+        Raises:
+            ValueError: naming the file, if it is incomplete or has other fields than ``schema``.
+            FileNotFoundError: if the file does not exist.
+        """
+        record = read_json(path)
+        try:
+            found = cls._from_dict(record)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise broken(path, f"is not what a search writes ({error!r})") from error
+        if found.names != schema.names:
+            raise broken(path, "has other fields than the schema of the encoded data")
+        if found.scores is not None and list(map(len, found.scores)) != list(map(len, found.candidates)):
+            raise broken(path, "does not have one score for each candidate")
+        return found
+
+    @classmethod
+    def _from_dict(cls, record: Mapping[str, Any]) -> Found:
+        features = record["features"]
+        scored = features and all("log_probability" in feature for feature in features.values())
+        trials = [
+            Trial(Allocation.from_dict(trial["allocation"]), float(trial["quality"]), int(trial["bytes"]))
+            for trial in record.get("trials", [])
+        ]
+        return cls(
+            method=str(record["method"]),
+            seed=int(record["seed"]),
+            dim=int(record["dim"]),
+            names=tuple(features),
+            candidates=tuple(tuple(map(int, feature["candidates"])) for feature in features.values()),
+            scores=tuple(tuple(f["log_probability"]) for f in features.values()) if scored else None,
+            arrays=decoded(record.get("arrays", {})),
+            trials=tuple(trials),
+            undecided=tuple(record["undecided"]),
+            validation=tuple(record["validation"]),
+            steps=record.get("steps"),
+            planned_steps=record.get("planned_steps"),
+            training_bytes=record.get("training_bytes"),
+        )
+
+
+def problem(experiment: Experiment, share: float = 1.0) -> Problem:
+    """The problem that the experiment's method solves.
+
+    Args:
+        experiment: defines it.
+        share: 1/k to use every k-th training row.
+    """
+
+    def training_ids() -> np.ndarray:
+        training = training_rows(experiment, share)
+        return training.slice(0, len(training))[0]
+
+    method, schema, dim = experiment.method, experiment.schema, experiment.dim
+    return Problem(
+        method=method.name,
+        schema=schema,
+        dim=dim,
+        candidates=experiment.candidates,
+        prices=prices(method.plain, schema, experiment.candidates, dim),
+        full_bytes=full_tables(schema, dim).bytes,
+        seed=experiment.params.search.seed,
+        training_ids=training_ids,
+    )
+
+
+def nothing_found(experiment: Experiment) -> Found:
+    """The findings of a method that has nothing to find: its name and the candidates."""
+    names, seed = experiment.schema.names, experiment.params.search.seed
+    return Found(experiment.method.name, seed, experiment.dim, names, experiment.candidates)
+
+
+def check(experiment: Experiment) -> None:
+    """Check everything that a search needs, up to building the supernet, without reading rows.
+
+    Raises:
+        ValueError: naming a wrong parameter.
+    """
+    experiment.check()
+    if experiment.method.trains:
+        experiment.method.find(problem(experiment))
+
+
+def find(experiment: Experiment, work: Path, record: Record = nowhere, share: float = 1.0) -> Found:
+    """Run the search of the experiment's method, or resume it from ``work``.
+
+    Args:
+        experiment: to search.
+        work: folder of checkpoints; the caller removes it after saving the result.
+        record: receives (step, names, values).
+        share: 1/k to use every k-th row of ``train`` and ``arch``.
+
+    Raises:
+        ValueError: naming a wrong parameter.
+    """
+    experiment.check()
+    if not experiment.method.finds:
+        return nothing_found(experiment)
+    question = problem(experiment, share)
+    torch.manual_seed(question.seed)
+    finding = experiment.method.find(question)
+    base = vars(nothing_found(experiment))
+    if isinstance(finding, FieldEmbedding):
+        return _searched(experiment, finding, question, base, work / "search.ckpt", record, share)
+    if isinstance(finding, dict):
+        return Found(**base | {"arrays": finding})
+    return Found(**base | {"trials": _trained(experiment, finding, work, record, share)})
+
+
+def prepare(experiment: Experiment, share: float = 1.0) -> tuple[LitSearch, Batches]:
+    """A fresh supernet, ready for `pipeline.training.loop.fit`, and its batches.
+
+    Raises:
+        ValueError: if the method trains no supernet.
+    """
+    question = problem(experiment, share)
+    torch.manual_seed(question.seed)
+    embedding = experiment.method.find(question)
+    if not isinstance(embedding, FieldEmbedding):
+        raise ValueError(f"method {experiment.method.name} trains no supernet")
+    return _prepared(experiment, embedding, question, share)
+
+
+def _prepared(
+    experiment: Experiment, embedding: FieldEmbedding, question: Problem, share: float
+) -> tuple[LitSearch, Batches]:
+    settings, task, data = experiment.params.search, experiment.task, experiment.data
+    model = Model(experiment.schema, embedding, experiment.backbone, experiment.backbone_options)
+    training, arch = (data.split(part).thinned(share) for part in ("train", "arch"))
+    batches = task.batches(training, settings.batch_size, settings.seed)
+    module = LitSearch(
+        model,
+        task,
+        data.split("val"),
+        settings.epochs * len(batches),
+        task.batches(arch, settings.batch_size, settings.seed + 1),
+        experiment.architecture,
+        experiment.schema.names,
+        question.candidates,
+        question.prices,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+    )
+    return module, batches
+
+
+def _searched(
+    experiment: Experiment,
+    embedding: FieldEmbedding,
+    question: Problem,
+    base: Mapping[str, Any],
+    checkpoint: Path,
+    record: Record,
+    share: float,
+) -> Found:
+    """Train a supernet to the end, from ``checkpoint`` if there is one, and return its findings."""
+    settings = experiment.params.search
+    module, batches = _prepared(experiment, embedding, question, share)
+    module.record = record
+    fit(module, batches, settings.epochs, "search", checkpoint, settings.checkpoint_seconds)
+    module.model.eval()
+    embedding.conclude(module.judge())
+    findings = embedding.findings()
+    results = {
+        "arrays": findings.arrays(),
+        "validation": module.history,
+        "steps": module.steps,
+        "planned_steps": module.planned,
+        "training_bytes": training_bytes(embedding),
+        "trajectory": module.trajectory,
+    }
+    if findings.scores is not None:
+        scores = findings.scores.detach().cpu()
+        leads = margins(scores.exp()).tolist()
+        least = experiment.architecture.margin
+        results["undecided"] = tuple(
+            name for name, lead in zip(experiment.schema.names, leads, strict=True) if lead < least
+        )
+        pairs = zip(scores, question.candidates, strict=True)
+        results["scores"] = tuple(tuple(row[: len(dims)].tolist()) for row, dims in pairs)
+    return Found(**{**base, **results})
+
+
+def _trained(
+    experiment: Experiment, proposals: Sequence[Allocation], work: Path, record: Record, share: float
+) -> tuple[Trial, ...]:
+    """Train every proposal as a retraining does, except those with a result in ``work``."""
+    settings = experiment.params.search
+    names = (f"proposal/val/{experiment.task.objective}", "proposal/bytes")
+    trials = []
+    for i, allocation in enumerate(proposals):
+        result, checkpoint = work / f"proposal-{i}.json", work / f"proposal-{i}.ckpt"
+        if not result.exists():
+            title = f"proposal {i + 1} of {len(proposals)}"
+            trained = train(
+                experiment, allocation, settings.seed, checkpoint, settings=settings, share=share, title=title
+            )
+            quality = trained.validation[experiment.task.objective]
+            write_json(result, {"quality": quality, "allocation": allocation.to_dict()})
+            checkpoint.unlink(missing_ok=True)
+        size = spent(build, experiment.schema, experiment.dim, allocation).bytes
+        trials.append(Trial(allocation, float(read_json(result)["quality"]), size))
+        record(i, names, (trials[-1].quality, size))
+    return tuple(trials)

@@ -1,0 +1,47 @@
+"""Measure the quality and the cost of a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.split import Split
+from pipeline.embeddings.cost import Cost, cost, training_bytes
+from pipeline.experiment.experiment import Experiment
+from pipeline.models.model import Model
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model on n rows.
+
+    Args:
+        metrics: of the task.
+        predictions: for all rows, in order.
+        influence: (n,) of each row on the first metric; see `pipeline.training.task.Contract`.
+        cost: of serving the embedding.
+        params: number of parameters of the whole model.
+        training_bytes: of the embedding, see `pipeline.embeddings.cost.training_bytes`.
+    """
+
+    metrics: dict[str, float]
+    predictions: np.ndarray
+    influence: np.ndarray
+    cost: Cost
+    params: int
+    training_bytes: int
+
+
+def measure(experiment: Experiment, model: Model, split: Split) -> Measured:
+    """The metrics and the cost of a trained model on all rows of a split."""
+    task = experiment.task
+    predictions = task.predict(model, split)
+    return Measured(
+        task.measure(predictions, split),
+        predictions,
+        task.influence(predictions, split),
+        cost(model.embedding.packed()),
+        sum(p.numel() for p in model.parameters()),
+        training_bytes(model.embedding),
+    )

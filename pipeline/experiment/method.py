@@ -1,0 +1,134 @@
+"""A method: one file in ``pipeline/methods``, and defaults for the functions that the file does not define.
+
+The file defines ``derive(evidence, *, options) -> Allocation``, and may define:
+
+* ``find(problem, *, options)``: the search. It returns a supernet (an embedding), which is trained on ``train`` and
+  ``arch``; or proposals (a list of allocations), which are trained one by one and judged on ``val``; or a dict of
+  arrays, which is passed on to ``derive``. A method without ``find`` derives from the problem alone.
+* ``build(schema, dim, allocation) -> FieldEmbedding``: the embedding of an allocation. ``schema`` has the kept fields
+  only; ``dim`` is D. Default: `MixedTables`.
+* ``plain(schema, dims, dim) -> FieldEmbedding``: the embedding on which candidates are priced. Default: `MixedTables`.
+* ``candidates(schema, dim) -> list[list[int]]``: candidate dims of each field. Default: those of params.yaml.
+* ``ARCHITECTURE``: settings of the architecture's training that override ``search.architecture``.
+
+An option ``target`` of ``find`` is the size at which the search aims: bytes, or a share of the full tables' bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence, Problem
+from pipeline.data.schema import Schema
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import Plain
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.workflow.plug import plug
+from pipeline.workflow.validation import checked_options, keywords
+
+Finding = FieldEmbedding | list[Allocation] | dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and its options.
+
+    Args:
+        name: of the file.
+        module: the file.
+        options: of its ``find`` and ``derive``; checked.
+    """
+
+    name: str
+    module: ModuleType
+    options: Mapping[str, Any]
+
+    @classmethod
+    def named(cls, name: str, options: Mapping[str, Any] | None = None) -> Method:
+        """The method of this name.
+
+        Raises:
+            ValueError: naming the valid methods if there is none, or an unknown or wrong option.
+        """
+        module = plug("methods", name)
+        takers = [getattr(module, taker) for taker in ("find", "derive") if hasattr(module, taker)]
+        place = f"params.yaml: method.options.{name}"
+        return cls(name, module, checked_options(takers, options or {}, place))
+
+    @property
+    def finds(self) -> bool:
+        """Whether the method has a search."""
+        return hasattr(self.module, "find")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the search trains a supernet: the return type of ``find`` is an embedding."""
+        kind = get_type_hints(self.module.find).get("return") if self.finds else None
+        return isinstance(kind, type) and issubclass(kind, FieldEmbedding)
+
+    @property
+    def targets(self) -> bool:
+        """Whether the search aims at a size: ``find`` has the option ``target``."""
+        return self.finds and "target" in keywords(self.module.find)
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """Settings of the architecture's training that override params.yaml."""
+        settings: Mapping[str, Any] = getattr(self.module, "ARCHITECTURE", {})
+        return settings
+
+    @property
+    def plain(self) -> Plain:
+        """The function that builds the embedding on which candidates are priced."""
+        plain: Plain = getattr(self.module, "plain", MixedTables)
+        return plain
+
+    @cached_property
+    def own_candidates(self) -> Any:
+        """The method's ``candidates`` function; None if it uses those of params.yaml."""
+        return getattr(self.module, "candidates", None)
+
+    def find(self, problem: Problem) -> Finding:
+        """A supernet, proposals or arrays; see the module's docstring."""
+        finding: Finding = self.module.find(problem, **self._options_of(self.module.find))
+        return finding
+
+    def derive(self, evidence: Evidence) -> Allocation:
+        """The method's allocation; its size is not checked here."""
+        allocation: Allocation = self.module.derive(evidence, **self._options_of(self.module.derive))
+        return allocation
+
+    def build(self, schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
+        """The embedding of an allocation.
+
+        Args:
+            schema: the fields that the allocation keeps.
+            dim: D.
+            allocation: of this method.
+        """
+        build = getattr(self.module, "build", None)
+        if build is None:
+            return MixedTables(schema, allocation.dims, dim)
+        embedding: FieldEmbedding = build(schema, dim, allocation)
+        return embedding
+
+    def _options_of(self, function: Any) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if name in keywords(function)}
+
+
+def build(schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
+    """The embedding of an allocation, built by the method that it names; see `Method.build`."""
+    return Method.named(allocation.method).build(schema, dim, allocation)
+
+
+def offered(method: Method, schema: Schema, dim: int, chosen: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Candidate dims of each field: the method's own if it defines them, else the ``chosen`` ones."""
+    own = method.own_candidates
+    return tuple(tuple(dims) for dims in (chosen if own is None else own(schema, dim)))

@@ -1,0 +1,132 @@
+"""Train the model of one allocation; retrainings, proposals, cells of a study and trials of a sweep all use this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.batches import Batches
+from pipeline.data.split import Split
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.method import build
+from pipeline.models.model import Model, assemble
+from pipeline.training.loop import fit
+from pipeline.training.weights import LitWeights, Record, nowhere
+from pipeline.workflow.params import Training
+
+GoOn = Callable[[int, float], bool]  # (epoch, objective on val) -> whether to train on
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Args:
+        model: with the weights of its best epoch, in the form that is served.
+        history: for every epoch, the weight step and the task's metrics on ``val``.
+        validation: metrics of ``model`` on ``val``. They can differ from those of the best epoch, because some methods
+            change the weights after training, e.g. by rounding.
+        ended: whether training reached its end; False if ``go_on`` stopped it.
+    """
+
+    model: Model
+    history: list[dict[str, float]]
+    validation: dict[str, float]
+    ended: bool = True
+
+
+def training_rows(experiment: Experiment, share: float = 1.0) -> Split:
+    """The rows of ``train`` and ``arch``.
+
+    Args:
+        experiment: whose data are split.
+        share: 1/k to use every k-th row.
+    """
+    return experiment.data.split("train", "arch").thinned(share)
+
+
+def prepare(
+    experiment: Experiment,
+    allocation: Allocation,
+    seed: int,
+    settings: Training,
+    patience: int | None,
+    share: float = 1.0,
+) -> tuple[LitWeights, Batches]:
+    """A fresh model of an allocation, ready for `pipeline.training.loop.fit`, and its batches; see `train`."""
+    torch.manual_seed(seed)
+    model = assemble(
+        experiment.schema, experiment.dim, allocation, build, experiment.backbone, experiment.backbone_options
+    )
+    batches = experiment.task.batches(training_rows(experiment, share), settings.batch_size, seed)
+    module = LitWeights(
+        model,
+        experiment.task,
+        experiment.data.split("val"),
+        settings.epochs * len(batches),
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        patience=patience,
+    )
+    return module, batches
+
+
+def train(
+    experiment: Experiment,
+    allocation: Allocation,
+    seed: int,
+    checkpoint: Path,
+    *,
+    settings: Training | None = None,
+    share: float = 1.0,
+    title: str = "",
+    record: Record = nowhere,
+    go_on: GoOn | None = None,
+) -> Trained:
+    """Train a fresh model of an allocation, or resume its training from a checkpoint.
+
+    Args:
+        experiment: data, task and backbone.
+        allocation: of the embedding.
+        seed: of the initial weights and the order of the rows.
+        checkpoint: file to resume from and to write at intervals; the caller removes it after saving the result.
+        settings: None for those of ``retrain``, with its patience; others have no patience.
+        share: 1/k to use every k-th training row.
+        title: of the progress bar.
+        record: receives (step, names, values).
+        go_on: called with (epoch, objective on ``val``) after every epoch; training stops if it returns False.
+    """
+    patience = experiment.params.retrain.patience if settings is None else None
+    chosen = experiment.params.retrain if settings is None else settings
+    module, batches = prepare(experiment, allocation, seed, chosen, patience, share)
+    watch = _Watch(module, record, go_on)
+    module.record = watch
+    fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
+    module.model.load_state_dict(module.best)
+    module.model.embedding.finish()
+    task, validation = experiment.task, module.validation
+    metrics = task.measure(task.predict(module.model, validation), validation)
+    return Trained(module.model, module.history, metrics, not watch.stopped)
+
+
+class _Watch:
+    """Passes records on, and calls ``go_on`` after every epoch."""
+
+    def __init__(self, module: LitWeights, record: Record, go_on: GoOn | None) -> None:
+        self.module, self.record, self.go_on = module, record, go_on
+        self.stopped = False
+        self._asked = 0  # epochs for which `go_on` has been called
+
+    def __call__(self, step: int, names: tuple[str, ...], values: object) -> None:
+        self.record(step, names, values)  # type: ignore[arg-type]
+        # After a resume, the history begins with the epochs of the checkpoint.
+        while self.go_on is not None and self._asked < len(self.module.history):
+            objective = self.module.history[self._asked][self.module.task.objective]
+            if not self.go_on(self._asked, objective):
+                self.stopped = True
+                self.module.trainer.should_stop = True
+            self._asked += 1

@@ -1,0 +1,219 @@
+"""Evaluate every allocation on the test rows: its metrics, its costs, and the searched one against the controls."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.split import Split
+from pipeline.embeddings.cost import bytes_per_field, cost, full_tables
+from pipeline.experiment.experiment import CONTROLS, Experiment
+from pipeline.experiment.find import Found
+from pipeline.experiment.measure import Measured, measure
+from pipeline.experiment.method import Method
+from pipeline.experiment.saved import load
+from pipeline.metrics.difference import difference, row_variance, spread
+from pipeline.models.model import Model
+from pipeline.serving.latency import BATCHES, forms, measured
+
+SIZES = ("table_params", "params", "bytes", "training_bytes")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The results of one model on the test rows.
+
+    Args:
+        allocation: the model was built from it.
+        width: D, the width of the vectors that the backbone takes.
+        measured: results of the trained model itself.
+        served: metrics and bytes of the served model, by form; empty if the model cannot be served.
+    """
+
+    allocation: Allocation
+    width: int
+    measured: Measured
+    served: Mapping[str, dict[str, Any]]
+
+
+def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, Any]:
+    """The contents of ``report.json``. This opens the test rows.
+
+    Args:
+        experiment: the parameters and the data.
+        models: folder of the retrained models; it holds ``<allocation>/seed-<seed>``.
+        found: the findings of the search.
+    """
+    seeds, task = experiment.params.retrain.seeds, experiment.task
+    test = experiment.data.split("test")
+    names = ["searched", *(name for name in CONTROLS if (models / name).is_dir())]
+    tested: dict[str, list[Tested]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        files: dict[str, Path] = {}
+        for name in names:
+            for seed in seeds:
+                model, allocation = load(models / name / f"seed-{seed}", experiment)
+                timed = files if seed == seeds[0] else None
+                tested[name].append(_tested(experiment, model, allocation, test, folder, name, timed))
+        speeds = measured(files, test.slice(0, max(BATCHES))[0], folder)
+    full = full_tables(experiment.schema, experiment.dim).bytes
+    entries = {name: _entry(experiment, models_of, full, name, speeds) for name, models_of in tested.items()}
+    report: dict[str, Any] = {
+        "dataset": experiment.data.record.get("dataset", experiment.params.dataset.name),
+        "task": task.name,
+        "metrics": dict(task.metrics),
+        "objective": task.objective,
+        "backbone": experiment.params.backbone.name,
+        "method": found.method,
+        "seeds": list(seeds),
+        "test_rows": len(test),
+        "allocations": entries,
+        "comparisons": [_compared(task.objective, tested, entries, name) for name in names[1:]],
+        "undecided": list(found.undecided),
+        "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
+    }
+    return report | planted(experiment, entries["searched"]["dims"], test)
+
+
+def _tested(
+    experiment: Experiment,
+    model: Model,
+    allocation: Allocation,
+    test: Split,
+    folder: Path,
+    name: str,
+    files: dict[str, Path] | None,
+) -> Tested:
+    """Test one model and its served forms.
+
+    If ``files`` is given, the served forms are also saved in ``folder``, and their paths are added to ``files``.
+    """
+    task = experiment.task
+    results = measure(experiment, model, test)
+    served = {}
+    for form, packed in forms(model).items():
+        predictions = task.predict(packed, test)
+        metrics = task.measure(predictions, test)
+        served[form] = {
+            "metrics": metrics,
+            "objective_loss": results.metrics[task.objective] - metrics[task.objective],
+            "largest_difference": float(np.abs(predictions - results.predictions).max()),
+            "bytes": cost(packed.packed()).bytes,
+        }
+        if files is not None:
+            files[f"{name}.{form}"] = folder / f"{name}.{form}"
+            packed.save(files[f"{name}.{form}"])
+    return Tested(allocation, model.embedding.dim, results, served)
+
+
+def _entry(
+    experiment: Experiment, models: Sequence[Tested], full: int, name: str, speeds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The entry of an allocation in the report, over its seeds."""
+    dims = [model.allocation.dims for model in models]
+    alike = all(each == dims[0] for each in dims)
+    sizes = [
+        {
+            "table_params": model.measured.cost.table_params,
+            "params": model.measured.params,
+            "bytes": model.measured.cost.bytes,
+            "training_bytes": model.measured.training_bytes,
+        }
+        for model in models
+    ]
+    entry: dict[str, Any] = {"metrics": _spreads([model.measured.metrics for model in models])}
+    entry |= _over_seeds(sizes, SIZES, alike)
+    per_field = [_bytes_per_field(experiment, model) for model in models]
+    entry["dims"] = dims[0] if alike else dims
+    entry["bytes_per_field"] = per_field[0] if alike else per_field
+    entry["ratio"] = entry["bytes"] / full
+    entry["served"] = {}
+    for form in models[0].served:
+        served = [model.served[form] for model in models]
+        entry["served"][form] = {
+            "metrics": _spreads([each["metrics"] for each in served]),
+            **_over_seeds(served, ("bytes",), alike),
+            "objective_loss": float(np.mean([each["objective_loss"] for each in served])),
+            "largest_difference": max(each["largest_difference"] for each in served),
+            **speeds[f"{name}.{form}"],
+        }
+        entry["served"][form]["ratio"] = entry["served"][form]["bytes"] / full
+    return entry
+
+
+def _spreads(metrics: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    return {name: spread([each[name] for each in metrics]) for name in metrics[0]}
+
+
+def _over_seeds(sizes: Sequence[Mapping[str, Any]], names: Sequence[str], alike: bool) -> dict[str, Any]:
+    """The sizes of an allocation; their mean and the value of each seed if the seeds have different dimensions."""
+    entry: dict[str, Any] = {}
+    for name in names:
+        values = [of_seed[name] for of_seed in sizes]
+        entry[name] = values[0] if alike else round(sum(values) / len(values))
+        if not alike:
+            entry[f"{name}_values"] = values
+    return entry
+
+
+def _bytes_per_field(experiment: Experiment, model: Tested) -> dict[str, int] | None:
+    """Bytes of each field; None if settings or arrays also decide what is stored."""
+    allocation = model.allocation
+    if allocation.settings or allocation.arrays:
+        return None
+    return bytes_per_field(Method.named(allocation.method).plain, experiment.schema, allocation.dims, model.width)
+
+
+def _compared(
+    objective: str, tested: Mapping[str, Sequence[Tested]], entries: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """The searched allocation minus a control, over seeds and rows."""
+    searched, other = tested["searched"], tested[name]
+    influence = np.mean([model.measured.influence for model in searched], axis=0) - np.mean(
+        [model.measured.influence for model in other], axis=0
+    )
+    ours, others = ([model.measured.metrics[objective] for model in models] for models in (searched, other))
+    compared = difference(ours, others, row_variance(influence), len(influence))
+    ratio = entries["searched"]["bytes"] / entries[name]["bytes"]
+    return {"against": name, **compared.to_dict(), "bytes_ratio": ratio}
+
+
+def planted(experiment: Experiment, dims: Mapping[str, int], test: Split) -> dict[str, Any]:
+    """Results that only planted data allow: chosen dimensions against true ranks, and the best possible objective.
+
+    A field and its copy count as one field with the larger of their dimensions, because it is arbitrary which of the
+    two a search prefers.
+
+    Args:
+        experiment: the parameters and the data.
+        dims: chosen dimension of each field, by name.
+        test: rows of the part ``test``.
+
+    Returns:
+        Entries of the report; empty if the data are not planted.
+    """
+    facts = experiment.data.facts
+    if "ranks" not in facts:
+        return {}
+    ranks: dict[str, int] = facts["ranks"]
+    chosen = {name: dims[name] for name in ranks}
+    for copy, original in facts["copies"].items():
+        chosen[original] = max(chosen[original], dims[copy])
+    correlation = None  # undefined where all dims are alike
+    if len(set(chosen.values())) > 1:
+        correlation = float(spearmanr(list(ranks.values()), list(chosen.values())).statistic)
+    expected = experiment.data.expected_labels("test")
+    ceiling = None if expected is None else experiment.task.ceiling(np.load(expected), test)
+    return {
+        "rank_correlation": correlation,
+        "best_possible": ceiling,
+        "planted": [{"feature": name, "rank": rank, "dim": chosen[name]} for name, rank in ranks.items()],
+    }

@@ -1,0 +1,281 @@
+"""One cell of a study: for every seed search, derive, train all arms, and open ``test`` for each trained model.
+
+Nothing that ``test`` says is fed back into anything. Every finished search and training is kept in ``work`` until the
+cell is complete, so that an interrupted cell goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import TooFewBytes
+from pipeline.data.encoded import Encoded
+from pipeline.embeddings.cost import full_tables
+from pipeline.experiment.derive import control, derive, evidence
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.find import Found, find, nothing_found
+from pipeline.experiment.measure import measure
+from pipeline.experiment.method import Method
+from pipeline.experiment.train import Trained, train
+from pipeline.metrics.difference import encoded, sketch
+from pipeline.studies.grid import READ, Cell, merged
+from pipeline.tracking.tracker import Run, Tracker
+from pipeline.workflow.outputs import read_json, write_json
+from pipeline.workflow.params import Params
+from pipeline.workflow.validation import validated
+
+TUNING_SEED = 1000  # of all that is tried before the seeds of the study
+
+log = logging.getLogger("pipeline.studies")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search.
+
+    Args:
+        found: what it found.
+        summary: seconds, memory, the choice without any budget of its own; None where nothing was searched.
+    """
+
+    found: Found
+    summary: Mapping[str, Any] | None = None
+
+
+def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
+    """Run a cell, or what is left of it.
+
+    Args:
+        data: encoded.
+        work: folder of finished pieces and checkpoints; the caller removes it.
+
+    Returns:
+        ``rows``, one per seed, budget and arm; ``searches``, one per seed, or more where budgets have settings or
+        targets of their own; ``tried``, one per setting and budget; ``fields``, their names in order; ``metrics``,
+        name -> title, and the ``objective`` among them.
+    """
+    return _CellRun(cell, data, work, tracker).run()
+
+
+class _CellRun:
+    """A cell at work; see `run`."""
+
+    def __init__(self, cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> None:
+        self.cell, self.data, self.work, self.tracker = cell, data, work, tracker
+        self.settings = cell.settings()
+        self.task = Experiment(cell.params.only(READ), data).task
+
+    def run(self) -> dict[str, Any]:
+        tried = self._tried() if len(self.settings) > 1 else []
+        best = {repr(budget): self._best(tried, budget) for budget in self.cell.entry.budgets}
+        searches: list[dict[str, Any]] = []
+        rows = []
+        for seed in self.cell.seeds:
+            known = set()
+            for budget in self.cell.entry.budgets:
+                number = best[repr(budget)]
+                one = self.settings[number]
+                searched = self._searched(number, seed, budget, self.work / f"seed-{seed}")
+                summary = searched.summary
+                if summary is not None and summary["run"] not in known:
+                    known.add(summary["run"])
+                    searches.append({"seed": seed} | dict(summary))
+                for arm, allocation in _allocations(one, self.data, seed, budget, searched).items():
+                    name = f"seed-{seed}/{arm}" + ("" if budget is None else f"-{budget}")
+                    row = self._tested(one, seed, arm, budget, allocation, name)
+                    rows.append(row | {"setting": number, "search_seconds": summary and summary["seconds"]})
+        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective}
+        return {**about, "fields": list(self.data.schema.names), "searches": searches, "tried": tried, "rows": rows}
+
+    # --- what is tried first
+
+    def _tried(self) -> list[dict[str, Any]]:
+        """Every setting under every budget, searched and trained once, judged on ``val``.
+
+        A setting that cannot keep a budget has None for its objective there, and why in ``problem``.
+        """
+        tried: list[dict[str, Any]] = []
+        work = self.work / f"seed-{TUNING_SEED}"
+        for number, cell in enumerate(self.settings):
+            for budget in cell.entry.budgets:
+                done = work / f"tried-{number}-{budget}.trial"
+                if not done.exists():
+                    try:
+                        searched = self._searched(number, TUNING_SEED, budget, work)
+                        alone = replace(cell, entry=cell.entry.model_copy(update={"arms": ("searched",)}))
+                        allocations = _allocations(alone, self.data, TUNING_SEED, budget, searched)
+                    except TooFewBytes as error:
+                        tried.append({"setting": number, "budget": budget, "objective": None, "problem": str(error)})
+                        continue
+                    tracked = self.tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=_shown(cell))
+                    title, checkpoint = f"{cell.name}, setting {number}, budget {budget}", done.with_suffix(".ckpt")
+                    trained = self._trained(cell, TUNING_SEED, allocations["searched"], checkpoint, title, tracked)
+                    objective = trained.validation[self.task.objective]
+                    tracked.metrics(0, {f"val/{self.task.objective}": objective})
+                    tracked.end()
+                    trial = {"setting": number, "budget": budget, "objective": objective, "run": tracked.name}
+                    write_json(done, trial)
+                    checkpoint.unlink(missing_ok=True)
+                tried.append(read_json(done))
+        return tried
+
+    def _best(self, tried: list[dict[str, Any]], budget: Any) -> int:
+        """Number of the setting to take under a budget."""
+        of_budget = [trial for trial in tried if trial["budget"] == budget]
+        able = [trial for trial in of_budget if trial["objective"] is not None]
+        if of_budget and not able:
+            raise ValueError(f"no setting of {self.cell.name} keeps the budget {budget}: {of_budget[0]['problem']}")
+        return int(max(able, key=lambda trial: trial["objective"])["setting"]) if able else 0
+
+    def _first_alike(self, number: int) -> int:
+        """Number of the first setting with the same search; settings may differ in the retraining alone."""
+
+        def searched(cell: Cell) -> dict[str, Any]:
+            return cell.setting.search.only([key for key in READ if key != "retrain"]).to_dict()
+
+        return next(n for n, cell in enumerate(self.settings) if searched(cell) == searched(self.settings[number]))
+
+    # --- searches
+
+    def _searched(self, number: int, seed: int, budget: Any, work: Path) -> Searched:
+        """The search of a setting; ``budget`` counts for a method whose search depends on the bytes that it is for."""
+        cell = self.settings[number]
+        params = _with_seed(cell, seed, budget)
+        experiment = Experiment(params.only(READ), self.data)
+        if not cell.searches:
+            return Searched(nothing_found(experiment))
+        first, targets = self._first_alike(number), cell.method.targets
+        name = "-".join(["search", *([str(first)] if first else []), *([str(budget)] if targets else [])])
+        done = work / f"{name}.scores"
+        if not done.exists():
+            self._search(cell, experiment, name, seed, budget if targets else None, work)
+        kept = read_json(done)
+        scores = done.with_suffix(".json")
+        return Searched(Found.load(scores, self.data.schema), kept)
+
+    def _search(self, cell: Cell, experiment: Experiment, name: str, seed: int, budget: Any, work: Path) -> None:
+        """Search, and keep what was found and what it took."""
+        began, before = time.monotonic(), _peak_mib()
+        whole = not (work / name).exists()
+        tracked = self.tracker.run(f"{name}/seed-{seed}", seed=seed, params=experiment.params.to_dict())
+        found = find(experiment, work / name, tracked.metrics, cell.entry.share)
+        allocation, spent = derive(experiment.method, evidence(found, self.data.schema, budget))
+        summary = {
+            "seconds": time.monotonic() - began if whole else None,
+            "peak_mib": None if before is None else (_peak_mib() or before) - before,
+            "dims": allocation.dims,
+            "bytes": spent,
+            "undecided": list(found.undecided),
+            "training_bytes": found.training_bytes,
+            "run": tracked.name,
+        }
+        tracked.metrics(0, {f"dim/{field}": d for field, d in allocation.dims.items()})
+        tracked.end()
+        done = work / f"{name}.scores"
+        write_json(done.with_suffix(".json"), found.to_dict())
+        write_json(done, summary)
+        shutil.rmtree(work / name, ignore_errors=True)
+
+    # --- trainings
+
+    def _tested(
+        self, cell: Cell, seed: int, arm: str, budget: Any, allocation: Allocation, name: str
+    ) -> dict[str, Any]:
+        """One arm, trained and tested. One that was trained under another name is not trained again."""
+        place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
+        done, checkpoint = self.work / f"{name}.row", self.work / f"{name}.ckpt"
+        settings = cell.params.retrain.model_dump()
+        built = hashlib.sha256(json.dumps([allocation.digest(), settings]).encode()).hexdigest()
+        for other in sorted((self.work / f"seed-{seed}").glob("*.row")):
+            kept = read_json(other)
+            if kept["built"] == built:
+                return {**kept, **place}
+        began, whole = time.monotonic(), not checkpoint.exists()
+        run_name = name.replace("seed-", "retrain/seed-")
+        tracked = self.tracker.run(run_name, seed=seed, params=_shown(cell), tags={"allocation": arm})
+        trained = self._trained(cell, seed, allocation, checkpoint, f"{cell.name}, {name}", tracked)
+        seconds = time.monotonic() - began
+        experiment = Experiment(cell.params.only(READ), self.data)
+        tested = measure(experiment, trained.model, self.data.split("test"))
+        size = tested.cost.bytes
+        tracked.metrics(0, {f"test/{metric}": value for metric, value in tested.metrics.items()} | {"bytes": size})
+        tracked.metrics(0, {f"dim/{field}": d for field, d in allocation.dims.items()})
+        tracked.end()
+        row = {
+            **place,
+            "metrics": tested.metrics,
+            "bytes": size,
+            "built": built,
+            "of_full": size / full_tables(self.data.schema, cell.params.dim).bytes,
+            "table_params": tested.cost.table_params,
+            "training_bytes": tested.training_bytes,
+            "validation": trained.validation[self.task.objective],
+            "epochs": len(trained.history),
+            "seconds": seconds if whole else None,  # what an interrupted training took, nobody knows
+            "run": tracked.name,
+            "rows": len(tested.influence),
+            "sketch": encoded(sketch(tested.influence)),
+        }
+        write_json(done, row)
+        checkpoint.unlink(missing_ok=True)
+        figure = tested.metrics[self.task.objective]
+        log.info("%s: %s: %s %.4f, %s bytes, %.0f s", cell.name, name, self.task.title, figure, f"{size:,}", seconds)
+        return row
+
+    def _trained(
+        self, cell: Cell, seed: int, allocation: Allocation, checkpoint: Path, title: str, tracked: Run
+    ) -> Trained:
+        experiment = Experiment(cell.params.only(READ), self.data)
+        return train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics)
+
+
+def _allocations(cell: Cell, data: Encoded, seed: int, budget: Any, searched: Searched) -> dict[str, Allocation]:
+    """The allocation of every arm under a budget. Arms without a size of their own come with the first budget alone."""
+    chosen: dict[str, Allocation] = {}
+    given = evidence(searched.found, data.schema, budget)
+    arms = cell.entry.arms
+    match = 0
+    if {"searched", "uniform", "random"} & set(arms):
+        allocation, match = derive(cell.method, given)
+        if "searched" in arms:
+            chosen["searched"] = allocation
+    first = budget == cell.entry.budgets[0]
+    for arm in arms:
+        if arm in ("uniform", "random"):
+            chosen[arm] = control(arm, given, seed, match)
+        elif arm == "full" and first:
+            chosen[arm] = Method.named(arm).derive(replace(given, method=arm))
+        elif arm == "alone" and first:
+            data.schema.check_names([cell.entry.field or ""])
+            dims = {name: given.dim if name == cell.entry.field else 0 for name in data.schema.names}
+            chosen[arm] = Allocation("full", dims)
+    return chosen
+
+
+def _with_seed(cell: Cell, seed: int, budget: Any) -> Params:
+    """The parameters of a cell's search with a seed, and for a method that searches for some bytes, with these."""
+    changes: dict[str, Any] = {"search": {"seed": seed}}
+    values = merged(cell.setting.search.model_dump(mode="json"), changes)
+    if cell.method.targets and budget is not None:
+        name = cell.params.method.name
+        values["method"] = merged(values["method"], {"options": {name: {"target": budget}}})
+    return validated(Params, values, f"cell {cell.name}")
+
+
+def _shown(cell: Cell) -> dict[str, Any]:
+    return cell.params.only(READ).to_dict()
+
+
+def _peak_mib() -> float | None:
+    """Memory of this process at its peak until now; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024 if status.exists() else None

@@ -1,0 +1,129 @@
+"""The results of a study as data frames, with MLflow's ids of the runs that they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.metrics.difference import decoded
+from pipeline.studies.grid import Study
+from pipeline.tracking.place import StoreError
+from pipeline.tracking.sync import run_ids
+from pipeline.workflow.places import root
+
+Result = Mapping[str, Any]  # of one cell, see `pipeline.studies.cell.run`
+
+COLUMNS = [  # of a trained model, beside its metrics
+    *("cell", "budget", "arm", "seed", "bytes", "of_full", "table_params", "training_bytes", "epochs", "seconds"),
+    *("search_seconds", "setting", "test_rows", "dims", "run", "mlflow_run", "commit", "sketch"),
+]
+SEARCH_COLUMNS = [  # of a search
+    *("cell", "seed", "seconds", "peak_mib", "dims", "bytes", "undecided", "training_bytes", "run", "mlflow_run"),
+    "commit",
+]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the cells of a study measured.
+
+    Args:
+        rows: one row for each trained model, with a column for each key of the grid, each metric and each of
+            `COLUMNS`; ``dims`` is JSON, ``sketch`` is an array or None.
+        searches: one row for each search, with the keys of the grid and `SEARCH_COLUMNS`.
+        metrics: name of each metric -> its title.
+        objective: the metric that judges; more of it is better.
+    """
+
+    rows: pd.DataFrame
+    searches: pd.DataFrame
+    metrics: Mapping[str, str]
+    objective: str
+
+    @property
+    def title(self) -> str:
+        """What tables and axes call the objective."""
+        return self.metrics[self.objective]
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics that have room in a table; the objective comes first."""
+        return list(self.metrics)[:2]
+
+    @property
+    def details(self) -> pd.DataFrame:
+        """Every single figure: of the trained models, or of the searches where nothing was trained."""
+        return self.rows.drop(columns="sketch") if len(self.rows) else self.searches
+
+    @classmethod
+    def of(cls, study: Study, results: Sequence[Result]) -> Frames:
+        """The frames of one or more results.
+
+        Raises:
+            ValueError: if the cells have different objectives, or a column would have two meanings.
+        """
+        objectives = {result["objective"]: _name(result) for result in results}
+        if len(objectives) > 1:
+            said = ", ".join(f"{objective} for {cell}" for objective, cell in objectives.items())
+            raise ValueError(f"study {study.name}: a report compares one objective, and its cells have {said}")
+        (objective,) = objectives
+        metrics = {name: title for result in results for name, title in result["metrics"].items()}
+        metrics = {objective: metrics[objective], **metrics}
+        columns = [*study.grid, *metrics, f"val_{objective}", *COLUMNS]
+        for names in (columns, [*study.grid, *SEARCH_COLUMNS]):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(
+                    f"study {study.name}: the tables have a column {twice[0]} of their own; give the grid's key, or "
+                    "the metric, of this name another one"
+                )
+        ids = _mlflow_ids(results)
+        rows = [line for result in results for line in _rows(result, objective, ids)]
+        searches = [line for result in results for line in _searches(result, ids)]
+        order = [*study.grid, *COLUMNS[:4], *metrics, f"val_{objective}", *COLUMNS[4:]]
+        search_order = [*study.grid, *SEARCH_COLUMNS]
+        return cls(pd.DataFrame(rows, columns=order), pd.DataFrame(searches, columns=search_order), metrics, objective)
+
+
+def _rows(result: Result, objective: str, ids: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    return [
+        {
+            **row,
+            **row["metrics"],
+            **_place(result, row, ids),
+            f"val_{objective}": row["validation"],
+            "test_rows": row.get("rows"),
+            "sketch": decoded(row["sketch"]) if row.get("sketch") else None,
+        }
+        for row in result["rows"]
+    ]
+
+
+def _searches(result: Result, ids: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+    return [{**search, **_place(result, search, ids)} for search in result["searches"]]
+
+
+def _place(result: Result, line: Mapping[str, Any], ids: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    return {
+        **result["keys"],
+        "cell": _name(result),
+        "dims": json.dumps(line["dims"]),
+        "mlflow_run": ids.get((result["key"], line["run"]), ""),
+        "commit": result["commit"],
+    }
+
+
+def _name(result: Result) -> str:
+    return "-".join(result["keys"].values())
+
+
+def _mlflow_ids(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """Ids of the runs that have arrived in the store, by the cell's key and the run's name."""
+    try:
+        return run_ids(root(), "study", [result["key"] for result in results])
+    except StoreError as error:
+        print(f"report: warning: no MLflow ids of the runs: {error}")
+        return {}

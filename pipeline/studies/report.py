@@ -1,0 +1,221 @@
+"""The report of a study: its results, tables, figures, and its section of the page of all studies."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.metrics.difference import LEVEL
+from pipeline.reporting import page, study_figures, style
+from pipeline.reporting.text import Table
+from pipeline.studies import contests, tables
+from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, covered, groups
+from pipeline.studies.frames import Frames
+from pipeline.studies.grid import Cell, Study
+from pipeline.studies.results import Results
+from pipeline.workflow.outputs import whole, write_json, write_text
+
+ABOUT = {
+    "overall": "Every backbone and method, beside one dimension for all fields and random dimensions of the same size.",
+    "components": "AD-1 shares one table between the candidate dimensions and pads with zeros. AD-2, the method "
+    "itself, shares the table and maps linearly. AD-3 has separate tables and pads with zeros. AD-4 has separate "
+    "tables and maps linearly. Single-level learns weights and architecture from the same batches. All are retrained "
+    "with linear maps.",
+    "schedule": "f is the number of weight steps for each architecture step. The temperature cools over the run, not "
+    "at all, or as in the paper. During the warm-up, a share of the steps, all candidates have the same weight.",
+    "transfer": "Dimensions found with FM, in backbones that had no part in the search.",
+    "stability": "Whether seeds choose alike: the mean correlation of the chosen dimensions over all pairs of seeds.",
+    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives it.",
+    "budget": "One search, many budgets: the best choice within each budget, beside one dimension for all fields and "
+    "random dimensions of the same size.",
+    "data": "The search sees a share of the rows, the retraining sees all of them.",
+}
+CONTEST = (
+    "All methods within the same bytes, counting all that has to be kept to serve. A method may stay below its budget, "
+    "so it is compared with one dimension for all fields, of the size that the method came to. Where it stays below "
+    "several budgets, the same model stands in several settings."
+)
+CORRECTED = (
+    "p-values are corrected after Holm: for all tests of a data set in the standings and the claims, and for all tests "
+    "of the table elsewhere. There is no test where the nearest uniform dimension differs by more than "
+    f"{UNEQUAL:.0%} in bytes. With so many tests of so few seeds, only large differences hold after correction; "
+    f'"{contests.HIGHER} {contests.UNCORRECTED}" and "{contests.LOWER} {contests.UNCORRECTED}" are the verdicts of '
+    f"those whose p-value is below {contests.ALPHA} by itself, but not after correction."
+)
+
+
+@dataclass
+class _Found:
+    """The results of a study's cells, by what is known of them.
+
+    Args:
+        results: of the cells, by name.
+        unknown: cells whose kept result cannot be checked, because their data are not here.
+        missing: names of cells without a result.
+    """
+
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unknown: list[Cell] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def write(study: Study, partial: bool = False) -> str:
+    """Write ``results/<profile>/`` in the study's folder, the working directory: whole or not at all.
+
+    It holds the results themselves (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
+
+    Args:
+        partial: report the cells that have results, instead of refusing if some have none.
+
+    Returns:
+        The contents of ``table.md``.
+
+    Raises:
+        ValueError: if cells have no results, naming them.
+    """
+    found = _find(study, partial)
+    results = list(found.results.values())
+    frames = Frames.of(study, results)
+    contest = contests.is_contest(study)
+    made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
+    made += contests.tried(study, frames, results)
+    about = _about(study, frames, found)
+    text = "\n\n".join([f"# Study: {study.name}", *about, *(table.markdown() for table in made)])
+    with whole(Path("results") / study.profile) as folder:
+        _keep(study, found, folder / "cells")
+        frames.details.to_csv(folder / "table.csv", index=False)
+        write_text(folder / "table.md", text + "\n")
+        pictures = []
+        for name, caption, figure in _figures(study, frames):
+            style.save(figure, folder / f"{name}.png")
+            pictures.append(page.image(folder / f"{name}.svg", caption))
+        write_text(folder / "section.html", _section(study, frames, about, made, pictures))
+    return text
+
+
+def _find(study: Study, partial: bool) -> _Found:
+    at, found = Results(study), _Found()
+    for cell in study.cells():
+        if result := at.find(cell):
+            found.results[cell.name] = result
+        elif at.unknown(cell):
+            found.unknown.append(cell)
+        else:
+            found.missing.append(cell.name)
+    if not found.results:
+        raise ValueError(f"study {study.name}, profile {study.profile}, has no results yet; run it")
+    without = [*found.missing, *(cell.name for cell in found.unknown)]
+    if without and not partial:
+        raise ValueError(
+            f"study {study.name}, profile {study.profile}: cells {', '.join(without)} have no results yet; run the "
+            "study, or report the others with --partial"
+        )
+    return found
+
+
+def _keep(study: Study, found: _Found, folder: Path) -> None:
+    """Copy the results, and those that cannot be checked as they are: older code may have written them."""
+    folder.mkdir(parents=True)
+    for name, result in found.results.items():
+        write_json(folder / f"{name}.json", result, indent=None)
+    for cell in found.unknown:
+        shutil.copyfile(Results(study).kept(cell), folder / f"{cell.name}.json")
+
+
+def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
+    """What the study is, how to read the tables, and what is not in them: a paragraph each."""
+    contest = contests.is_contest(study)
+    commits = sorted({result["commit"] for result in found.results.values()})
+    seeds = ", ".join(map(str, study.seeds))
+    read = f"Profile {study.profile}, seeds {seeds}; written on {datetime.date.today().isoformat()} from results of "
+    read += f"commit {', '.join(commits)}. All figures are of one split of the data."
+    if len(frames.rows):
+        read += " They are means over the seeds ± the standard deviation. Differences are paired by seed."
+    if contest:
+        read += f" {CORRECTED}"
+    paragraphs = [CONTEST if contest else ABOUT.get(study.name, ""), read]
+    if found.missing:
+        paragraphs.append(f"Cells without results yet: {', '.join(found.missing)}.")
+    if found.unknown:
+        names = ", ".join(cell.name for cell in found.unknown)
+        paragraphs.append(
+            f"Kept in cells/, but not in the tables: {names}. Their data are not here, so nothing tells whether these "
+            "results are still those of the cells."
+        )
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def _section(study: Study, frames: Frames, about: Sequence[str], made: Sequence[Table], pictures: Sequence[str]) -> str:
+    """The study's part of the page of all studies."""
+    body = [page.heading(f"{study.name}, {study.profile}"), *map(page.paragraph, about)]
+    for table in made:
+        body += [page.titled(table.title, table.note), page.table(table.head, table.rows)]
+    lines = frames.details
+    shown = lines[[name for name in lines if name not in ("cell", "peak_mib", "undecided")]]
+    cells = [[_plain(value) for value in row] for row in shown.itertuples(index=False)]
+    single = page.table(list(shown), cells)
+    summary = f"All {len(lines)} single results, with their MLflow runs and commits"
+    return "\n".join([*body, *pictures, page.details(summary, single)]) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+# --- figures
+
+
+def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+    """File name, description and figure."""
+    if study.name == "budget":
+        yield from _curves(frames)
+    else:
+        yield from _differences(study, frames)
+
+
+def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+    """The objective against bytes, a figure for each data set and method."""
+    for (dataset, method), rows in frames.rows.groupby(["dataset", "method"], sort=False):
+        points = {
+            str(arm): [(one["bytes"].mean(), one[frames.objective].tolist()) for _, one in of_arm.groupby("budget")]
+            for arm, of_arm in rows.groupby("arm", sort=False)
+        }
+        place = f"{dataset}, {method}"
+        caption = f"{frames.title} against bytes, {place}; the bands are the range of the seeds"
+        yield f"curve-{dataset}-{method}", caption, study_figures.curves(points, place, frames.title)
+
+
+def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+    """Each searched group minus one dimension of its size; of many methods, a figure for each data set."""
+    grouped = groups(study, frames)
+    contest = contests.is_contest(study)
+    keys = ["method"] if contest else list(study.grid)
+    parts: dict[str, dict[str, dict[str, study_figures.Interval]]] = {}
+    shown = []
+    for group, one in zip(grouped, against_uniform(study, frames, grouped), strict=True):
+        if one is not None and one.fair:
+            part = str(group.place["dataset"]) if contest else ""
+            panel = f"budget {budget_text(group.place['budget'])}" if contest else ""
+            name = ", ".join(str(group.place[key]) for key in keys)
+            of_panel = parts.setdefault(part, {}).setdefault(panel, {})
+            of_panel[name] = (one.difference.mean, one.difference.interval)
+            shown.append(one.difference)
+    for part, panels in parts.items():
+        where = f", {part}" if part else ""
+        axis = f"difference in {frames.title}"
+        if covers := covered(shown):
+            axis += f"; {LEVEL:.0%} intervals cover {covers}"
+        figure = study_figures.differences(
+            panels, f"Minus one dimension for all fields, of the same size{where}", axis, ordered=contest
+        )
+        caption = f"{frames.title} minus that of one dimension of the same size{where}"
+        yield "-".join(["minus_uniform", *([part] if part else [])]), caption, figure

@@ -1,0 +1,187 @@
+"""Runs the cells of a study, several at a time, each as a stage of DVC."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from pipeline.reporting.text import number_of
+from pipeline.studies.grid import Cell, Study
+from pipeline.studies.results import Results
+from pipeline.workflow import process
+from pipeline.workflow.code import ROOT
+
+SHOWN_LINES = 12  # of the log of a stage that failed
+
+log = logging.getLogger("pipeline.studies")
+
+
+class StudyRun:
+    """A study at work, in its folder.
+
+    Args:
+        jobs: cells at a time.
+    """
+
+    def __init__(self, study: Study, jobs: int) -> None:
+        self.study, self.jobs = study, jobs
+        self.results = Results(study)
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, only: Mapping[str, Sequence[str]]) -> list[str]:
+        """Run the cells that ``only`` names, or all of them; what failed, one line each.
+
+        Raises:
+            ValueError: if it names something that the study does not have.
+        """
+        wanted = self._wanted(only)
+        self._say_plan(wanted)
+        if not Path(".dvc").exists():
+            no_scm = [] if git("rev-parse", "--git-dir") else ["--no-scm"]
+            subprocess.run([dvc(), "init", "--quiet", *(no_scm or ["--subdir"])], check=True)
+        self._reproduce(f"keys-{self.study.profile}", "keys")
+        failed: list[str] = []
+        for dataset in dict.fromkeys(cell.keys["dataset"] for cell in wanted):
+            try:
+                self._reproduce(f"data-{self.study.profile}@{dataset}", dataset)
+            except RuntimeError as error:
+                failed.append(f"{dataset}: {error}")
+                wanted = [cell for cell in wanted if cell.keys["dataset"] != dataset]
+        return failed + self._run_cells(wanted)
+
+    def report(self) -> None:
+        """Have DVC write the report of all cells."""
+        command = [dvc(), "repro", "--quiet", "--single-item", f"report-{self.study.profile}"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, env=self._environment(), check=True)
+
+    def _wanted(self, only: Mapping[str, Sequence[str]]) -> list[Cell]:
+        where = f"study {self.study.name}, profile {self.study.profile},"
+        cells = self.study.cells()
+        for key, values in only.items():
+            there = list(dict.fromkeys(cell.keys[key] for cell in cells))
+            if absent := [value for value in values if value not in there]:
+                raise ValueError(f"{where} has no {key} {', '.join(absent)}; it has {', '.join(there)}")
+        wanted = [cell for cell in cells if all(cell.keys[key] in values for key, values in only.items())]
+        if not wanted:
+            raise ValueError(f"{where} has no cell with {dict(only)}")
+        return wanted
+
+    def _say_plan(self, wanted: Sequence[Cell]) -> None:
+        log.info(
+            "study %s, profile %s: %s, %s, %s; about %s with %s, less for what is done already",
+            self.study.name,
+            self.study.profile,
+            number_of(len(wanted), "cell"),
+            number_of(len(self.study.seeds), "seed"),
+            number_of(sum(cell.runs for cell in wanted), "search or training", "searches and trainings"),
+            duration(sum(cell.cost for cell in wanted) / self.jobs),
+            number_of(self.jobs, "job"),
+        )
+
+    def _run_cells(self, wanted: list[Cell]) -> list[str]:
+        here = {cell.name for cell in wanted if self.results.find(cell)}
+        if here:
+            log.info("here already: %d of %s", len(here), number_of(len(wanted), "cell"))
+        # What is here goes first; then the longest, so that none is left over at the end.
+        wanted.sort(key=lambda cell: (cell.name not in here, -cell.cost))
+        clock = _Clock({cell.name: 0.0 if cell.name in here else cell.cost for cell in wanted}, self.jobs)
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            stages: dict[Future[None], Cell] = {
+                pool.submit(self._reproduce, f"cell-{self.study.profile}@{cell.name}", cell.name): cell
+                for cell in wanted
+            }
+            failed = []
+            for future in as_completed(stages):
+                cell, wrong = stages[future], future.exception()
+                if wrong:
+                    failed.append(f"{cell.name}: {wrong}")
+                log.info(clock.done(cell.name, wrong is not None))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for running in list(self._running):
+                running.terminate()  # its stage ends with it, and goes on from its checkpoint the next time
+            raise
+        pool.shutdown()
+        return failed
+
+    def _reproduce(self, stage: str, name: str) -> None:
+        """Have DVC run one stage; what it says goes to a file.
+
+        Raises:
+            RuntimeError: with the end of that file, if the stage fails.
+        """
+        output = Path("artifacts/logs") / self.study.profile / f"{name}.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        command = [dvc(), "--wait-for-lock", "repro", "--single-item", stage]
+        with output.open("w") as file:
+            started = subprocess.Popen(command, stdout=file, stderr=file, env=self._environment())
+            self._running.add(started)
+            try:
+                ended = started.wait()
+            finally:
+                self._running.discard(started)
+        if ended:
+            tail = [line for line in output.read_text().splitlines() if line.strip()][-SHOWN_LINES:]
+            raise RuntimeError("\n  ".join([f"see {self.study.folder / output}", *tail]))
+
+    def _environment(self) -> dict[str, str]:
+        """Of the stages: they share the cores, run the code of this checkout, and end with this process."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        code = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        threads = str(max(1, process.cores() // self.jobs))
+        own = {"PATH": path, "PYTHONPATH": code, process.WATCHED: process.this_process()}
+        return {**os.environ, **own, "OMP_NUM_THREADS": threads}
+
+
+class _Clock:
+    """Says after every cell how much is done and how long the rest will take."""
+
+    def __init__(self, cost: Mapping[str, float], jobs: int) -> None:
+        self.cost, self.jobs = cost, jobs
+        self.began = time.monotonic()
+        self.total = self.left = sum(cost.values())
+        self.number = 0
+
+    def done(self, name: str, failed: bool) -> str:
+        self.number += 1
+        self.left -= self.cost[name]
+        spent = time.monotonic() - self.began
+        ahead = spent * self.left / (self.total - self.left) if self.total > self.left else self.left / self.jobs
+        return (
+            f"[{self.number}/{len(self.cost)}] {name}{' FAILED' if failed else ''}, {duration(spent)} gone, about "
+            f"{duration(ahead)} left"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: "80 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def dvc() -> str:
+    """The one of this environment, whatever the path."""
+    beside = Path(sys.executable).with_name("dvc")
+    return str(beside) if beside.exists() else "dvc"
+
+
+def git(*words: str) -> str:
+    """What git says in the repository; nothing where there is no git, or no repository of git."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" if files differ from it."""
+    return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"

@@ -1,0 +1,117 @@
+"""What a sweep leaves: a table, the best trial's parameters, figures, and one page that shows it all."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.reporting import page, style, sweep_figures
+from pipeline.reporting.text import number_of
+from pipeline.sweeps import space as spaces
+from pipeline.sweeps.sweep import Sweep
+
+Row = Mapping[str, Any]  # of a trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
+FIGURES = {
+    "front": "{title} on val against bytes, a dot for each trial",
+    "history": "Trial by trial",
+    "importances": "What decides",
+}
+
+
+def chosen(rows: Sequence[Row]) -> Row | None:
+    """The best trial, of several on a front the one with the best objective; None if none is complete."""
+    return max((row for row in rows if row["best"]), key=lambda row: row["objective"], default=None)
+
+
+def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Write all of it into a new folder.
+
+    Args:
+        rows: of every trial; see `Sweep.rows`.
+        importances: share of each parameter, by what it decides.
+
+    Returns:
+        What is to be printed.
+    """
+    folder.mkdir()
+    _write_csv(folder / "trials.csv", rows)
+    drawn = folder / "figures"
+    style.save(sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
+    style.save(sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
+    if importances:
+        style.save(sweep_figures.importances(importances), drawn / "importances.png")
+    values = {row["trial"]: {path: row["values"][".".join(path)] for path in sweep.space} for row in rows}
+    commands = {row["trial"]: spaces.command(sweep.values_now, values[row["trial"]]) for row in rows if row["best"]}
+    (folder / "sweep.html").write_text(_html(sweep, rows, drawn, commands))
+    best = chosen(rows)
+    if best is None:
+        within = "" if sweep.budget is None else f" within the budget of {sweep.budget:,} bytes"
+        return [f"sweep: {number_of(len(rows), 'trial')}, none complete{within}; widen sweep.space in params.yaml"]
+    said = f"trial {best['trial']}: val {sweep.title} {best['objective']:.4f}, {best['bytes']:,} bytes, "
+    said += f"{best['of_full']:.1%} of the full tables'"
+    seed = sweep.params.retrain.seeds[0]
+    head = f"# The best of {sweep.name}, {said}. This command makes its seed {seed} again:\n"
+    patched = yaml.safe_dump(spaces.patch(sweep.values_now, values[best["trial"]]), sort_keys=False)
+    (folder / "best.yaml").write_text(f"{head}# {commands[best['trial']]}\n{patched}")
+    others = sum(row["best"] for row in rows) - 1
+    front = f"; {others} smaller on the front, see artifacts/sweep/sweep.html" if others else ""
+    return [f"sweep: the best is {said}{front}. This makes it again:", commands[best["trial"]]]
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    names, fields = list(rows[0]["values"]), list(rows[0]["dims"])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        own = ["trial", "ended", "val_objective", "bytes", "of_full", "best"]
+        writer.writerow([*own, *names, *(f"dim.{field}" for field in fields)])
+        for row in rows:
+            objective = "" if row["objective"] is None else repr(row["objective"])
+            cells = [row["trial"], row["ended"], objective, row["bytes"], f"{row['of_full']:.6f}", int(row["best"])]
+            values = [row["values"][name] for name in names]
+            writer.writerow([*cells, *values, *(row["dims"][field] for field in fields)])
+
+
+def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int, str]) -> str:
+    ended = Counter(row["ended"] for row in rows)
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(ended.items()))
+    aim = f"best {sweep.title} on val, fewest bytes"
+    if sweep.budget is not None:
+        aim = f"best {sweep.title} on val within {sweep.budget:,} bytes"
+    body = [page.paragraph(f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not opened.")]
+    best = sorted((row for row in rows if row["best"]), key=lambda row: row["bytes"])
+    if best:
+        body.append(page.heading("The best trial" if len(best) == 1 else "The trials that no other beats"))
+        body.append(page.table(*_table(best, sweep.title)))
+    for stem, title in FIGURES.items():
+        if (drawn / f"{stem}.svg").exists():
+            shown = title.format(title=sweep.title)
+            body += [page.heading(shown), page.image(drawn / f"{stem}.svg", shown)]
+    body += [page.heading("All trials"), page.table(*_table(rows, sweep.title))]
+    if best:
+        body.append(page.heading("Make them again, with controls and the test rows"))
+    for row in best:
+        dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
+        body.append(page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"))
+        body.append(page.code(commands[row["trial"]]))
+    return page.page(f"Sweep {sweep.name}", body)
+
+
+def _table(rows: Sequence[Row], title: str) -> tuple[list[str], list[list[str]]]:
+    names = list(rows[0]["values"])
+    cells = [
+        [
+            str(row["trial"]),
+            row["ended"],
+            "" if row["objective"] is None else f"{row['objective']:.4f}",
+            f"{row['bytes']:,}",
+            f"{row['of_full']:.1%}",
+            *(str(row["values"][name]) for name in names),
+        ]
+        for row in rows
+    ]
+    return ["trial", "ended", f"val {title}", "bytes", "of full", *names], cells

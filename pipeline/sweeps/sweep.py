@@ -1,0 +1,254 @@
+"""A sweep: the parameters of a search are searched themselves, with Optuna.
+
+A trial searches, derives and retrains with its parameters (`pipeline.sweeps.trial`). It is judged by the task's first
+metric on ``val`` and by the bytes: by both ("pareto"), or by the metric of what stays within some bytes ("budget").
+
+A study is named after all that its trials depend on, so that a sweep which is started again continues its own trials
+and never those of other settings, data or code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline.allocation.budget import in_bytes
+from pipeline.data.encoded import Encoded
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.cost import full_tables
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.find import check
+from pipeline.sweeps import space as spaces
+from pipeline.sweeps.storage import Direction, counted, finished, give_back, open_study, ordinal
+from pipeline.sweeps.trial import Outcome, run
+from pipeline.tracking.identity import configuration_key, this_process
+from pipeline.tracking.stage import beside_tracker
+from pipeline.tracking.tracker import Tracker
+from pipeline.workflow.code import content_key
+from pipeline.workflow.params import Params
+from pipeline.workflow.places import work
+from pipeline.workflow.process import unterminated
+from pipeline.workflow.validation import validated
+
+log = logging.getLogger("pipeline.sweeps")
+
+
+class Surplus(Exception):
+    """Another worker has begun the last trial."""
+
+
+class Sweep:
+    """One study and what its trials are made of.
+
+    Args:
+        params: all parameters.
+        keys: those that trials may read; see `Params.only`.
+        data: encoded.
+    """
+
+    def __init__(self, params: Params, keys: list[str], data: Encoded) -> None:
+        self.params, self.keys, self.data = params, keys, data
+        self.settings = params.sweep
+        self.values_now = params.model_dump(mode="json")
+        self.space = spaces.read(self.settings.space, self.values_now)
+        self.single = self.settings.objective == "budget"
+        self.full_bytes = full_tables(data.schema, params.dim).bytes
+        self.budget = None if self.settings.budget is None else in_bytes(self.settings.budget, self.full_bytes)
+        self.title = self.experiment({}).task.title
+        self._check_space()
+        self.name = f"{self.settings.name}-{self._key()}"
+        self.work = work("sweep", self.name)
+
+    def experiment(self, values: Mapping[spaces.Path, Any], data: Encoded | None = None) -> Experiment:
+        """What a trial with these values runs."""
+        params = validated(Params, spaces.apply(self.values_now, values), "params.yaml")
+        return Experiment(params.only(self.keys), data or self.data)
+
+    def _check_space(self) -> None:
+        """Try the ends of all that is searched: a sweep must not find in its last hour what cannot be.
+
+        Those of one section are tried together, for they may exclude each other, as a floor above the start does.
+        """
+        small = Schema(tuple(Field(field.name, 1, field.width) for field in self.data.schema.fields))
+        data = Encoded(self.data.folder, small, self.data.labels, self.data.record)
+        tried = [(path, value) for path, leaf in self.space.items() for value in leaf.ends()]
+        for i, one in enumerate(tried):
+            for other in tried[: i + 1]:
+                if other != one and (other[0] == one[0] or other[0][0] != one[0][0]):
+                    continue
+                values = dict([one, other])
+                try:
+                    check(self.experiment(values, data))
+                except ValueError as error:
+                    shown = " and ".join(f"{'.'.join(path)}={value}" for path, value in values.items())
+                    raise ValueError(f"params.yaml: sweep.space allows {shown}, which is refused: {error}") from error
+
+    def _key(self) -> str:
+        """All that a trial's figures depend on, in short."""
+        fixed = self.params.only(self.keys).to_dict()
+        fixed.pop("sweep", None)
+        for path in self.space:
+            if path[:2] != spaces.CANDIDATES or path == spaces.CANDIDATES:
+                fixed = spaces.apply(fixed, {path: None})
+        searched = {".".join(path): repr(leaf) for path, leaf in self.space.items()}
+        settings = self.settings.model_dump(include={"seed", "sampler", "objective", "budget"})
+        code = self.experiment({}).code("pipeline/sweeps/trial.py")
+        return content_key(code, fixed, searched, settings, inputs=[self.data.folder / "schema.json"])[:8]
+
+    def open(self) -> optuna.Study:
+        directions: list[Direction] = ["maximize"] if self.single else ["maximize", "minimize"]
+        return open_study(self.name, directions, self.settings.sampler, self.settings.seed)
+
+    def values(self, drawn: Mapping[str, Any]) -> dict[spaces.Path, Any]:
+        """A trial's values, by place in the parameters, from Optuna's, by name."""
+        return {path: leaf.value(drawn[".".join(path)]) for path, leaf in self.space.items()}
+
+    def _draw(self, trial: Trial) -> dict[spaces.Path, Any]:
+        for path, leaf in self.space.items():
+            name = ".".join(path)
+            if isinstance(leaf, spaces.Choices):
+                trial.suggest_categorical(name, leaf.labels())
+            elif leaf.whole:
+                trial.suggest_int(name, int(leaf.low), int(leaf.high), log=leaf.log, step=int(leaf.step or 1))
+            else:
+                trial.suggest_float(name, leaf.low, leaf.high, log=leaf.log, step=leaf.step)
+        return self.values(trial.params)
+
+    # --- trials
+
+    def work_off(self, study: optuna.Study) -> None:
+        """Run trials until as many as the sweep may have are finished or running."""
+        while counted(study) < self.settings.trials:
+            current: list[int] = []
+            beginning = contextlib.ExitStack()  # what ends before it has a process and a number is not done again
+
+            def objective(trial: Trial) -> Any:
+                current.append(trial.number)  # noqa: B023
+                trial.set_user_attr("process", this_process())
+                if counted(study, before=trial.number, waiting=True) >= self.settings.trials:
+                    raise Surplus
+                trial.set_user_attr("trial", ordinal(study, trial.number))
+                beginning.close()  # noqa: B023
+                return self._run(trial)
+
+            try:
+                with beginning:
+                    beginning.enter_context(unterminated())
+                    study.optimize(objective, n_trials=1, catch=(Surplus,))
+            except BaseException:
+                for number in current:
+                    give_back(study, number, ours=True)
+                raise
+        for trial in finished(study):
+            shutil.rmtree(self._folder(trial), ignore_errors=True)
+
+    def _folder(self, trial: Trial | FrozenTrial) -> Path:
+        return self.work / f"trial-{trial.user_attrs['trial']}"
+
+    def _run(self, trial: Trial) -> Any:
+        """The objective. Keeps in the trial what the tables show."""
+        began = time.monotonic()
+        experiment = self.experiment(self._draw(trial))
+        folder = self._folder(trial)
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def worth(spent: int) -> bool:
+            if self.budget is None:
+                return True
+            trial.set_constraint("bytes", spent - self.budget)
+            return spent <= self.budget
+
+        def go_on(epoch: int, objective: float) -> bool:
+            if not self.single or math.isnan(objective):
+                return True
+            trial.report(objective, epoch)
+            return not trial.should_prune()
+
+        params = experiment.params.to_dict()
+        with self.tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
+            seed = experiment.params.retrain.seeds[0]
+            tracked = tracker.run(folder.name, seed=seed, params=params, tags={"study": self.name})
+            outcome = run(experiment, folder, tracked.metrics, worth, go_on)
+            tracked.metrics(0, {"bytes": outcome.bytes, "of_full": outcome.bytes / self.full_bytes})
+            if outcome.objective is not None:
+                tracked.metrics(0, {f"val/{experiment.task.objective}": outcome.objective})
+            tracked.metrics(0, {f"dim/{field}": d for field, d in outcome.dims.items()})
+            tracked.tag("ended", "no" if outcome.ended else "early")
+        self._say(folder.name, outcome, time.monotonic() - began)
+        return self._told(trial, outcome)
+
+    def _say(self, name: str, outcome: Outcome, seconds: float) -> None:
+        worth = "over the budget, not retrained"
+        if outcome.objective is not None:
+            worth = f"val {self.title} {outcome.objective:.4f}{'' if outcome.ended else ', ended early'}"
+        share = f"{outcome.bytes / self.full_bytes:.1%} of the full tables'"
+        log.info("sweep: %s: %s, %s bytes (%s), %.0f s", name, worth, f"{outcome.bytes:,}", share, seconds)
+
+    def _told(self, trial: Trial, outcome: Outcome) -> Any:
+        """What Optuna is told of an outcome, and keeps."""
+        for name in ("dims", "bytes", "objective"):
+            trial.set_user_attr(name, getattr(outcome, name))
+        if outcome.objective is not None and math.isnan(outcome.objective):
+            trial.set_user_attr("diverged", True)
+            return math.nan
+        if not outcome.ended:
+            raise optuna.TrialPruned
+        return outcome.objective if self.single else (outcome.objective, outcome.bytes)
+
+    def tracker(self, key: str) -> Tracker:
+        """For runs under the study's own parent, which stays the same when the study goes on."""
+        params = self.params.only(self.keys)
+        passing = {"trials", "workers"}
+        configuration = {**params.to_dict(), "sweep": params.sweep.model_dump(exclude=passing), "study": self.name}
+        return beside_tracker("sweep", key, self.data.raw_sha256, params, configuration, self.name)
+
+    # --- results
+
+    def rows(self, study: optuna.Study) -> list[dict[str, Any]]:
+        """What there is to say of every finished trial. ``best``: no other is better, or both better and smaller."""
+        rows = []
+        for trial in finished(study):
+            kept = trial.user_attrs
+            over = any(value > 0 for value in trial.constraints.values())
+            early = "early" if trial.state == TrialState.PRUNED else "complete"
+            ended = "over budget" if over else "diverged" if "diverged" in kept else early
+            values = {".".join(path): value for path, value in self.values(trial.params).items()}
+            row = {"trial": kept["trial"], "ended": ended, "objective": kept["objective"], "bytes": kept["bytes"]}
+            rows.append({**row, "of_full": kept["bytes"] / self.full_bytes, "dims": kept["dims"], "values": values})
+        whole = [row for row in rows if row["ended"] == "complete"]
+        for row in rows:
+            row["best"] = row in whole and not any(self._beats(other, row) for other in whole)
+        return rows
+
+    def _beats(self, one: dict[str, Any], other: dict[str, Any]) -> bool:
+        """Whether one trial makes the other superfluous; of equal ones the first does."""
+        better, size = one["objective"] - other["objective"], one["bytes"] - other["bytes"]
+        if (better, size) == (0, 0):
+            return bool(one["trial"] < other["trial"])
+        if self.single:
+            return bool(better > 0 or (better == 0 and size < 0))
+        return bool(better >= 0 and size <= 0)
+
+    def importances(self, study: optuna.Study) -> dict[str, dict[str, float]]:
+        """How much of what is measured each parameter decides, a share; empty where too few trials tell."""
+        title = f"{self.title} on val"
+        measured = {title: 0} if self.single else {title: 0, "bytes": 1}
+        shares = {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.settings.seed)
+        for name, place in measured.items():
+
+            def target(trial: FrozenTrial, place: int = place) -> float:
+                return float(trial.values[place])
+
+            with contextlib.suppress(ValueError, RuntimeError):
+                shares[name] = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+        return shares

@@ -1,0 +1,96 @@
+"""Processes that do the trials of a sweep, and are replaced where they are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+
+import optuna
+
+from pipeline.sweeps.storage import RETRIES, counted, finished, in_use, reap
+from pipeline.sweeps.sweep import Sweep
+from pipeline.workflow import process
+
+POLL_SECONDS = 0.2
+
+
+def start_server() -> None:
+    """Start the process that workers are forked from, and that imports what they need, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stages", "pipeline.sweeps.workers"])
+    forkserver.ensure_running()
+
+
+def do_trials(sweep: Sweep, study: optuna.Study) -> None:
+    """Have all trials done, in this process or in ``sweep.workers`` others.
+
+    Raises:
+        ValueError: if the storage is lost on the way, or the workers cannot go on.
+    """
+    with in_use(sweep.name):
+        if sweep.settings.workers > 1:
+            _employ(sweep, study)
+        else:
+            _do_here(sweep, study)
+
+
+def _do_here(sweep: Sweep, study: optuna.Study) -> None:
+    total = sweep.settings.trials
+    while len(finished(study)) < total:
+        sweep.work_off(study)
+        reap(study)
+        if counted(study) >= total > len(finished(study)):  # others do the rest elsewhere
+            time.sleep(POLL_SECONDS)
+
+
+def _employ(sweep: Sweep, study: optuna.Study) -> None:
+    """Let processes of their own do the trials; replace those that are killed.
+
+    Raises:
+        ValueError: if a worker ends with an error, which it has printed, or worker after worker is killed.
+    """
+    total = sweep.settings.trials
+    context = multiprocessing.get_context("forkserver")
+    workers: list[ForkServerProcess] = []
+    ended: list[ForkServerProcess] = []
+    killed, done = 0, len(finished(study))
+    try:
+        while done < total:
+            if ended or not workers:
+                for _ in range(min(total - counted(study), sweep.settings.workers - len(workers))):
+                    workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
+                    workers[-1].start()
+            time.sleep(POLL_SECONDS)
+            ended = [worker for worker in workers if not worker.is_alive()]
+            if not ended and workers:
+                continue
+            workers = [worker for worker in workers if worker not in ended]
+            if any(worker.exitcode == 1 for worker in ended):
+                raise ValueError("a worker has ended with the error above; correct it and start the sweep again")
+            reap(study)
+            now = len(finished(study))
+            killed = sum(worker.exitcode != 0 for worker in ended) + (killed if now == done else 0)
+            done = now
+            if killed > RETRIES:
+                raise ValueError(
+                    f"{killed} workers were killed before any trial finished; there may be too little memory: lower "
+                    "sweep.workers or search.batch_size in params.yaml"
+                )
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def _worker(sweep: Sweep, employer: int) -> None:
+    process.end_with(employer)
+
+    def work() -> None:
+        with in_use(sweep.name):
+            sweep.work_off(sweep.open())
+
+    process.main(work, arguments=True)  # the command line is the employer's

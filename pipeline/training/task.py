@@ -1,0 +1,142 @@
+"""The contract of a task: what a model predicts for a row, and how predictions are judged.
+
+A task is a file in ``pipeline/tasks`` with the functions of `Contract`. `Task` binds the file to its options, which are
+keywords of these functions. All other code uses a task through `Task` only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.data.batches import Batch, Batches
+from pipeline.data.encoded import Encoded
+from pipeline.data.split import Split
+from pipeline.models.model import Model
+from pipeline.workflow.validation import checked_options, keywords
+
+
+class Contract(Protocol):
+    """The names that a file in ``pipeline/tasks`` defines; options are keyword-only parameters.
+
+    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`.
+
+    Attributes:
+        METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
+            epochs, proposals and sweeps, and more is better.
+    """
+
+    METRICS: Mapping[str, str]
+
+    def check(self, data: Encoded) -> None:
+        """Check that the data suit the task.
+
+        Raises:
+            ValueError: with a remedy, if they do not.
+        """
+
+    def batches(self, split: Split, batch_size: int, seed: int | None = None) -> Batches:
+        """Batches of a split: with a seed in a new random order in every epoch, without one in order."""
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    def predict(self, model: Model, split: Split) -> np.ndarray:
+        """Predictions of all rows, in order, by a model in evaluation mode."""
+
+    def measure(self, predictions: np.ndarray, split: Split) -> dict[str, float]:
+        """The value of every metric in METRICS; NaN if it is undefined for these rows."""
+
+    def influence(self, predictions: np.ndarray, split: Split) -> np.ndarray:
+        """The influence (n,) of every row on the first metric, with mean 0.
+
+        sum(influence**2) / n**2 is the variance of the metric over the rows. The influence on the difference of two
+        models is the difference of their influences.
+        """
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and its options. `check` to `influence` are the functions of `Contract` with the options bound.
+
+    Args:
+        name: of the file.
+        module: the file; see `Contract`.
+        options: keywords of its functions; checked.
+    """
+
+    name: str
+    module: ModuleType
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, module: ModuleType, options: Mapping[str, Any]) -> Task:
+        """The task, after a check of its options.
+
+        Raises:
+            ValueError: naming an unknown or wrong option, and the valid ones.
+        """
+        functions = [getattr(module, name) for name in _functions()]
+        return cls(name, module, checked_options(functions, options, "params.yaml: task.options"))
+
+    @property
+    def metrics(self) -> Mapping[str, str]:
+        """Name of each metric -> its title; see `Contract`."""
+        titles: Mapping[str, str] = self.module.METRICS
+        return titles
+
+    @property
+    def objective(self) -> str:
+        """Name of the first metric, which judges epochs, proposals and sweeps."""
+        return next(iter(self.metrics))
+
+    @property
+    def title(self) -> str:
+        """Title of the objective in tables and on axes."""
+        return self.metrics[self.objective]
+
+    @cached_property
+    def check(self) -> Callable[[Encoded], None]:
+        return self._bound("check")
+
+    @cached_property
+    def batches(self) -> Callable[..., Batches]:
+        return self._bound("batches")
+
+    @cached_property
+    def loss(self) -> Callable[[Model, Batch], Tensor]:
+        return self._bound("loss")
+
+    @cached_property
+    def predict(self) -> Callable[[Any, Split], np.ndarray]:
+        return self._bound("predict")
+
+    @cached_property
+    def measure(self) -> Callable[[np.ndarray, Split], dict[str, float]]:
+        return self._bound("measure")
+
+    @cached_property
+    def influence(self) -> Callable[[np.ndarray, Split], np.ndarray]:
+        return self._bound("influence")
+
+    def ceiling(self, expected: np.ndarray, split: Split) -> float | None:
+        """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""
+        function = getattr(self.module, "ceiling", None)
+        return None if function is None else float(function(expected, split))
+
+    def _bound(self, name: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(self.module, name)
+        options = {key: value for key, value in self.options.items() if key in keywords(function)}
+        return partial(function, **options) if options else function
+
+
+def _functions() -> list[str]:
+    """The names of the functions of `Contract`."""
+    return [name for name, member in vars(Contract).items() if inspect.isfunction(member) and not name.startswith("_")]

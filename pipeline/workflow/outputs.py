@@ -1,0 +1,92 @@
+"""Outputs that appear whole or not at all, and JSON files that pass between stages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield the path of a draft, which is moved to ``path`` only if the block ends without an error.
+
+    The draft is in the same folder, and its name ends in the id of this process. Drafts of dead processes are removed.
+
+    Args:
+        path: of the finished file or folder; its parent folders are created.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in final.parent.glob(f".{final.name}.*"):
+        pid = re.fullmatch(re.escape(f".{final.name}.") + r"(\d+)", leftover.name)
+        if pid and not _is_alive(int(pid[1])):
+            _remove(leftover)
+    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        yield draft
+        if final.is_dir() and draft.exists():
+            shutil.rmtree(final)
+        draft.replace(final)
+    finally:
+        _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # the process belongs to another user
+        return True
+    return True
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Write a JSON value, whole or not at all.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file that an earlier stage wrote.
+
+    Raises:
+        ValueError: naming the file and the remedy, if it is not JSON.
+        FileNotFoundError: if the file does not exist.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise broken(path, f"is not JSON ({error})") from error
+
+
+def broken(path: str | Path, why: object) -> ValueError:
+    """The error for a file that was changed after its stage wrote it, or that was written under other settings.
+
+    Args:
+        path: of the file.
+        why: what is wrong with it, to be read after the path, e.g. "is not JSON".
+    """
+    return ValueError(f"{path}: {why}; delete it and run `dvc repro`, which makes it again")

@@ -1,0 +1,184 @@
+"""The process of a stage: its threads, its log on the console, an orderly end, and one-line reports of bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from pipeline.workflow.code import ROOT
+from pipeline.workflow.places import RAW
+
+POLL_SECONDS = 1.0
+WATCHED = "PIPELINE_ENDS_WITH"  # environment variable: "pid:start time" of a process; this one ends when it ends
+MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # options of glibc's mallopt
+
+
+def cores() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(workers: int) -> None:
+    """Divide the cores among workers: set the number of threads of this process and of those that it starts."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // workers))
+
+
+def tune() -> None:
+    """Use one thread for each core unless the user sets OMP_NUM_THREADS, and keep freed memory for reuse.
+
+    Call it before torch is imported. By default, glibc returns large blocks to the system at once, and the buffers of
+    the next step cost a page fault for every 4 KiB.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((MMAP_THRESHOLD, 1 << 25), (TRIM_THRESHOLD, 1 << 28), (TOP_PAD, 1 << 26)):
+            libc.mallopt(option, value)
+
+
+class Console(logging.Handler):
+    """Bare messages: progress and results to stdout, warnings and errors to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(self.format(record), file=stream, flush=True)
+
+
+def show_log() -> None:
+    """Show the log records of the project on the console, as its commands do; a library leaves that to its user."""
+    log = logging.getLogger("pipeline")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, Console) for handler in log.handlers):
+        log.addHandler(Console())
+
+
+def main(run: Callable[[], object], arguments: bool = False) -> None:
+    """Run a stage: show its log, end when DVC ends, end in order on SIGTERM, report bad input in one line.
+
+    Args:
+        run: the stage.
+        arguments: whether the stage takes command-line arguments. If not, any argument prints the help.
+    """
+    if sys.argv[1:] and not arguments:
+        print((sys.modules["__main__"].__doc__ or "").strip())
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            sys.exit(0)
+        words = " ".join(sys.argv[1:])
+        sys.exit(f"error: this stage takes no arguments, got {words}; its parameters are in params.yaml")
+    show_log()
+    signal.signal(signal.SIGTERM, _terminate)
+    watched = [*_dvc_ancestors(), *_named_process()]
+    if watched:
+        threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+    try:
+        _check_checkout()
+        run()
+    except (ValueError, OSError) as error:
+        if os.environ.get("PIPELINE_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {_message(error)}\n(PIPELINE_TRACEBACK=1 shows the traceback)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _message(error: Exception) -> str:
+    """The message of an error in one line, with a remedy for a missing output of a stage."""
+    if isinstance(error, FileNotFoundError) and Path(str(error.filename)).parts[:1] == RAW.parts[:1]:
+        return f"there is no {error.filename}; run `dvc repro`, which makes it"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)
+
+
+def _check_checkout() -> None:
+    """Raise an error if the code of one checkout runs in another one, which an editable installation can cause."""
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "pipeline/workflow").is_dir():
+            if (folder / "pipeline").resolve() != ROOT / "pipeline":
+                raise ValueError(
+                    f"the code of {ROOT} is about to run in {folder}, which has its own; set PYTHONPATH={folder}, or "
+                    "install that checkout"
+                )
+            return
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
+
+
+@contextlib.contextmanager
+def unterminated() -> Iterator[None]:
+    """A block that SIGTERM does not interrupt: the process ends after it. In a thread it changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if came:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _dvc_ancestors() -> list[tuple[int, float]]:
+    """(pid, start time) of the processes between this one and the dvc that started it, dvc included."""
+    if "DVC_STAGE" not in os.environ:
+        return []
+    chain = []
+    for parent in psutil.Process().parents():
+        chain.append((parent.pid, parent.create_time()))
+        with contextlib.suppress(psutil.Error):
+            if any("dvc" in Path(word).name for word in parent.cmdline()[:3]):
+                return chain
+    return chain[:1]
+
+
+def this_process() -> str:
+    """The value of `WATCHED` that makes another process end with this one."""
+    return f"{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def _named_process() -> list[tuple[int, float]]:
+    pid, _, started = os.environ.get(WATCHED, "").partition(":")
+    return [(int(pid), float(started))] if started else []
+
+
+def end_with(pid: int) -> None:
+    """End this process when the process with this id ends."""
+    try:
+        watched = [(pid, psutil.Process(pid).create_time())]
+    except psutil.NoSuchProcess:
+        sys.exit(1)
+    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+
+
+def _end_with(watched: list[tuple[int, float]]) -> None:
+    """Send this process SIGTERM when a watched process has ended.
+
+    SIGTERM to dvc does not reach the stage that it runs; without this, the stage would continue unrecorded.
+    """
+    while True:
+        time.sleep(POLL_SECONDS)
+        for pid, started in watched:
+            try:
+                alive = psutil.Process(pid).create_time() == started
+            except psutil.NoSuchProcess:
+                alive = False
+            if not alive:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
