@@ -1,7 +1,9 @@
+import logging
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,51 @@ import pytest
 import torch
 
 from pipeline.tracking.place import meeting_mlflow
-from tests.project import SMALL, Project
+from tests.project import ROOT, SMALL, Project
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forks() -> None:
+    """The process that others are forked from runs, has imported the stages, and has the environment of most tests."""
+    from pipeline.sweeps import workers  # which imports Optuna, that few tests need
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)  # whose code it imports
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PIPELINE_TRACKING", "journal")
+        for name in ("DVC_ROOT", "DVC_STAGE", "PIPELINE_SWEEP_STORAGE", "PIPELINE_ENDS_WITH"):
+            patch.delenv(name, raising=False)
+        workers.start_server()
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """A test leaves the project's log as it was, even if it runs a command, which shows the log on the console, or a
+    library that disables all loggers."""
+    log = logging.getLogger("pipeline")
+    level, handlers = log.level, log.handlers[:]
+    yield
+    log.setLevel(level)
+    log.handlers[:] = handlers
+    for name in logging.root.manager.loggerDict:
+        if name.split(".")[0] == "pipeline":
+            logging.getLogger(name).disabled = False
 
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Planted data, ingested and encoded."""
     return Project(tmp_path_factory.mktemp("planted"), dataset__options={"rows": 2500}, **SMALL).run("ingest", "encode")
+
+
+@pytest.fixture(scope="session")
+def finished(planted: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """All stages' results on planted data with the defaults: do not write into it, copy it."""
+    with warnings.catch_warnings():  # a session's fixture does not see the marks of tests
+        warnings.simplefilter("ignore")
+        return planted.copy(tmp_path_factory.mktemp("finished")).run("search", "derive", "retrain", "evaluate")
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +97,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
         retrain__epochs=1,
         retrain__batch_size=500,
         retrain__seeds=[0, 1],
-        evaluate__resamples=20,
     )
     with warnings.catch_warnings():  # Lightning's; marks of tests do not reach a session's fixture
         warnings.simplefilter("ignore")

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stages import _serving, _stage
+from pipeline.serving import latency
+from pipeline.workflow import process
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("ingest", "encode", "search", "derive", "retrain", "evaluate")
@@ -28,19 +29,23 @@ SMALL = {
     "retrain__epochs": 2,
     "retrain__batch_size": 500,
     "retrain__seeds": [0, 1],
-    "evaluate__resamples": 20,
 }
 
 
 class Project:
-    """Runs stages in one process, in its own folder, with the journal as the only record."""
+    """Runs stages in one process, in its own folder, with the journal as the only record.
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    Args:
+        link: give the folder the repository's code, which a stage checks that it runs.
+        changes: parameters; see `give`.
+    """
+
+    def __init__(self, folder: Path, link: bool = True, **changes: Any) -> None:
         self.folder = folder
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder / name)
-        # The code that a fingerprint reads, and what is beside dvc.yaml.
-        for name in ("pipeline", "stages", "sweep", "stream"):
+        (folder / "data").mkdir(exist_ok=True)  # the path of the planted data
+        for name in ("pipeline", "stages", "sweep", "stream") if link else ():
             (folder / name).symlink_to(ROOT / name)
         self.give(**changes)
 
@@ -70,14 +75,13 @@ class Project:
         """Work in the folder; models are measured in this process instead of one of its own."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
-            patch.delenv("DVC_ROOT", raising=False)
+            for name in ("DVC_ROOT", "DVC_STAGE", "PIPELINE_TRACEBACK", "PIPELINE_SWEEP_STORAGE"):
+                patch.delenv(name, raising=False)
             patch.setenv("OMP_NUM_THREADS", "1")
-            patch.delenv("DVC_STAGE", raising=False)
-            patch.delenv("PIPELINE_TRACEBACK", raising=False)
             patch.setenv("PIPELINE_TRACKING", "journal")
             patch.setattr(sys, "argv", ["stage"])
-            patch.setattr("stages._serving.subprocess", SimpleNamespace(run=_serve, PIPE=None))
-            patch.setattr(_serving, "REPEATS", 2)
+            patch.setattr(latency, "subprocess", SimpleNamespace(run=_serve, PIPE=None))
+            patch.setattr(latency, "REPEATS", 2)
             yield patch
 
     def error(self, stage: str) -> str:
@@ -85,7 +89,7 @@ class Project:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             with self.inside(), contextlib.redirect_stderr(io.StringIO()) as printed, pytest.raises(SystemExit) as end:
-                _stage.main(importlib.import_module(f"stages.{stage}").run)
+                process.main(importlib.import_module(f"stages.{stage}").run)
         finally:
             signal.signal(signal.SIGTERM, handler)
         first, second = printed.getvalue().splitlines()
@@ -117,5 +121,5 @@ gone = _Gone()
 
 def _serve(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        _serving.main(list(command[3:]))
+        latency.main(command[3], command[4:])
     return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")

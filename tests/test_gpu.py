@@ -13,11 +13,23 @@ from pipeline.embeddings.cost import cost
 from pipeline.embeddings.table import Table
 from pipeline.training.row_adam import RowAdam
 from pipeline.workflow.plug import names
+from tests.contracts import (
+    METHODS,
+    SCHEMA,
+    SMALL_LOOKUP,
+    TRAINED,
+    built,
+    dense,
+    draw_embedded,
+    draw_ids,
+    ids_of,
+    make_backbone,
+    randomised,
+    served,
+    small_ids,
+    supernet,
+)
 from tests.project import Project
-from tests.test_methods import METHODS, SCHEMA, TRAINED, built, draw_ids, ids_of, served, supernet
-from tests.test_plugs import SCHEMA as OF_BACKBONES
-from tests.test_plugs import dense, draw_embedded, make_backbone, randomised
-from tests.test_plugs import draw_ids as draw_ids_of_backbones
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -97,7 +109,7 @@ def test_a_backbone(name: str) -> None:
     """In float64: attention's gradient there is in TF32 otherwise."""
     here = make_backbone(name).eval().double()
     there: nn.Module = copy.deepcopy(here).cuda()
-    ids, lookup = draw_ids_of_backbones(), Lookup(OF_BACKBONES)
+    ids, lookup = small_ids(), SMALL_LOOKUP
     one, two = draw_embedded().double().requires_grad_(), draw_embedded().double().cuda().requires_grad_()
     first, second = here(lookup(ids), one), there(copy.deepcopy(lookup).cuda()(ids.cuda()), two)
     assert_close(second, first)
@@ -131,4 +143,4 @@ def test_a_run_there_learns(planted: Project, tmp_path_factory: pytest.TempPathF
     torch.cuda.reset_peak_memory_stats()
     project = planted.copy(tmp_path_factory.mktemp("gpu")).run("search", "derive", "retrain", "evaluate")
     assert torch.cuda.max_memory_allocated() > before
-    assert project.read("report.json")["allocations"]["searched"]["auc"]["mean"] > 0.5
+    assert project.read("report.json")["allocations"]["searched"]["metrics"]["auc"]["mean"] > 0.5

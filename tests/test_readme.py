@@ -1,16 +1,34 @@
-"""The README's table of methods against the folder of methods and the committed comparison."""
+"""README and docs: every link, file, command and parameter that they name exists, and their code runs."""
 
+import importlib.util
+import itertools
+import json
+import os
 import re
-from collections.abc import Iterator
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
-from pipeline.workflow.plug import names
+from pipeline.experiment.experiment import check_params
+from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.plug import FOLDERS, names
+from pipeline.workflow.validation import validated
+from tests.project import ROOT, SMALL, STAGES, Project
 
-ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+CODE_FOLDERS = ("pipeline", "stages", "tests", "studies", "benchmarks", "notebooks", "stream", "sweep", "docs", "data")
 RESULTS = ROOT / "studies/overall/results"
-SETTINGS = {
+SETTINGS = {  # column of the results: profile of the study, and its data set
     "planted": ("methods", "synthetic"),
     "ML-100K": ("methods", "movielens-100k"),
     "ML-1M": ("methods_1m", "movielens-1m"),
@@ -18,39 +36,269 @@ SETTINGS = {
 MARKS = {"more": " ▲", "less": " ▼"}  # beside one dimension of its size, after correction
 
 
-def tables(text: str, title: str) -> dict[str, dict[str, str]]:
-    """The table below a title, by its first column."""
-    _, _, rest = text.partition(title)
-    lines = [line for line in rest.split("\n**")[0].splitlines() if line.startswith("|")]
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+@cache
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
 
 
-def rows() -> dict[str, dict[str, str]]:
-    text = (ROOT / "README.md").read_text()
-    return tables(text, '<a id="methods"></a>')
+def blocks(page: str, language: str = "") -> list[str]:
+    """The code blocks of a page, of one language or of all."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+    return [block for of, block in found if language in ("", of)]
 
 
-def measured(method: str, setting: str) -> str:
-    """What the README has to say of a method in a setting, from the study's own table."""
-    profile, dataset = SETTINGS[setting]
-    text = (RESULTS / profile / "table.md").read_text()
+def spans(page: str) -> list[str]:
+    """The pieces of code in the running text of a page."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL))
+
+
+def lines_of_code(page: str) -> list[str]:
+    """All code of a page; a command that goes over several lines is one of them."""
+    return [line for code in (*blocks(page), *spans(page)) for line in code.replace("\\\n", "").splitlines()]
+
+
+def table(text: str, title: str) -> list[dict[str, str]]:
+    """The rows of the first table below a title."""
+    _, found, rest = text.partition(title)
+    assert found, title
+    lines = re.search(r"(?:^\|.*\n)+", rest, re.MULTILINE)
+    assert lines, title
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def anchors(page: str) -> set[str]:
+    """What a link may name in a page: its titles, as GitHub writes them, and its own marks."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S), re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return slugs | set(re.findall(r'<a id="([^"]+)">', text_of(page)))
+
+
+# --- what the pages name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_title(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = os.path.relpath((ROOT / page).parent / path if path else ROOT / page, ROOT)
+        assert (ROOT / target).exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_of_make_and_every_module_exists(page: str) -> None:
+    code = "\n".join(lines_of_code(page))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?<![\w-])make ([a-z]+)", code)) <= targets
+    for module in re.findall(r"python -m ([\w.]+)", code):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_the_repository_that_a_page_names_exists(page: str) -> None:
+    for span in spans(page):
+        if re.fullmatch(rf"(?:{'|'.join(CODE_FOLDERS)})/[\w./-]+", span) and not span.startswith("data/"):
+            ignored = span.startswith("studies/report.html")  # which `make report` writes
+            assert ignored or (ROOT / span).exists(), span
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_parameter_that_a_page_names_is_in_params_yaml(page: str) -> None:
+    sections = "|".join(Params.model_fields)
+    for span in spans(page):
+        if named := re.match(rf"(?:{sections})(?:\.\w+)+", span):
+            value = read_yaml(ROOT / "params.yaml")
+            for part in named[0].split("."):
+                assert part in value, span
+                value = value[part]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_environment_variable_of_ours_is_read_by_the_code(page: str) -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
+    for variable in re.findall(r"PIPELINE_\w+", text_of(page)):
+        assert f'"{variable}"' in code, variable
+
+
+def changes() -> Iterator[tuple[str, list[str]]]:
+    """Page and words of every command that sets parameters."""
+    for page in PAGES:
+        for line in lines_of_code(page):
+            if re.search(r"(?:^| )-S ", line):
+                yield page, shlex.split(line)
+
+
+@pytest.mark.parametrize(("page", "words"), list(changes()))
+def test_every_command_that_sets_parameters_is_accepted(page: str, words: list[str]) -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    for option, word in itertools.pairwise(words):
+        if option != "-S":
+            continue
+        key, _, value = word.partition("=")
+        *parents, last = key.removeprefix("+").split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        assert (last not in section) == key.startswith("+"), f"{word}: a plus is for what params.yaml does not hold"
+        section[last] = yaml.safe_load(value)
+    check_params(validated(Params, values, page))
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_every_section_of_params_yaml_that_a_page_shows_is_accepted(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    shown = blocks(page, "yaml")
+    assert shown
+    for block in shown:
+        data = tmp_path / yaml.safe_load(block)["dataset"]["path"]
+        data.parent.mkdir(exist_ok=True)
+        data.touch()
+        check_params(validated(Params, read_yaml(ROOT / "params.yaml") | yaml.safe_load(block), page))
+
+
+# --- methods
+
+
+def method_of(row: Mapping[str, str]) -> str:
+    return row["method"].strip("`")
+
+
+@pytest.mark.parametrize(("page", "title"), [("README.md", "## Methods"), ("docs/results.md", '<a id="methods"></a>')])
+def test_every_method_has_a_row_and_every_row_a_method(page: str, title: str) -> None:
+    assert sorted(map(method_of, table(text_of(page), title))) == names("methods")
+
+
+@pytest.mark.parametrize("row", table(text_of("docs/results.md"), '<a id="methods"></a>'), ids=method_of)
+def test_the_results_of_a_method_are_those_of_the_committed_comparison(row: Mapping[str, str]) -> None:
+    method = method_of(row)
     size = "no budget" if method == "full" else "budget 10%"
-    line = tables(text, f"**{dataset}, deepfm, {size}**")[method]
-    return line["AUC"] + MARKS.get(line["AUC is"], "")
+    for setting, (profile, dataset) in SETTINGS.items():
+        measured = table((RESULTS / profile / "table.md").read_text(), f"**{dataset}, deepfm, {size}**")
+        (line,) = [line for line in measured if line["method"] == method]
+        assert row[setting] == line["AUC"] + MARKS.get(line["AUC is"], ""), setting
 
 
-def results() -> Iterator[tuple[str, str, str]]:
-    for cell, line in rows().items():
-        (method,) = re.findall(r"`(\w+)`", cell)
-        for setting in SETTINGS:
-            yield method, setting, line[setting]
+# --- architecture
 
 
-def test_every_method_has_a_line_and_every_line_a_method() -> None:
-    assert sorted(re.findall(r"`(\w+)`", " ".join(rows()))) == sorted(names("methods"))
+def test_the_table_of_what_runs_again_is_that_of_dvc_yaml() -> None:
+    entries = {stage: entry for stage, entry in read_yaml(ROOT / "dvc.yaml")["stages"].items() if stage in STAGES}
+    told = set()
+    for row in table(text_of("docs/architecture.md"), "## What runs again after a change"):
+        marked = {stage for stage in STAGES if row[f"`{stage}`"] == "•"}
+        for name in re.findall(r"`([^`]+)`", row["change"]):
+            assert {stage for stage, entry in entries.items() if _depends(entry, name)} == marked, name
+            told.add(name)
+    declared = {part for entry in entries.values() for part in (*entry["deps"], *entry["params"])}
+    named = {_shown(part) for part in declared if not part.startswith(("artifacts/", "stages/", "${"))}
+    assert named | set(Params.model_fields) | {f"pipeline/{room}" for room in _rooms() - set(FOLDERS)} == told
 
 
-@pytest.mark.parametrize(("method", "setting", "shown"), list(results()))
-def test_the_results_are_those_of_the_committed_comparison(method: str, setting: str, shown: str) -> None:
-    assert shown == measured(method, setting)
+def _depends(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a stage depends on a file, a folder, or a parameter or one that holds it."""
+    wholes = {".".join(name.split(".")[: end + 1]) for end in range(name.count(".") + 1)}
+    return name in map(_shown, entry["deps"]) or bool(wholes & set(entry["params"]))
+
+
+def _shown(dependency: str) -> str:
+    """A dependency in dvc.yaml as the table calls it."""
+    return re.sub(r"\$\{\w+\.name\}", "<name>", dependency)
+
+
+def test_the_table_of_rooms_is_that_of_the_floors_that_are_checked() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floors = [floor.replace("pipeline.", "").split(" | ") for floor in contract["layers"] if floor != "stages"]
+    rows = table(text_of("docs/architecture.md"), "## The rooms")
+    assert [row["room"].strip("`") for row in rows] == [room for floor in floors for room in floor]
+    numbers = [
+        str(len(floors) - place) if room == floor[0] else "" for place, floor in enumerate(floors) for room in floor
+    ]
+    assert [row["floor"] for row in rows] == numbers
+    assert {row["room"].strip("`") for row in rows} == _rooms()
+
+
+def _rooms() -> set[str]:
+    return {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+
+
+# --- code that runs
+
+
+def test_all_python_code_is_on_the_two_pages_whose_code_the_tests_run() -> None:
+    assert [page for page in PAGES if blocks(page, "python")] == ["docs/extending.md", "docs/serving.md"]
+
+
+def test_the_section_for_your_own_data_reads_the_table_that_it_describes(tmp_path: Path) -> None:
+    (block,) = blocks("README.md", "yaml")
+    project = Project(tmp_path, **yaml.safe_load(block), **SMALL)
+    rng = np.random.default_rng(0)
+    rows = [f"{i % 2},u{rng.integers(9)},i{i % 7},c{i % 3},{i % 50},sports|travel" for i in range(400)]
+    (tmp_path / "data/clicks.csv").write_text("\n".join(["clicked,user,item,city,price,tags", *rows]) + "\n")
+    project.run("check", "ingest", "encode")
+    fields = {field["name"]: field for field in project.read("encoded/schema.json")["fields"]}
+    assert list(fields) == ["user", "item", "city", "price", "tags"]
+    assert fields["tags"]["width"] > 1
+
+
+EXTENSION = re.compile(r"# (pipeline/(\w+)/\w+\.py)\n")
+WHOLE = f"""
+import json, warnings
+warnings.simplefilter("ignore")
+from stages import {", ".join(("check", *STAGES))}
+for stage in ({", ".join(("check", *STAGES))}):
+    stage.run()
+{{serving}}
+model.eval()
+values = {{{{"served": logits.tolist(), "model": model(torch.from_numpy(ids)).tolist()}}}}
+print(json.dumps(values))
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
+    """A copy of the checkout with the files of extending.md, after all stages and the code of serving.md."""
+    folder = tmp_path_factory.mktemp("extended")
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for block in blocks("docs/extending.md", "python"):
+        begins = EXTENSION.match(block)
+        assert begins, block
+        (folder / begins[1]).write_text(block)
+    (settings,) = blocks("docs/extending.md", "yaml")
+    Project(folder, link=False, **yaml.safe_load(settings), **SMALL).give(retrain__epochs=15, retrain__batch_size=200)
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 30, 1500), rng.integers(0, 20, 1500)
+    stars = 3 + rng.normal(size=30)[users] + rng.normal(size=20)[items]
+    rows = [f"u{user},i{item},{star:.3f}" for user, item, star in zip(users, items, stars, strict=True) if star > 0]
+    (folder / "data/stars.csv").write_text("\n".join(["user,item,stars", *rows]) + "\n")
+    (serving,) = blocks("docs/serving.md", "python")
+    environment = {**os.environ, "PIPELINE_TRACKING": "journal", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WHOLE.format(serving=serving)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_four_examples_of_extending_run_through_all_stages(extended: tuple[Path, Any]) -> None:
+    folder, _ = extended
+    written = [EXTENSION.match(block) for block in blocks("docs/extending.md", "python")]
+    assert sorted(begins[2] for begins in written if begins) == sorted(FOLDERS)
+    report = json.loads((folder / "artifacts/report.json").read_text())
+    used = (report["dataset"], report["task"], report["method"], report["backbone"])
+    assert used == ("stars", "squared_error", "by_size", "linear")
+    searched = report["allocations"]["searched"]
+    assert searched["metrics"]["minus_mse"]["mean"] > -0.1  # the labels have a variance of about 2
+    assert searched["bytes"] <= report["allocations"]["full"]["bytes"] / 4
+    assert {entry["covers"] for entry in report["comparisons"]} & {"seeds and test rows"}
+
+
+def test_the_code_for_serving_serves_what_the_model_predicts(extended: tuple[Path, dict[str, list[float]]]) -> None:
+    folder, values = extended
+    assert (folder / "model.safetensors").is_file()
+    np.testing.assert_allclose(values["served"], values["model"], atol=0.1)  # int8
+    assert np.std(values["model"]) > 0.5

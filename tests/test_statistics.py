@@ -2,26 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.reporting.statistics import agreement, average_ranks, holm, mean_height, paired
-
-
-def test_a_paired_test_is_a_t_test_of_the_differences() -> None:
-    a, b = [0.81, 0.82, 0.84, 0.80], [0.80, 0.82, 0.81, 0.79]
-    found = paired(a, b)
-    by_hand = stats.ttest_1samp(np.subtract(a, b), 0)
-    low, high = by_hand.confidence_interval()
-    assert found["mean"] == pytest.approx(0.0125)
-    assert found["interval"] == pytest.approx([low, high]) and found["p_value"] == pytest.approx(by_hand.pvalue)
-
-
-@pytest.mark.parametrize(("a", "b"), [([0.75], [0.5]), ([0.75, 0.5], [0.5, 0.25])])
-def test_one_seed_or_no_variation_gives_no_interval(a: list[float], b: list[float]) -> None:
-    assert paired(a, b) == {"mean": 0.25, "interval": None, "p_value": None}
-
-
-def test_figures_of_different_seeds_are_not_paired() -> None:
-    with pytest.raises(ValueError, match="however 2 and 3"):
-        paired([1, 2], [1, 2, 3])
+from pipeline.reporting.statistics import agreement, average_ranks, holm, mean_height
 
 
 def test_holm_corrects_as_worked_by_hand() -> None:
@@ -49,6 +30,11 @@ def test_the_height_of_a_curve_is_its_mean_over_the_logarithm() -> None:
     # Straight in log x from 0 at 1 to 1 at 100: a half, and three quarters in its upper half.
     assert mean_height([100, 1], [1.0, 0.0], 1, 100) == pytest.approx(0.5)
     assert mean_height([1, 100], [0.0, 1.0], 10, 100) == pytest.approx(0.75)
-    assert mean_height([1, 10], [0.0, 1.0], 1, 100) == pytest.approx(0.75)  # goes on at its last height
-    with pytest.raises(ValueError, match="range of positive numbers"):
+    assert mean_height([1, 10], [0.0, 1.0], 1, 100) == pytest.approx(0.75)  # keeps its last height
+
+
+def test_a_curve_without_a_range_of_positive_numbers_has_no_height() -> None:
+    with pytest.raises(ValueError, match="need 0 < low < high and positive x, got low=5, high=5, smallest x 1"):
         mean_height([1, 2], [0, 1], 5, 5)
+    with pytest.raises(ValueError, match="smallest x 0"):
+        mean_height([0, 2], [0, 1], 1, 2)

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.datasets import avazu
 from pipeline.sources.source import BadData, NotFound
+from pipeline.workflow.validation import checked_options
 
 HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
@@ -37,13 +38,13 @@ def test_a_line_by_hand(tmp_path):
     assert found["app_category"].to_pylist() == ["07d7df22"] * 2
 
 
-def test_the_hour_of_day(tmp_path):
+def test_the_field_hour_can_hold_the_hour_of_the_day(tmp_path):
     other = LINE.replace(",0,14102100,", ",1,14103023,")
     found = table(put(tmp_path, HEADER + LINE + other), hour="hour_of_day")
     assert found["hour"].to_pylist() == ["00", "23"]
     assert found["time"].to_pylist() == [14102100, 14103023]
-    with pytest.raises(ValueError, match="no hour='day'; there are 'raw' and 'hour_of_day'"):
-        avazu.read(tmp_path, hour="day")
+    with pytest.raises(ValueError, match="hour must be one of raw, hour_of_day, got 'day'"):
+        checked_options([avazu.read], {"hour": "day"}, "options")
 
 
 def test_the_publishers_train_gz_is_found(tmp_path):
@@ -51,19 +52,16 @@ def test_the_publishers_train_gz_is_found(tmp_path):
     assert len(table(tmp_path)) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_errors_in_a_file_name_the_line(tmp_path):
+    for text, message in (
         (HEADER + LINE + LINE.replace(",0,14102100,", ",3,14102100,"), r"line 3: column 'click' must be 0 or 1, .*'3'"),
-        (HEADER + LINE + "1,0,14102100\n", r"line 3: 3 values where 24 are expected"),
+        (HEADER + LINE + "1,0,14102100\n", r"line 3: must have 24 values, has 3, .* test.csv has no labels"),
         (HEADER.replace("click,", "") + LINE, r"line 1: no column 'click'; there are \['id', 'hour'"),
-    ],
-)
-def test_bad_files_are_told(tmp_path, text, message):
-    with pytest.raises(BadData, match=message):
-        table(put(tmp_path, text))
+    ):
+        with pytest.raises(BadData, match=message):
+            table(put(tmp_path, text))
 
 
-def test_absent_data_are_told_with_where_to_get_them(tmp_path):
+def test_the_error_for_missing_data_says_where_to_get_them(tmp_path):
     with pytest.raises(NotFound, match=r"no train.csv .*kaggle.com/c/avazu-ctr-prediction .* into data/avazu"):
         avazu.read(tmp_path)

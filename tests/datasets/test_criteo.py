@@ -30,30 +30,27 @@ def test_a_line_by_hand(tmp_path):
     assert found["C26"].to_pylist() == ["68fd1e64", "05db9164"]
 
 
-def test_kinds(tmp_path):
+def test_numbers_are_numeric_and_hashes_are_categorical(tmp_path):
     source = criteo.read(put(tmp_path, line()))
     assert [source.fields[name] for name in ("I1", "I13", "C1", "C26")] == ["numeric"] * 2 + ["categorical"] * 2
     assert len(source.fields) == 39
 
 
-def test_hashes_of_digits_alone_keep_their_zeros(tmp_path):
+def test_hashes_that_look_like_numbers_keep_their_zeros(tmp_path):
     assert table(put(tmp_path, line(hashes=["00000012"] * 26)))["C3"].to_pylist() == ["00000012"]
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (line().removeprefix("1\t"), r"train.txt, line 2: 39 values where 40 are expected.*test.txt \(39 values\)"),
-        (line("2"), r"train.txt, line 2: column 'label' must be 0 or 1, found '2'"),
-        (line(numbers=["x", *["1"] * 12]), r"train.txt, line 2: column 'I1' must be a whole number, found 'x'"),
-        (line(numbers=["1.5", *["1"] * 12]), r"train.txt, line 2: column 'I1' must be a whole number, found '1.5'"),
-    ],
-)
-def test_bad_lines_are_told(tmp_path, bad, message):
-    with pytest.raises(BadData, match=message):
-        table(put(tmp_path, line() + bad))
+def test_errors_in_a_file_name_the_line(tmp_path):
+    for bad, message in (
+        (line().removeprefix("1\t"), r"must have 40 values, has 39.* test.txt, with 39 values a line, has no labels"),
+        (line("2"), r"column 'label' must be 0 or 1, got '2'"),
+        (line(numbers=["x", *["1"] * 12]), r"column 'I1' must be a whole number, got 'x'"),
+        (line(numbers=["1.5", *["1"] * 12]), r"column 'I1' must be a whole number, got '1.5'"),
+    ):
+        with pytest.raises(BadData, match=f"train.txt, line 2: {message}"):
+            table(put(tmp_path, line() + bad))
 
 
-def test_absent_data_are_told_with_where_to_get_them(tmp_path):
+def test_the_error_for_missing_data_says_where_to_get_them(tmp_path):
     with pytest.raises(NotFound, match=r"no train.txt or train.txt.gz in .*; get the Criteo .* into data/criteo"):
         criteo.read(tmp_path)

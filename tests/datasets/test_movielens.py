@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.datasets import movielens_1m, movielens_100k
 from pipeline.sources.source import BadData, NotFound
+from pipeline.workflow.validation import checked_options
 
 REAL = Path(__file__).parents[2] / "../shared/data"
 ML_1M = {
@@ -28,7 +29,7 @@ ML_100K = {
 
 
 def put(folder, files):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / name).write_bytes(text)
     return folder
@@ -66,13 +67,16 @@ def test_100k_by_hand(tmp_path):
     assert found["zip"] == ["85711", "85711", "T8H1N"]
 
 
-def test_options(tmp_path):
+def test_options_change_the_threshold_and_join_the_genres(tmp_path):
     folder = put(tmp_path / "in", ML_1M)
     found = table(movielens_1m.read(folder, threshold=5, genres="joined"))
     assert found["label"] == [1, 0, 0, 0]
     assert found["genres"] == ["Comedy|Drama", "War", "Comedy|Drama", "Drama"]
-    with pytest.raises(ValueError, match="no genres='list'; there are 'bag' and 'joined'"):
-        movielens_1m.read(folder, genres="list")
+    for module in (movielens_1m, movielens_100k):
+        with pytest.raises(ValueError, match="genres must be one of bag, joined, got 'list'"):
+            checked_options([module.read], {"genres": "list"}, "options")
+        with pytest.raises(ValueError, match="threshold must be a number above 1 and at most 5, got 1"):
+            checked_options([module.read], {"threshold": 1}, "options")
 
 
 def test_the_publishers_zip_and_gzipped_files_read_alike(tmp_path):
@@ -85,29 +89,30 @@ def test_the_publishers_zip_and_gzipped_files_read_alike(tmp_path):
         assert table(movielens_1m.read(path)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("ratings.dat", b"1::10::5::1\n1::10::6::1\n", r"ratings.dat, line 2: column 'rating' must be 1, 2, .*'6'"),
-        ("ratings.dat", b"1::10::5::1\n9::10::5::1\n", r"ratings.dat, line 2: column 'user' is no user.*'9'"),
-        ("ratings.dat", b"1::10::5::1\n1::99::5::1\n", r"ratings.dat, line 2: column 'movie' is no movie.*'99'"),
-        ("ratings.dat", b"1::10::5::1\n1::10::5\n", r"ratings.dat, line 2: 3 values where 4 are expected"),
-        ("ratings.dat", b"1::10::5::1\n1::1:0::5::1\n", r"ratings.dat, line 2: column 'movie' is no movie.*'1:0'"),
-        ("ratings.dat", b"", r"ratings.dat: is empty"),
-        ("users.dat", b"1::F::young::10::48067\n", r"users.dat, line 1: column 'age' must be a whole number.*'young'"),
-        ("movies.dat", b"10::X (1999)\n", r"movies.dat, line 1: is not movie::title::genres, found '10::X \(1999\)'"),
-        ("movies.dat", b"", r"movies.dat: is empty"),
-    ],
-)
-def test_bad_files_are_told(tmp_path, name, text, message):
-    with pytest.raises(BadData, match=message):
-        table(movielens_1m.read(put(tmp_path / "in", {**ML_1M, name: text})))
+def test_errors_in_a_file_name_the_line(tmp_path):
+    good = b"1::10::5::1\n"
+    for name, text, message in (
+        ("ratings.dat", good + b"1::10::6::1\n", r", line 2: column 'rating' must be 1, 2, 3, 4 or 5, got '6'"),
+        ("ratings.dat", good + b"9::10::5::1\n", r", line 2: column 'user' must be in the file of users, got '9'"),
+        ("ratings.dat", good + b"1::99::5::1\n", r", line 2: column 'movie' must be in the file of movies, got '99'"),
+        ("ratings.dat", good + b"1::10::5\n", r", line 2: must have 4 values, has 3"),
+        ("ratings.dat", good + b"1::1:0::5::1\n", r", line 2: column 'movie' must be in the file of movies, got '1:0'"),
+        ("ratings.dat", b"", r": is empty"),
+        ("users.dat", b"1::F::young::10::48067\n", r", line 1: column 'age' must be a whole number, got 'young'"),
+        ("movies.dat", b"10::X (1999)\n", r", line 1: must be movie::title::genres, got '10::X \(1999\)'"),
+        ("movies.dat", b"", r": is empty"),
+    ):
+        with pytest.raises(BadData, match=name + message):
+            table(movielens_1m.read(put(tmp_path / "in", {**ML_1M, name: text})))
+    flags = ML_100K["u.item"].replace(b"|0\n", b"\n", 1)
+    with pytest.raises(BadData, match=r"u.item, line 1: must be a movie's number, title, dates, address and 19 flags"):
+        table(movielens_100k.read(put(tmp_path / "100k", {**ML_100K, "u.item": flags})))
 
 
-def test_what_is_missing_is_told(tmp_path):
+def test_the_error_for_missing_files_says_where_to_get_them(tmp_path):
     with pytest.raises(NotFound, match=r"no users.dat or users.dat.gz in .*; set dataset.path"):
         movielens_1m.read(put(tmp_path / "in", {name: text for name, text in ML_1M.items() if name != "users.dat"}))
-    with pytest.raises(BadData, match="is one file, where MovieLens has three"):
+    with pytest.raises(BadData, match="is a single file, but MovieLens has three"):
         movielens_1m.read(tmp_path / "in" / "ratings.dat")
 
 

@@ -1,26 +1,26 @@
-"""Low-precision training: the rounding, the step's gradient, and what is trained, kept and served."""
+"""ALPT: the rounding, the step's gradient, and what is trained, stored and served."""
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
-from pipeline.embeddings.cost import full_tables, prices, spent
+from pipeline.embeddings.cost import spent
+from pipeline.experiment.method import Method
 from pipeline.methods import alpt
 from pipeline.training.row_adam import RowAdam
+from tests.contracts import evidence
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM, ROWS = 4, 123
 BITS = [2, 4, 8]
 
 
-def made(bits: int, dims: int = DIM) -> alpt.LowPrecision:
+def made(bits: int) -> alpt.LowPrecision:
     torch.manual_seed(0)
-    allocation = Allocation("alpt", dict.fromkeys(SCHEMA.names, dims), {"bits": bits})
-    embedding = alpt.build(SCHEMA, DIM, allocation)
+    settings = {"bits": bits, "span": alpt.SPAN[bits]}
+    embedding = alpt.build(SCHEMA, DIM, Allocation("alpt", dict.fromkeys(SCHEMA.names, DIM), settings))
     with torch.no_grad():
         for table in embedding.tables.values():
             table.weight.copy_(0.3 * torch.randn(table.weight.shape))
@@ -46,13 +46,13 @@ def assert_on_grid(rows: torch.Tensor, steps: torch.Tensor, bits: int) -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_the_step_s_gradient_is_lsq_s(bits: int) -> None:
-    """Written out number by number: round(w / step) - w / step within the range, its end beyond."""
+    """Written out number by number: round(w / step) - w / step within the range, the end of the range beyond it."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     generator = torch.Generator().manual_seed(0)
     rows = (2 ** (bits - 1) * torch.randn(6, 5, generator=generator, dtype=torch.float64)).requires_grad_()
     step = torch.rand(6, 1, generator=generator, dtype=torch.float64).add_(0.5).requires_grad_()
     weight = torch.randn(6, 5, generator=generator, dtype=torch.float64)
-    (alpt.Rounded.apply(rows, step, 0.5, low, high) * weight).sum().backward()
+    (alpt.RoundToStep.apply(rows, step, 0.5, low, high) * weight).sum().backward()
     beyond = 0
     for r in range(6):
         expected = 0.0
@@ -67,20 +67,20 @@ def test_the_step_s_gradient_is_lsq_s(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_what_is_looked_up_in_training_is_right_on_average_and_next_to_w(bits: int) -> None:
+def test_a_lookup_in_training_gives_a_neighbour_of_w_and_w_on_average(bits: int) -> None:
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     rows = (low + (high - low) * torch.rand(7, 3, generator=torch.Generator().manual_seed(0))) * 0.25
     step = torch.full((7, 1), 0.25)
     torch.manual_seed(1)
-    drawn = torch.stack([alpt.Rounded.apply(rows, step, torch.rand(7, 3), low, high) for _ in range(4000)])
+    drawn = torch.stack([alpt.RoundToStep.apply(rows, step, torch.rand(7, 3), low, high) for _ in range(2000)])
     assert float((drawn - rows).abs().max()) < 0.25
-    assert float((drawn.mean(0) - rows).abs().max()) < 5 * 0.5 * 0.25 / 4000**0.5
-    nearest = alpt.Rounded.apply(rows, step, 0.5, low, high)
+    assert float((drawn.mean(0) - rows).abs().max()) < 5 * 0.5 * 0.25 / 2000**0.5
+    nearest = alpt.RoundToStep.apply(rows, step, 0.5, low, high)
     assert float((nearest - rows).abs().max()) <= 0.125 + 1e-6
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_step_of_training_starts_from_the_grid_and_touches_the_rows_of_its_batch_alone(bits: int) -> None:
+def test_a_step_of_training_starts_from_the_grid_and_changes_only_the_rows_of_its_batch(bits: int) -> None:
     embedding, occ = made(bits), occurrences()
     table, steps = embedding.tables[str(DIM)], embedding.steps[str(DIM)]
     optimizer = RowAdam([table.weight, steps.weight], lr=0.01)
@@ -99,11 +99,11 @@ def test_a_step_of_training_starts_from_the_grid_and_touches_the_rows_of_its_bat
     assert float(moved.abs().max()) <= 0.0101
     assert bool((steps.weight.detach()[occ.rows] != before["steps"][occ.rows]).any())
     with torch.no_grad():
-        embedding(occ)  # the next batch with these rows rounds where the last one left them, on the new grid
+        embedding(occ)  # the next batch with these rows rounds them to the new grid
     assert_on_grid(table.weight.detach()[occ.rows], steps_of(embedding)[occ.rows], bits)
 
 
-def test_a_step_grows_where_numbers_are_clipped_that_ought_to_be_larger() -> None:
+def test_a_step_grows_if_numbers_are_clipped_that_should_be_larger() -> None:
     embedding, occ = made(8), occurrences()
     table, steps = embedding.tables[str(DIM)], embedding.steps[str(DIM)]
     with torch.no_grad():
@@ -119,16 +119,15 @@ def test_a_step_grows_where_numbers_are_clipped_that_ought_to_be_larger() -> Non
 
 
 def test_a_row_s_codes_reach_as_far_as_the_span_says() -> None:
-    none = Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), 1), 1)
     for options, reach in (({}, 0.25), ({"bits": 4}, 0.125), ({"bits": 4, "span": 0.5}, 0.5)):
-        embedding = alpt.build(SCHEMA, DIM, alpt.derive(none, **options))
+        embedding = alpt.build(SCHEMA, DIM, alpt.derive(evidence("alpt", SCHEMA, DIM), **options))
         assert float(embedding.rounded(str(DIM))[1][0].detach()) * -embedding.low == reach
-    with pytest.raises(ValueError, match="span must be above 0, however: 0"):
-        alpt.derive(none, span=0.0)
+    with pytest.raises(ValueError, match=r"alpt: span must be a number above 0 or null, got 0\.0"):
+        Method.named("alpt", {"span": 0.0})
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_validation_rounds_to_the_nearest_and_changes_nothing(bits: int) -> None:
+def test_evaluation_rounds_to_the_nearest_and_changes_nothing(bits: int) -> None:
     embedding, occ = made(bits).eval(), occurrences()
     before = embedding.tables[str(DIM)].weight.detach().clone()
     with torch.no_grad():
@@ -156,13 +155,11 @@ def test_what_is_served_lies_on_the_grid_of_the_stored_steps(bits: int) -> None:
     assert packed[f"table.{DIM}"].shape == (ROWS, DIM * bits // 8 or 1)
 
 
-def test_the_widest_dimension_of_its_bits_within_the_budget_and_d_without_one() -> None:
-    candidates = ((1, 4),) * 3
-    given = (SCHEMA, DIM, candidates, prices(alpt.build, SCHEMA, candidates, DIM), full_tables(SCHEMA, DIM).bytes)
+def test_the_widest_dimension_within_the_budget_is_taken_and_d_without_one() -> None:
     for bits, size, dim in ((8, 3 + 2, 3), (4, 1 + 2, 2), (2, 1 + 2, 4)):
-        found = alpt.derive(Evidence(*given, budget=ROWS * size), bits=bits)
-        assert found.settings["bits"] == bits and set(found.dims.values()) == {dim}
-        assert spent(alpt.build, SCHEMA, DIM, found).bytes == ROWS * size
-        assert set(alpt.derive(Evidence(*given), bits=bits).dims.values()) == {DIM}
-    with pytest.raises(ValueError, match=rf"the least is {3 * ROWS}; raise the budget"):
-        alpt.derive(Evidence(*given, budget=3 * ROWS - 1))
+        allocation = alpt.derive(evidence("alpt", SCHEMA, DIM, budget=ROWS * size), bits=bits)
+        assert allocation.settings["bits"] == bits and set(allocation.dims.values()) == {dim}
+        assert spent(alpt.build, SCHEMA, DIM, allocation).bytes == ROWS * size
+        assert set(alpt.derive(evidence("alpt", SCHEMA, DIM), bits=bits).dims.values()) == {DIM}
+    with pytest.raises(ValueError, match=rf"alpt: no dimension .* the least is {3 * ROWS}; raise the budget"):
+        alpt.derive(evidence("alpt", SCHEMA, DIM, budget=3 * ROWS - 1))

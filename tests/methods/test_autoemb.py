@@ -1,4 +1,4 @@
-"""AutoEmb's weights by block, and what its hard and its soft form make of them."""
+"""AutoEmb's weights of blocks, and the allocations of its hard and its soft form."""
 
 import itertools
 import re
@@ -11,16 +11,15 @@ from torch import Tensor
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Field, Schema
-from pipeline.embeddings.batch import Lookup
-from pipeline.embeddings.cost import cost, full_tables, prices, spent
+from pipeline.embeddings.batch import Lookup, spread
+from pipeline.embeddings.cost import cost, full_tables, spent
 from pipeline.embeddings.row_blocks import allocate, merged
 from pipeline.methods import autoemb
-from tests.test_plugs import assert_every_parameter_has_a_gradient
+from tests.contracts import assert_every_parameter_has_a_gradient, evidence, problem
 
 SCHEMA = Schema((Field("user", 200), Field("age", 3), Field("item", 80)))
 CANDIDATES = [[1, 2, 4], [1, 4], [0, 2, 4]]
 DIM = 4
-PRICES = prices(autoemb.build, SCHEMA, CANDIDATES, DIM)
 FULL = full_tables(SCHEMA, DIM).bytes
 
 
@@ -29,17 +28,18 @@ def draw_ids(rows: int = 200) -> Tensor:
     return torch.from_numpy(np.stack([rng.integers(0, n, rows) for n in (200, 3, 80)], 1).astype(np.int32))
 
 
-def supernet(seed: int = 0, **options) -> autoemb.Supernet:
+def supernet(seed: int = 0, candidates=CANDIDATES, **options) -> autoemb.ControlledMixture:
     torch.manual_seed(seed)
-    made = autoemb.search(SCHEMA, DIM, CANDIDATES, PRICES, **{"blocks": 3, "warm_up": 0.0, **options})
+    asked = problem("autoemb", SCHEMA, DIM, candidates)
+    made = autoemb.find(asked, **{"blocks": 3, "warm_up": 0.0, **options})
     with torch.no_grad():
         for parameter in made.controllers.parameters():
             parameter.copy_(torch.randn(parameter.shape))
     return made
 
 
-def evidence(made: autoemb.Supernet, **given) -> Evidence:
-    return Evidence(SCHEMA, DIM, tuple(map(tuple, CANDIDATES)), PRICES, FULL, found=made.found(), **given)
+def given(made: autoemb.ControlledMixture, candidates=CANDIDATES, **more) -> Evidence:
+    return evidence("autoemb", SCHEMA, DIM, candidates, arrays=made.findings().arrays(), **more)
 
 
 def test_a_row_s_weights_are_those_of_its_block() -> None:
@@ -51,7 +51,7 @@ def test_a_row_s_weights_are_those_of_its_block() -> None:
     field = [0] * 200 + [1] * 3 + [2] * 80
     of_rows = torch.stack([weights[field[row], block[row]] for row in occ.rows.tolist()])
     made.eval()
-    torch.testing.assert_close(made(occ), made.slices(occ, of_rows))
+    torch.testing.assert_close(made(occ), spread(made.slices(occ, of_rows), occ))
 
 
 def test_all_candidates_have_equal_weights_in_the_warm_up() -> None:
@@ -63,9 +63,9 @@ def test_all_candidates_have_equal_weights_in_the_warm_up() -> None:
     equal = (valid / valid.sum(1, keepdim=True))[
         torch.searchsorted(torch.tensor([200, 203, 283]), occ.rows, right=True)
     ]
-    torch.testing.assert_close(made(occ), made.slices(occ, equal))
+    torch.testing.assert_close(made.vectors(occ), made.slices(occ, equal))
     made.before_step(50, 100)
-    assert not made.warming() and not torch.allclose(made(occ), made.slices(occ, equal))
+    assert not made.warming() and not torch.allclose(made.vectors(occ), made.slices(occ, equal))
 
 
 def test_only_the_controllers_are_architecture() -> None:
@@ -73,11 +73,11 @@ def test_only_the_controllers_are_architecture() -> None:
     assert {id(p) for p in made.arch_parameters()} == {id(p) for p in made.controllers.parameters()}
 
 
-def test_scores_are_the_logarithms_of_the_mean_weights_over_the_blocks_that_have_rows() -> None:
+def test_scores_are_the_logarithms_of_mean_weights_over_the_blocks_that_have_rows() -> None:
     made = supernet()
     weights = made.controllers().exp().detach()  # candidates 0, 1, 2, 4
     expected = [weights[0, :2, 1:].mean(0), weights[1, 0, [1, 3]], weights[2, :2][:, [0, 2, 3]].mean(0)]
-    for row, values in zip(made.scores().detach(), expected, strict=True):
+    for row, values in zip(made.findings().scores.detach(), expected, strict=True):
         torch.testing.assert_close(row[: len(values)].exp(), values)
         assert bool((row[len(values) :] == -torch.inf).all())
 
@@ -90,7 +90,7 @@ def test_without_a_budget_every_block_has_the_dimension_of_its_largest_weight() 
             [field[int(np.argmax(log_weights[f, s][np.searchsorted([0, 1, 2, 4], field)]))] for s in range(3)]
             for f, field in enumerate(CANDIDATES)
         ]
-        chosen = autoemb.derive(evidence(made))
+        chosen = autoemb.derive(given(made))
         for f, name in enumerate(SCHEMA.names):
             blocks = merged(made.rows[f].tolist(), dims[f])
             assert chosen.dims[name] == max(d for _, d in blocks)
@@ -100,7 +100,7 @@ def test_without_a_budget_every_block_has_the_dimension_of_its_largest_weight() 
                 assert name not in chosen.settings["blocks"]
 
 
-def test_under_a_budget_the_sum_of_log_weights_is_the_largest_that_fits() -> None:
+def test_under_a_budget_the_largest_sum_of_log_weights_that_fits_is_taken() -> None:
     made = supernet()
     log_weights = made.controllers().detach().double().numpy()
     every = []
@@ -110,21 +110,22 @@ def test_under_a_budget_the_sum_of_log_weights_is_the_largest_that_fits() -> Non
         score = sum(
             log_weights[f, s, [0, 1, 2, 4].index(d)] for f, field in enumerate(dims) for s, d in enumerate(field)
         )
-        allocation = allocate("autoemb", SCHEMA, blocks)
+        allocation = allocate(given(made), blocks)
         every.append((score, spent(autoemb.build, SCHEMA, DIM, allocation).bytes, allocation))
     for share in (0.9, 0.6, 0.3):
         budget = int(FULL * share)
-        best = max((found for found in every if found[1] <= budget), key=lambda found: found[0])
-        assert autoemb.derive(evidence(made, budget=budget)) == best[2]
+        best = max((choice for choice in every if choice[1] <= budget), key=lambda choice: choice[0])
+        assert autoemb.derive(given(made, budget=budget)) == best[2]
 
 
-def test_more_choices_than_can_be_weighed_are_refused() -> None:
-    schema = Schema((Field("user", 2000),))
-    many = [list(range(1, 30))]
-    made = autoemb.search(schema, 32, many, np.zeros((1, 29), dtype=np.int64), blocks=4)
-    given = Evidence(schema, 32, (tuple(many[0]),), np.zeros((1, 29), dtype=np.int64), 1, found=made.found())
-    with pytest.raises(ValueError, match=r"field 'user' has 29 candidates for each of 4 blocks.*set blocks"):
-        autoemb.derive(given)
+def test_more_choices_than_can_be_compared_are_refused() -> None:
+    schema, many = Schema((Field("user", 2000),)), [range(1, 30)]
+    made = autoemb.find(problem("autoemb", schema, 32, many), blocks=4)
+    crowded = evidence("autoemb", schema, 32, many, arrays=made.findings().arrays())
+    with pytest.raises(
+        ValueError, match=r"'user' must have at most 32768 choices, got 29 candidates for each of 4 blocks"
+    ):
+        autoemb.derive(crowded)
 
 
 # --- the soft form
@@ -134,21 +135,14 @@ WHOLE = [[1, 2, 4], [1, 4], [2, 4]]  # no field can be dropped
 
 
 def soft(budget: int | None = None) -> Allocation:
-    torch.manual_seed(0)
-    made = autoemb.search(SCHEMA, DIM, WHOLE, PRICES, blocks=3)
-    with torch.no_grad():
-        for parameter in made.controllers.parameters():
-            parameter.copy_(torch.randn(parameter.shape))
-    priced = prices(autoemb.build, SCHEMA, WHOLE, DIM)
-    given = Evidence(SCHEMA, DIM, tuple(map(tuple, WHOLE)), priced, FULL, found=made.found(), budget=budget)
-    return autoemb.derive(given, form="soft")
+    return autoemb.derive(given(supernet(candidates=WHOLE), WHOLE, budget=budget), form="soft")
 
 
-def test_the_soft_form_keeps_every_candidate_with_the_weights_that_were_found() -> None:
+def test_the_soft_form_keeps_every_candidate_with_its_weights() -> None:
     allocation = Allocation.from_dict(soft().to_dict())
     assert allocation.dims == {"user": 4, "age": 4, "item": 4}
     made = autoemb.build(SCHEMA, DIM, allocation)
-    assert isinstance(made, autoemb.Mixture)
+    assert isinstance(made, autoemb.BlockMixture)
     torch.testing.assert_close(made.weights.sum(2), torch.ones(3, 3))
     occ = Lookup(SCHEMA)(draw_ids())
     made(occ).square().sum().backward()
@@ -156,7 +150,7 @@ def test_the_soft_form_keeps_every_candidate_with_the_weights_that_were_found() 
     assert made.arch_parameters() == []
 
 
-def test_the_soft_form_pays_for_all_slices_and_weights_and_needs_no_more_to_serve() -> None:
+def test_the_soft_form_pays_for_all_slices_and_weights_and_needs_nothing_else_to_serve() -> None:
     allocation = soft()
     made = autoemb.build(SCHEMA, DIM, allocation)
     occ = Lookup(SCHEMA)(draw_ids())
@@ -179,12 +173,12 @@ def test_the_soft_form_pays_for_all_slices_and_weights_and_needs_no_more_to_serv
         assert torch.equal(made(occ), expected)
 
 
-def test_the_soft_form_is_refused_under_a_budget_it_exceeds_and_says_what_it_needs() -> None:
+def test_the_soft_form_is_refused_under_a_smaller_budget_and_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match=r"autoemb: the soft form .* budget") as refused:
         soft(FULL)
-    found = re.search(r"the least is ([\d,]+) bytes", str(refused.value))
-    assert found
-    least = int(found[1].replace(",", ""))
+    stated = re.search(r"the least is ([\d,]+) bytes", str(refused.value))
+    assert stated
+    least = int(stated[1].replace(",", ""))
     assert soft(least) == soft()
     with pytest.raises(ValueError, match="budget"):
         soft(least - 1)
@@ -192,10 +186,10 @@ def test_the_soft_form_is_refused_under_a_budget_it_exceeds_and_says_what_it_nee
 
 def test_a_mixture_of_other_fields_is_refused() -> None:
     allocation = soft()
-    with pytest.raises(ValueError, match="of 2 fields and 3 candidates"):
+    with pytest.raises(ValueError, match="must be of 2 fields and 3 candidates, got"):
         autoemb.build(SCHEMA.subset(["user", "age"]), DIM, allocation)
 
 
-def test_without_what_its_search_found_nothing_is_derived() -> None:
-    with pytest.raises(ValueError, match="autoemb needs what its search found"):
-        autoemb.derive(Evidence(SCHEMA, DIM, tuple(map(tuple, CANDIDATES)), PRICES, FULL))
+def test_without_the_weights_of_a_search_nothing_is_derived() -> None:
+    with pytest.raises(ValueError, match="autoemb needs the weights that its search finds, got none"):
+        autoemb.derive(evidence("autoemb", SCHEMA, DIM, CANDIDATES))

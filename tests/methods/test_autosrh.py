@@ -1,14 +1,14 @@
-"""AutoSrh: which block a row is in, what its relevance does, and the threshold over all fields."""
+"""AutoSrh: the block of a row, its relevance, and the threshold over all fields."""
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import autosrh
+from tests.contracts import evidence, problem
 
 SCHEMA = Schema((Field("user", 20), Field("item", 10), Field("age", 3)))
 DIM = 4
@@ -16,11 +16,11 @@ FULL = full_tables(SCHEMA, DIM).bytes
 SHARES = (0.2, 0.3, 0.5)
 
 
-def supernet(**options) -> autosrh.Supernet:
-    return autosrh.search(SCHEMA, DIM, [[DIM]] * 3, np.zeros((3, 1)), **{"shares": SHARES, **options})
+def supernet(**options) -> autosrh.WeightedBlocks:
+    return autosrh.find(problem("autosrh", SCHEMA, DIM, [[DIM]] * 3), **{"shares": SHARES, **options})
 
 
-def test_blocks_are_shares_of_a_field_s_values_the_frequent_ones_first() -> None:
+def test_blocks_are_shares_of_a_field_s_values_with_the_frequent_ones_first() -> None:
     user = [0] * 4 + [1] * 6 + [2] * 10
     item = [3] * 2 + [4] * 3 + [5] * 5
     age = [6, 7, 8]
@@ -30,7 +30,7 @@ def test_blocks_are_shares_of_a_field_s_values_the_frequent_ones_first() -> None
             supernet(shares=wrong)
 
 
-def test_rows_are_multiplied_with_the_relevances_of_their_block_which_the_architecture_trains() -> None:
+def test_rows_are_multiplied_by_the_relevances_of_their_block_which_are_the_architecture() -> None:
     embedding = supernet()
     with torch.no_grad():
         embedding.alpha.copy_(torch.rand(embedding.alpha.shape))
@@ -44,28 +44,28 @@ def test_rows_are_multiplied_with_the_relevances_of_their_block_which_the_archit
     torch.testing.assert_close(gradient, expected)
 
 
-def test_relevances_start_at_1_stay_within_0_and_1_and_wait_for_the_warm_up() -> None:
+def test_relevances_start_at_1_stay_between_0_and_1_and_wait_for_the_warm_up() -> None:
     embedding = supernet(warm_up=0.3)
     assert embedding.warming() and bool((embedding.alpha == 1).all())
     with torch.no_grad():
         embedding.alpha[0] = torch.tensor([-0.5, 0.25, 1.5, 1.0])
-    assert embedding.found()["importance"][0, 0] == 0  # also after the last step
+    assert embedding.findings().arrays()["importance"][0, 0] == 0  # also after the last step
     embedding.before_step(29, 100)
     assert embedding.warming() and embedding.alpha[0].tolist() == [0.0, 0.25, 1.0, 1.0]
     embedding.before_step(30, 100)
     assert not embedding.warming()
 
 
-def test_what_is_kept_are_the_largest_products_of_all_fields() -> None:
+def test_the_largest_products_of_all_fields_are_kept() -> None:
     embedding = supernet()
     with torch.no_grad():
         embedding.table.weight.copy_(torch.randn(33, DIM, generator=torch.Generator().manual_seed(0)))
         embedding.alpha.copy_(torch.rand(embedding.alpha.shape, generator=torch.Generator().manual_seed(1)))
         product = (embedding.table.weight * embedding.alpha[embedding.block]).abs().numpy()
-    found = embedding.found()
-    np.testing.assert_allclose(found["importance"], product, rtol=1e-3)
-    given = Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, found=found, budget=FULL // 3)
-    built = autosrh.build(SCHEMA, DIM, autosrh.derive(given))
+    arrays = embedding.findings().arrays()
+    np.testing.assert_allclose(arrays["importance"], product, rtol=1e-3)
+    allocation = autosrh.derive(evidence("autosrh", SCHEMA, DIM, arrays=arrays, budget=FULL // 3))
+    built = autosrh.build(SCHEMA, DIM, allocation)
     mask = built.mask.numpy()
     assert cost(built.packed()).bytes <= FULL // 3 and mask.sum() == built.layout.kept
     assert product[mask].min() >= product[~mask].max() * 0.999

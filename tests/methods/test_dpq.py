@@ -1,4 +1,4 @@
-"""DPQ's softmax variant against its equations; the nearest-centroid variant is tested in test_codes."""
+"""DPQ's softmax variant against its equations; its nearest-centroid variant is tested in test_product_codes."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_softmax_centroids_have_the_outputs_and_gradients_of_the_equations_writt
     assert float(table.grad.abs().max()) > 0.1
 
 
-def test_after_training_the_running_normalisation_chooses_and_every_value_is_the_one_chosen() -> None:
+def test_after_training_the_running_normalisation_decides_the_codes() -> None:
     embedding, occ = made(), Lookup(SCHEMA)(ids())
     for _ in range(60):
         embedding(occ)
@@ -72,16 +72,16 @@ def test_after_training_the_running_normalisation_chooses_and_every_value_is_the
         assert torch.equal(live[0, 0, 3 * g : 3 * g + 3], embedding.values.detach()[g, best])
 
 
-def test_groups_of_one_coordinate_and_other_dimensions_are_refused() -> None:
+def test_groups_of_one_coordinate_and_dimensions_other_than_d_are_refused() -> None:
     settings = {"variant": "sx", "groups": DIM, "centroids": [K], "temperature": 1.0}
-    with pytest.raises(ValueError, match="groups of two coordinates or more"):
+    with pytest.raises(ValueError, match="groups of at least two coordinates, got groups=6 for dim=6"):
         dpq.build(SCHEMA, DIM, Allocation("dpq", DIMS, settings))
-    with pytest.raises(ValueError, match=r"the dimension 6, however: {'item': 3}"):
+    with pytest.raises(ValueError, match=r"dpq: every kept field must have the dimension 6, got {'item': 3}"):
         dpq.build(SCHEMA, DIM, Allocation("dpq", DIMS | {"item": 3}, settings | {"groups": 2}))
 
 
 def test_training_uses_most_of_the_centroids() -> None:
-    """The check against collapse, on labels that depend on both fields' values."""
+    """The check against collapse, with labels that depend on the values of both fields."""
     generator = torch.Generator().manual_seed(2)
     left, right = torch.randn(40, 3, generator=generator), torch.randn(30, 3, generator=generator)
     for variant, own in (("vx", {"commitment": 0.0}), ("sx", {"temperature": 1.0})):

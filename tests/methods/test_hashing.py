@@ -1,33 +1,28 @@
-"""The hashing trick; its hash is tested in test_shared_memory.py."""
+"""The hashing trick; its hash is tested in test_hashed_memory."""
 
 import numpy as np
 import torch
 
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.batch import Lookup
-from pipeline.embeddings.cost import full_tables, prices, spent
+from pipeline.embeddings.cost import spent
 from pipeline.methods import hashing
+from tests.contracts import evidence
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 9, width=2)))
 DIM = 4
 IDS = torch.tensor([[3, 49, 0, 8], [69, 3, 5, PADDING], [3, 3, 8, 1]], dtype=torch.int32)
 
 
-def given(**more) -> Evidence:
-    rows = ((DIM,),) * 3
-    priced = prices(hashing.build, SCHEMA, rows, DIM)
-    return Evidence(SCHEMA, DIM, rows, priced, full_tables(SCHEMA, DIM).bytes, **more)
-
-
 def test_the_budget_is_filled_with_rows() -> None:
-    allocation = hashing.derive(given(budget=500))
+    allocation = hashing.derive(evidence("hashing", SCHEMA, DIM, budget=500))
     assert allocation.settings["rows"] == 500 // (4 * DIM)
     assert spent(hashing.build, SCHEMA, DIM, allocation).bytes == 31 * 4 * DIM
-    assert hashing.derive(given(budget=10**6)).settings["rows"] == 129  # one for every value is enough
+    plenty = hashing.derive(evidence("hashing", SCHEMA, DIM, budget=10**6))
+    assert plenty.settings["rows"] == 129  # one for every value is enough
 
 
-def test_a_field_s_vector_is_the_row_of_its_value_s_slot_and_a_bag_s_the_mean_of_several() -> None:
+def test_a_value_s_vector_is_the_row_of_its_slot_and_a_bag_s_is_the_mean_of_several() -> None:
     embedding = hashing.HashedTable(SCHEMA, DIM, rows=20, seed=0)
     slots, table = embedding.slots(torch.arange(129)), embedding.table.weight
     expected = [
@@ -38,7 +33,7 @@ def test_a_field_s_vector_is_the_row_of_its_value_s_slot_and_a_bag_s_the_mean_of
     torch.testing.assert_close(embedding(Lookup(SCHEMA)(IDS)), torch.stack([torch.stack(row) for row in expected]))
 
 
-def test_the_same_id_of_two_fields_hashes_differently_and_slots_are_used_as_by_chance() -> None:
+def test_equal_ids_of_two_fields_hash_differently_and_slots_are_used_as_by_chance() -> None:
     large = Schema((Field("user", 30_000), Field("item", 30_000)))
     slots = hashing.HashedTable(large, 1, rows=500, seed=0).slots(torch.arange(60_000)).view(2, -1)
     assert abs(float((slots[0] == slots[1]).double().mean()) - 1 / 500) < 4 * (1 / 500 / 30_000) ** 0.5
@@ -46,7 +41,7 @@ def test_the_same_id_of_two_fields_hashes_differently_and_slots_are_used_as_by_c
     assert abs(float(((loads - 120) ** 2 / 120).sum()) - 499) < 4 * (2 * 499) ** 0.5
 
 
-def test_values_that_share_a_slot_share_its_gradient_which_stays_sparse() -> None:
+def test_values_that_share_a_slot_add_up_its_gradient_which_is_sparse() -> None:
     embedding = hashing.HashedTable(SCHEMA, DIM, rows=5, seed=0)
     slots = embedding.slots(torch.arange(129))
     embedding(Lookup(SCHEMA)(IDS)).sum().backward()
@@ -59,6 +54,6 @@ def test_values_that_share_a_slot_share_its_gradient_which_stays_sparse() -> Non
 
 
 def test_another_seed_is_another_hash() -> None:
-    one, two = (hashing.derive(given(budget=500, seed=seed)) for seed in (0, 1))
+    one, two = (hashing.derive(evidence("hashing", SCHEMA, DIM, budget=500, seed=seed)) for seed in (0, 1))
     slots = [hashing.build(SCHEMA, DIM, a).slots(torch.arange(129)) for a in (one, two)]
     assert float((slots[0] == slots[1]).double().mean()) < 0.2

@@ -1,27 +1,22 @@
-"""The controls of few bits: how wide they are. How they are rounded is tested in test_quantised."""
+"""The controls of a few bits: how wide they are. How they are rounded is tested in test_rounded."""
 
 import pytest
 import torch
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Field, Schema
-from pipeline.embeddings.cost import full_tables, prices, spent
-from pipeline.methods import autodim, autodim_int8, int4, int8, uniform
+from pipeline.embeddings.cost import spent
+from pipeline.methods import int4, int8, uniform
+from tests.contracts import evidence
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM, ROWS = 8, 123
-FULL = full_tables(SCHEMA, DIM).bytes
+CANDIDATES = ((1, 2, 4, 8),) * 3
 
 
-def given(method, **more) -> Evidence:
-    candidates = ((1, 2, 4, 8),) * 3
-    return Evidence(SCHEMA, DIM, candidates, prices(method.build, SCHEMA, candidates, DIM), FULL, **more)
-
-
-@pytest.mark.parametrize("method", [int8, int4])
-def test_without_a_budget_the_full_dimension_is_rounded(method) -> None:
-    assert set(method.derive(given(method)).dims.values()) == {DIM}
+def test_without_a_budget_the_full_dimension_is_rounded() -> None:
+    for name, method in (("int8", int8), ("int4", int4)):
+        assert set(method.derive(evidence(name, SCHEMA, DIM)).dims.values()) == {DIM}
 
 
 @pytest.mark.parametrize(
@@ -35,8 +30,9 @@ def test_without_a_budget_the_full_dimension_is_rounded(method) -> None:
         (int4, ROWS * (1 + 2), 2),
     ],
 )
-def test_as_wide_as_the_budget_allows_scales_included(method, budget: int, dim: int) -> None:
-    allocation = method.derive(given(method, budget=budget))
+def test_they_are_as_wide_as_the_budget_allows_with_scales_included(method, budget: int, dim: int) -> None:
+    name = method.__name__.rpartition(".")[2]
+    allocation = method.derive(evidence(name, SCHEMA, DIM, budget=budget))
     assert set(allocation.dims.values()) == {dim}
     assert spent(method.build, SCHEMA, DIM, allocation).bytes <= budget
 
@@ -51,7 +47,7 @@ def test_before_rounding_the_model_is_the_uniform_one_of_that_width() -> None:
 
 
 def test_candidates_of_autodim_int8_are_priced_in_bytes_of_codes_scales_and_projections() -> None:
-    priced = given(autodim_int8).prices
+    priced = evidence("autodim_int8", SCHEMA, DIM, CANDIDATES).prices
     assert priced[0].tolist() == [70 * (d + 2) + (4 * d * DIM if d < DIM else 0) for d in (1, 2, 4, 8)]
-    plain = given(autodim).prices
+    plain = evidence("autodim", SCHEMA, DIM, CANDIDATES).prices
     assert plain[0].tolist() == [4 * (70 * d + (d * DIM if d < DIM else 0)) for d in (1, 2, 4, 8)]

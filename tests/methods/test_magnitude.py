@@ -1,33 +1,29 @@
-"""Magnitude pruning, on the numbers of a small table; the storage is tested in test_sparse."""
+"""Magnitude pruning of a small table; its storage is tested in test_kept_cells."""
 
-import numpy as np
 import pytest
 import torch
 
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import magnitude
+from tests.contracts import evidence
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("age", 3)))
 DIM = 8
 FULL = full_tables(SCHEMA, DIM).bytes
 
 
-def given(budget: int | None = None) -> Evidence:
-    return Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, budget=budget)
-
-
 def trained(budget: int, **options):
-    embedding = magnitude.build(SCHEMA, DIM, magnitude.derive(given(budget), **options))
+    allocation = magnitude.derive(evidence("magnitude", SCHEMA, DIM, budget=budget), **options)
+    embedding = magnitude.build(SCHEMA, DIM, allocation)
     with torch.no_grad():
         embedding.table.weight.copy_(torch.randn(SCHEMA.num_rows, DIM, generator=torch.Generator().manual_seed(1)))
     return embedding
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_all_that_is_left_is_at_least_as_large_as_all_that_is_not(share: float) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_every_kept_number_is_at_least_as_large_as_every_other(share: float) -> None:
     embedding = trained(int(FULL * share))
     before = embedding.table.weight.detach().clone()
     embedding.finish()
@@ -39,7 +35,7 @@ def test_all_that_is_left_is_at_least_as_large_as_all_that_is_not(share: float) 
     assert 0.98 * FULL * share < cost(embedding.packed()).bytes <= FULL * share
 
 
-def test_every_row_keeps_its_largest_numbers_where_that_is_asked_for() -> None:
+def test_every_row_keeps_its_largest_numbers_if_least_is_set() -> None:
     embedding = trained(FULL // 2, least=2)
     before = embedding.table.weight.detach().abs()
     embedding.finish()
@@ -51,13 +47,13 @@ def test_every_row_keeps_its_largest_numbers_where_that_is_asked_for() -> None:
     assert float(others[left[~own]].min()) >= float(others[~left[~own]].max())
 
 
-def test_what_every_row_has_to_keep_is_the_least_budget() -> None:
+def test_a_budget_must_suffice_for_what_every_row_keeps() -> None:
     with pytest.raises(
-        ValueError, match=r"no 246 cells of 123 rows can be kept in a budget of 100 bytes: the least is"
+        ValueError, match=r"a budget of 100 bytes is too small to keep 246 cells of 123 rows: the least"
     ):
-        magnitude.derive(given(100), least=2)
-    with pytest.raises(ValueError, match=r"a row has 8 cells, however least=9"):
-        magnitude.derive(given(), least=9)
+        magnitude.derive(evidence("magnitude", SCHEMA, DIM, budget=100), least=2)
+    with pytest.raises(ValueError, match=r"magnitude: least must be at most dim, 8, got 9"):
+        magnitude.derive(evidence("magnitude", SCHEMA, DIM), least=9)
 
 
 def test_training_sees_the_whole_table() -> None:

@@ -1,4 +1,4 @@
-"""NIS: the controller's gradient against the exact expectation, its choices, its masks, its budget."""
+"""NIS: the controller's gradient against the exact expectation, its choices, its masks and its budget."""
 
 import itertools
 
@@ -7,17 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocation.budget import in_bytes
-from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.batch import Lookup
-from pipeline.embeddings.cost import full_tables, prices, spent
+from pipeline.embeddings.cost import full_tables, spent
 from pipeline.methods import nis
+from tests.contracts import evidence, problem
 
 SCHEMA = Schema((Field("user", 200), Field("age", 3), Field("tags", 80, width=2)))
 CANDIDATES = [[1, 2, 4], [1, 4], [0, 2, 4]]
 DIM = 4
-PRICES = prices(nis.build, SCHEMA, CANDIDATES, DIM)
+PROBLEM = problem("nis", SCHEMA, DIM, CANDIDATES)
 
 
 def draw_ids(rows: int = 300) -> Tensor:
@@ -28,15 +27,15 @@ def draw_ids(rows: int = 300) -> Tensor:
     return torch.from_numpy(ids)
 
 
-def supernet(seed: int = 0, **options) -> nis.Supernet:
-    torch.manual_seed(seed)
-    made = nis.search(SCHEMA, DIM, CANDIDATES, PRICES, **{"blocks": 3, "warm_up": 0.0, **options})
+def supernet(**options) -> nis.MaskedBlocks:
+    torch.manual_seed(0)
+    made = nis.find(PROBLEM, **{"blocks": 3, "warm_up": 0.0, **options})
     with torch.no_grad():
         made.logits.copy_(0.7 * torch.randn(made.logits.shape))
     return made
 
 
-def offered(made: nis.Supernet, field: int) -> list[list[int]]:
+def offered(made: nis.MaskedBlocks, field: int) -> list[list[int]]:
     return [dims for dims in made.choices[field].tolist() if dims[0] >= 0]
 
 
@@ -48,10 +47,10 @@ def test_in_the_multi_size_form_a_later_block_never_has_more_columns() -> None:
     assert sorted(offered(made, 0)) == sorted(expected)
     assert sorted(offered(made, 1)) == [[1, 0, 0], [4, 0, 0]]
     pairs = [[*pair, 0] for pair in itertools.product(dims[2], repeat=2) if pair[0] >= pair[1]]
-    assert sorted(offered(made, 2)) == sorted(pairs)  # with no block at all, for 0 is a candidate
+    assert sorted(offered(made, 2)) == sorted(pairs)  # also no block at all, because 0 is a candidate
 
 
-def test_in_the_single_size_form_the_first_blocks_have_one_dimension_and_the_rest_share_a_row() -> None:
+def test_in_the_single_size_form_the_first_blocks_have_one_dimension_and_the_others_share_a_row() -> None:
     made = supernet(form="single")
     expected = [[d if b < s else 0 for b in range(3)] for s in (1, 2) for d in (1, 2, 4)]
     assert sorted(offered(made, 0)) == sorted(expected)
@@ -59,7 +58,7 @@ def test_in_the_single_size_form_the_first_blocks_have_one_dimension_and_the_res
     assert len(offered(made, 2)) == 2 * 2 + 1
 
 
-def test_a_choice_s_logit_is_the_sum_over_the_column_blocks_of_the_logit_of_their_numbers_of_row_blocks() -> None:
+def test_a_choice_s_logit_is_the_sum_of_the_logits_of_each_column_block_s_number_of_row_blocks() -> None:
     made = supernet()
     for f, candidates in enumerate(CANDIDATES):
         widths = [d for d in candidates if d]
@@ -78,7 +77,7 @@ def test_the_expected_reinforce_gradient_is_that_of_the_expected_reward_and_the_
     numbers = [len(offered(made, f)) for f in range(3)]
     every = list(itertools.product(*map(range, numbers)))
     losses = torch.rand(len(every), generator=torch.Generator().manual_seed(1))
-    baseline = -0.4  # any that does not depend on the draw
+    baseline = -0.4  # any number that does not depend on the draw
 
     expected = torch.zeros_like(made.logits)
     for chosen, loss in zip(every, losses, strict=True):
@@ -101,14 +100,14 @@ def test_the_expected_reinforce_gradient_is_that_of_the_expected_reward_and_the_
 
 def test_choices_are_drawn_with_their_probabilities() -> None:
     made = supernet()
-    draws = torch.stack([made.draw() for _ in range(3000)])
+    draws = torch.stack([made.draw() for _ in range(1500)])
     probability = made.log_probability().exp().detach()
     for f, row in enumerate(probability):
         share = torch.bincount(draws[:, f], minlength=len(row)) / len(draws)
         assert bool(((share - row).abs() <= 4.5 * (row * (1 - row) / len(draws)).sqrt()).all())
 
 
-def test_the_baseline_is_the_moving_average_of_the_rewards_before() -> None:
+def test_the_baseline_is_the_moving_average_of_earlier_rewards() -> None:
     made = supernet(decay=0.8, penalty=0.0, entropy=0.0)
     made.drawn = made.draw()
     (first,) = torch.autograd.grad(made.objective(torch.tensor(0.5), "arch"), [made.logits])
@@ -117,10 +116,11 @@ def test_the_baseline_is_the_moving_average_of_the_rewards_before() -> None:
     log_probability = made.log_probability().gather(1, made.drawn[:, None]).sum()
     torch.testing.assert_close(second, torch.autograd.grad(-0.2 * log_probability, [made.logits])[0])
     assert float(made.baseline) == pytest.approx(-0.46)
-    assert made.watched()["baseline"] == pytest.approx(-0.46) and made.watched()["reward"] == pytest.approx(-0.3)
+    watched = made.findings().watched
+    assert watched["baseline"] == pytest.approx(-0.46) and watched["reward"] == pytest.approx(-0.3)
 
 
-def test_the_mask_leaves_exactly_the_drawn_columns_and_one_row_for_what_has_none() -> None:
+def test_the_mask_leaves_exactly_the_drawn_columns_and_blocks_without_any_share_a_row() -> None:
     made, ids = supernet(), draw_ids()
     embedded = made(Lookup(SCHEMA)(ids))
     dims = [made.choices[f][n] for f, n in enumerate(made.drawn.tolist())]
@@ -138,7 +138,7 @@ def test_the_mask_leaves_exactly_the_drawn_columns_and_one_row_for_what_has_none
         torch.testing.assert_close(row, torch.stack([vector(0, values[0]), vector(1, values[1]), tags]))
 
 
-def test_every_pass_in_training_draws_anew_and_evaluation_takes_the_likeliest() -> None:
+def test_every_lookup_in_training_draws_anew_and_evaluation_takes_the_most_probable_choice() -> None:
     made, occ = supernet(), Lookup(SCHEMA)(draw_ids())
     drawn = []
     for _ in range(10):
@@ -146,14 +146,12 @@ def test_every_pass_in_training_draws_anew_and_evaluation_takes_the_likeliest() 
         drawn.append(tuple(made.drawn.tolist()))
     assert len(set(drawn)) > 3
     made.eval()
-    likeliest = made.log_probability().argmax(1)
-    values = made.masked(made.table(occ.rows), occ, likeliest)
+    most_probable = made.log_probability().argmax(1)
     assert torch.equal(made(occ), made(occ))
-    inverse = values[occ.inverse[:1]]
-    torch.testing.assert_close(made(occ)[0, 0], inverse[0])
+    torch.testing.assert_close(made.vectors(occ), made.masked(made.table(occ.rows), occ, most_probable))
 
 
-def test_all_blocks_are_trained_in_the_warm_up_and_the_controller_is_not() -> None:
+def test_in_the_warm_up_all_blocks_are_trained_and_the_controller_is_not() -> None:
     made = supernet(warm_up=0.5)
     made.before_step(49, 100)
     assert made.warming()
@@ -166,30 +164,31 @@ def test_all_blocks_are_trained_in_the_warm_up_and_the_controller_is_not() -> No
 
 @pytest.mark.parametrize("form", ["single", "multi"])
 def test_the_controller_learns_the_better_choice_within_the_target_and_its_entropy_falls(form: str) -> None:
-    """A reward that is known: every column block of a field's first block is worth something, all else nothing."""
+    """With a known reward: only the column blocks of each field's first block are worth anything."""
     full = full_tables(SCHEMA, DIM).bytes
-    made = nis.search(SCHEMA, DIM, CANDIDATES, PRICES, blocks=3, form=form, target=0.5, penalty=1.0, warm_up=0.0)
+    made = nis.find(PROBLEM, blocks=3, form=form, target=0.5, penalty=1.0, warm_up=0.0)
     torch.manual_seed(0)
     optimizer = torch.optim.Adam([made.logits], lr=0.05)
-    before = made.watched()["entropy"]
-    for _ in range(500):
+    before = made.findings().watched["entropy"]
+    for _ in range(400):
         made.drawn = made.draw()
         first = sum(int(made.choices[f][n][0]) for f, n in enumerate(made.drawn.tolist()))
         optimizer.zero_grad()
         made.objective(torch.tensor(0.7 - 0.02 * first), "arch").backward()
         optimizer.step()
-    assert made.watched()["entropy"] < 0.7 * before
-    evidence = Evidence(SCHEMA, DIM, tuple(map(tuple, CANDIDATES)), PRICES, full, found=made.found())
-    chosen = nis.derive(evidence)
+    findings = made.findings()
+    assert findings.watched["entropy"] < 0.7 * before
+
+    def derived(budget: int | None):
+        return nis.derive(evidence("nis", SCHEMA, DIM, CANDIDATES, arrays=findings.arrays(), budget=budget))
+
+    chosen = derived(None)
     assert chosen.dims["user"] == 4 and chosen.dims["tags"] == 4
-    assert spent(nis.build, SCHEMA, DIM, chosen).bytes <= in_bytes(0.5, full)
+    assert spent(nis.build, SCHEMA, DIM, chosen).bytes <= full // 2
     for share in (0.5, 0.3, 0.2):
-        budget = int(full * share)
-        within = nis.derive(Evidence(SCHEMA, DIM, evidence.candidates, PRICES, full, found=made.found(), budget=budget))
-        assert spent(nis.build, SCHEMA, DIM, within).bytes <= budget
+        assert spent(nis.build, SCHEMA, DIM, derived(int(full * share))).bytes <= int(full * share)
 
 
-def test_without_what_its_search_found_nothing_is_derived() -> None:
-    evidence = Evidence(SCHEMA, DIM, tuple(map(tuple, CANDIDATES)), PRICES, full_tables(SCHEMA, DIM).bytes)
-    with pytest.raises(ValueError, match="nis needs what its search found"):
-        nis.derive(evidence)
+def test_without_the_choices_of_a_search_nothing_is_derived() -> None:
+    with pytest.raises(ValueError, match="nis needs the choices that its search finds, got none"):
+        nis.derive(evidence("nis", SCHEMA, DIM, CANDIDATES))

@@ -6,9 +6,10 @@ import torch
 
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import PADDING, Field, Schema
-from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.batch import Lookup, spread
 from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import pep
+from tests.contracts import evidence, problem
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50), Field("tags", 7, width=2)))
 DIM = 8
@@ -17,9 +18,12 @@ FIELDS = np.repeat([0, 1, 2], [70, 50, 7])
 KINDS = {"global": (1, 1), "dim": (1, DIM), "field": (3, 1), "field_dim": (3, DIM), "row": (127, 1), "cell": (127, DIM)}
 
 
-def supernet(thresholds: str) -> pep.Supernet:
+PROBLEM = problem("pep", SCHEMA, DIM, [[DIM]] * 3)
+
+
+def supernet(thresholds: str) -> pep.ThresholdedCells:
     torch.manual_seed(0)
-    made = pep.search(SCHEMA, DIM, [[DIM]] * 3, np.zeros((3, 1)), thresholds=thresholds)
+    made = pep.find(PROBLEM, thresholds=thresholds)
     with torch.no_grad():
         made.table.weight.copy_(torch.randn(127, DIM))
         s = made.s.weight if isinstance(made.s, torch.nn.Module) else made.s
@@ -27,8 +31,8 @@ def supernet(thresholds: str) -> pep.Supernet:
     return made
 
 
-def thresholds_of(embedding: pep.Supernet, kind: str) -> torch.Tensor:
-    """(V, D) sigmoid(s), spelled out."""
+def thresholds_of(embedding: pep.ThresholdedCells, kind: str) -> torch.Tensor:
+    """(V, D) sigmoid(s), written out."""
     s = embedding.s.weight if isinstance(embedding.s, torch.nn.Module) else embedding.s
     assert tuple(s.shape) == KINDS[kind]
     if kind in ("field", "field_dim"):
@@ -54,13 +58,14 @@ def test_numbers_are_shrunk_by_the_threshold_they_share(kind: str) -> None:
     bags = (shrunk[120 + tags.clamp(min=0)] * there).sum(1) / there.sum(1)
     expected = torch.stack([shrunk[ids[:, 0].long()], shrunk[70 + ids[:, 1].long()], bags], 1)
     torch.testing.assert_close(embedding(Lookup(SCHEMA)(ids)).detach(), expected)
-    margin = embedding.found()["margin"]
+    margin = embedding.findings().arrays()["margin"]
     assert margin.dtype == np.float16
     np.testing.assert_allclose(margin, (table.abs() - threshold).numpy(), atol=2e-3)
 
 
-def test_a_number_above_its_threshold_moves_itself_and_the_threshold_one_below_moves_neither() -> None:
-    embedding = pep.search(SCHEMA, 2, [[2]] * 3, np.zeros((3, 1)), thresholds="dim", init=0.0)  # thresholds of 1/2
+def test_a_number_above_its_threshold_trains_itself_and_the_threshold_and_one_below_trains_neither() -> None:
+    narrow = problem("pep", SCHEMA, 2, [[2]] * 3)
+    embedding = pep.find(narrow, thresholds="dim", init=0.0)  # thresholds of 1/2
     with torch.no_grad():
         embedding.table.weight.zero_()
         embedding.table.weight[3] = torch.tensor([-0.8, 0.3])
@@ -72,7 +77,7 @@ def test_a_number_above_its_threshold_moves_itself_and_the_threshold_one_below_m
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_holds_the_l2_of_s_and_its_gradient_is_what_the_optimiser_takes(kind: str) -> None:
+def test_the_loss_has_the_l2_term_of_s_and_its_gradient_has_the_layout_that_the_optimiser_takes(kind: str) -> None:
     embedding = supernet(kind)
     occ = Lookup(SCHEMA)(draw_ids())
     vectors = embedding(occ)
@@ -87,7 +92,7 @@ def test_the_loss_holds_the_l2_of_s_and_its_gradient_is_what_the_optimiser_takes
 
 
 @pytest.mark.parametrize("kind", ["row", "cell"])
-def test_thresholds_of_rows_are_trained_only_where_a_batch_touches_them(kind: str) -> None:
+def test_thresholds_of_rows_are_trained_only_for_the_rows_of_the_batch(kind: str) -> None:
     embedding = supernet(kind)
     embedding(Lookup(SCHEMA)(draw_ids())).square().sum().backward()
     touched = Lookup(SCHEMA)(draw_ids()).rows
@@ -95,12 +100,11 @@ def test_thresholds_of_rows_are_trained_only_where_a_batch_touches_them(kind: st
 
 
 def given(margin: np.ndarray, budget: int | None = None) -> Evidence:
-    return Evidence(SCHEMA, DIM, ((DIM,),) * 3, np.full((3, 1), FULL), FULL, found={"margin": margin}, budget=budget)
+    return evidence("pep", SCHEMA, DIM, arrays={"margin": margin}, budget=budget)
 
 
-def test_without_a_budget_the_mask_is_what_is_above_its_threshold() -> None:
-    embedding = supernet("field_dim")
-    margin = embedding.found()["margin"]
+def test_without_a_budget_the_cells_above_their_threshold_are_kept() -> None:
+    margin = supernet("field_dim").findings().arrays()["margin"]
     built = pep.build(SCHEMA, DIM, pep.derive(given(margin)))
     assert torch.equal(built.mask, torch.from_numpy(margin > 0))
     with pytest.raises(ValueError, match=r"no cell is above its threshold; lower method.options.pep.init"):
@@ -108,8 +112,8 @@ def test_without_a_budget_the_mask_is_what_is_above_its_threshold() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_real_sparse_storage(share: float) -> None:
-    """Bytes are those of the tensors that are stored, which alone give the vectors back, of the kept cells alone."""
+def test_only_the_kept_cells_are_stored_and_they_suffice_for_the_vectors(share: float) -> None:
+    """Bytes are those of the stored tensors."""
     margin = np.random.default_rng(0).normal(size=(127, DIM)).astype(np.float16)
     budget = int(FULL * share)
     built = pep.build(SCHEMA, DIM, pep.derive(given(margin, budget)))
@@ -121,14 +125,15 @@ def test_real_sparse_storage(share: float) -> None:
     assert packed["table.cells"].numel() == kept < 127 * DIM
     assert margin[built.mask.numpy()].min() >= margin[~built.mask.numpy()].max()
     del built.table, built.mask
-    torch.testing.assert_close(built.lookup(packed, Lookup(SCHEMA)(draw_ids())), expected)
+    occ = Lookup(SCHEMA)(draw_ids())
+    torch.testing.assert_close(spread(built.lookup(packed, occ), occ), expected)
 
 
-def test_what_is_trained_again_starts_from_the_numbers_that_the_search_of_equal_seed_started_from() -> None:
+def test_retraining_starts_from_the_same_numbers_as_a_search_with_the_same_seed() -> None:
     margin = np.random.default_rng(0).normal(size=(127, DIM)).astype(np.float16)
     allocation = pep.derive(given(margin, FULL // 4))
     torch.manual_seed(7)
-    searched = pep.search(SCHEMA, DIM, [[DIM]] * 3, np.zeros((3, 1)))
+    searched = pep.find(PROBLEM)
     torch.manual_seed(7)
     built = pep.build(SCHEMA, DIM, allocation)
     assert torch.equal(built.table.weight, searched.table.weight)

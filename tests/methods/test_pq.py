@@ -1,4 +1,4 @@
-"""Product quantisation after training: k-means, and that training itself is the plain model's."""
+"""Product quantisation after training: k-means, and training that is the plain model's."""
 
 import torch
 
@@ -18,18 +18,18 @@ def built(centroids: int) -> pq.Clustered:
     return pq.build(SCHEMA, 8, Allocation("pq", DIMS, {"groups": 4, "centroids": [centroids]}))
 
 
-def test_k_means_finds_clusters_that_are_there_in_every_group_alike_each_time() -> None:
+def test_k_means_finds_the_clusters_of_every_group_and_is_the_same_each_time() -> None:
     torch.manual_seed(0)
     centres = torch.randn(3, 6, 2) * 20
     chosen = torch.randint(6, (3, 3000))
     vectors = torch.stack([centres[g, chosen[g]] for g in range(3)], 1).reshape(3000, 6) + 0.01 * torch.randn(3000, 6)
-    books = pq.k_means(vectors, 3, 30)  # more than clusters, that none is left out
+    books = pq.k_means(vectors, 3, 30)  # more centroids than clusters, so that none is missed
     assert torch.equal(books, pq.k_means(vectors, 3, 30))
     error = vectors - decode(closest(vectors, books), books)
     assert float(error.abs().max()) < 0.1
 
 
-def test_more_iterations_never_make_the_error_larger_and_no_centroid_is_left_without_a_vector() -> None:
+def test_more_iterations_never_raise_the_error_and_every_centroid_has_a_vector() -> None:
     torch.manual_seed(0)
     vectors = torch.randn(2000, 4)
     errors = []
@@ -48,7 +48,7 @@ def test_centroids_of_a_large_table_are_fitted_to_a_part_of_it(monkeypatch) -> N
     assert seen == [4 * pq.PER_CENTROID] * 2
 
 
-def test_until_it_is_finished_it_is_the_plain_model_and_then_every_vector_is_near_its_own() -> None:
+def test_before_finish_it_is_the_plain_model_and_after_it_every_vector_is_near_the_trained_one() -> None:
     made, plain = built(64), MixedTables(SCHEMA, DIMS, 8)
     with torch.no_grad():
         made.queries.weight.normal_()

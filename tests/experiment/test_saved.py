@@ -1,0 +1,82 @@
+"""A retrained model on disk is the model, whole or not at all, and fits the experiment or is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.experiment.method import build
+from pipeline.experiment.saved import ALLOCATION, HISTORY, WEIGHTS, load, save
+from pipeline.experiment.train import Trained
+from pipeline.models.model import assemble
+from tests.contracts import randomised
+from tests.experiment.small import experiment
+from tests.training.clicks import clicks
+
+PART = Allocation("autodim", {"user": 2, "item": 4, "tags": 0})
+RECORD = [{"step": 5.0, "auc": 0.75}]
+
+
+@pytest.fixture
+def folder(encoded: Path, tmp_path: Path) -> Path:
+    """Of a model that is saved."""
+    here = experiment(encoded)
+    model = randomised(assemble(here.schema, 4, PART, build, here.backbone, here.backbone_options))
+    save(tmp_path / "seed-0", Trained(model, RECORD, {"auc": 0.75}), PART)
+    return tmp_path / "seed-0"
+
+
+def test_a_saved_model_is_loaded_as_it_was(encoded: Path, folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted([WEIGHTS, ALLOCATION, HISTORY])
+    assert json.loads((folder / HISTORY).read_text()) == RECORD
+    here = experiment(encoded)
+    model, allocation = load(folder, here)
+    assert allocation == PART
+    written = randomised(assemble(here.schema, 4, PART, build, here.backbone, here.backbone_options))
+    assert model.state_dict().keys() == written.state_dict().keys()
+    assert all(torch.equal(value, written.state_dict()[name]) for name, value in model.state_dict().items())
+    ids = torch.from_numpy(clicks(20, 0).ids[0])
+    assert torch.equal(model.eval()(ids), written.eval()(ids))
+
+
+def test_a_save_that_fails_leaves_what_was_there(encoded: Path, folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model, _ = load(folder, experiment(encoded))
+    with pytest.raises(ValueError, match="Out of range float"):
+        save(folder, Trained(randomised(model, seed=1), [{"auc": float("nan")}], {}), PART)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["seed-0"]
+
+
+def test_weights_of_another_model_or_of_none_are_refused_by_their_file(encoded: Path, folder: Path) -> None:
+    here, weights = experiment(encoded), folder / WEIGHTS
+    whole, state = weights.read_bytes(), load_file(weights)
+    name = next(name for name in state if name.endswith("tables.4.weight"))
+    why = rf"{WEIGHTS}: does not hold the model that params.yaml, schema.json and allocation.json describe; delete it"
+    for wrong in ({**state, name: state[name][1:]}, {**state, "more": torch.zeros(1)}, {name: state[name]}):
+        save_file(wrong, weights)
+        with pytest.raises(ValueError, match=why):
+            load(folder, here)
+    for cut in (whole[:-1], whole[:100], b"", b"no weights"):
+        weights.write_bytes(cut)
+        with pytest.raises(ValueError, match=why):
+            load(folder, here)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=WEIGHTS):
+        load(folder, here)
+
+
+def test_a_model_of_other_settings_or_other_fields_is_refused(encoded: Path, folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"{WEIGHTS}: does not hold the model that params.yaml"):
+        load(folder, experiment(encoded, backbone={"name": "deepfm"}))
+    record = json.loads((folder / ALLOCATION).read_text())
+    record["dims"]["zip"] = record["dims"].pop("tags")
+    (folder / ALLOCATION).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"{ALLOCATION}: .*'(tags|zip)'"):
+        load(folder, experiment(encoded))
+    (folder / ALLOCATION).unlink()
+    with pytest.raises(FileNotFoundError, match=ALLOCATION):
+        load(folder, experiment(encoded))

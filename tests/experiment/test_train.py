@@ -1,0 +1,57 @@
+"""One allocation is trained as the parameters say, and somebody may end it early."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.experiment.train import train, training_rows
+from tests.experiment.small import experiment
+from tests.training.clicks import SCHEMA
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+HALF = Allocation("autodim", dict.fromkeys(SCHEMA.names, 2))
+
+
+def test_the_best_epoch_is_kept_and_judged_on_val(encoded: Path, tmp_path: Path) -> None:
+    here = experiment(encoded, retrain={"lr": 0.05, "epochs": 6})
+    trained = train(here, HALF, 0, tmp_path / "last.ckpt")
+    assert [entry["step"] for entry in trained.history] == [5, 10, 15, 20, 25, 30] and trained.ended
+    best = max(trained.history, key=lambda entry: entry["auc"])
+    assert trained.validation == {name: best[name] for name in ("auc", "logloss", "calibration_error")}
+    val = here.data.split("val")
+    assert here.task.measure(here.task.predict(trained.model, val), val) == trained.validation
+
+
+def test_the_rows_to_train_on_are_those_of_train_and_arch_or_a_share_of_them(encoded: Path, tmp_path: Path) -> None:
+    here = experiment(encoded)
+    whole, thin = training_rows(here), training_rows(here, 0.25)
+    assert len(whole) == 500 and len(thin) == 125
+    train_ids = np.load(encoded / "train/ids.npy")
+    assert thin.slice(0, 100)[0].tolist() == train_ids[::4].tolist()
+    trained = train(here, HALF, 0, tmp_path / "last.ckpt", share=0.25)
+    assert [entry["step"] for entry in trained.history] == [2, 4, 6]
+
+
+def test_whoever_is_asked_after_an_epoch_may_end_the_training(encoded: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, float]] = []
+
+    def go_on(epoch: int, objective: float) -> bool:
+        told.append((epoch, objective))
+        return epoch < 1
+
+    trained = train(experiment(encoded), HALF, 0, tmp_path / "last.ckpt", go_on=go_on)
+    assert told == [(epoch, entry["auc"]) for epoch, entry in enumerate(trained.history)] and len(told) == 2
+    assert not trained.ended
+
+
+def test_settings_of_its_own_have_no_patience(encoded: Path, tmp_path: Path) -> None:
+    here = experiment(encoded, retrain={"lr": 0.3, "epochs": 12, "patience": 1})
+    patient = train(here, HALF, 0, tmp_path / "last.ckpt")
+    assert 1 < len(patient.history) < 12
+    own = train(here, HALF, 0, tmp_path / "last.ckpt", settings=here.params.retrain)
+    assert len(own.history) == 12

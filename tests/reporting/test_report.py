@@ -1,0 +1,105 @@
+"""The report of the main job in Markdown, and the small tables that DVC plots."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from pipeline.metrics.difference import difference
+from pipeline.reporting import report
+
+
+def entry(dims: Any, aucs: list[float], size: int, **more: Any) -> dict[str, Any]:
+    metrics = {
+        "auc": {"mean": sum(aucs) / 2, "sd": 0.01, "values": aucs},
+        "logloss": {"mean": 0.5, "sd": 0.02, "values": [0.48, 0.52]},
+    }
+    return {"metrics": metrics, "dims": dims, "bytes": size, "ratio": size / 8000, "served": {}, **more}
+
+
+def served(size: int, aucs: list[float], lost: float) -> dict[str, Any]:
+    times = {"1": {"median": 0.25, "quartiles": [0.2, 0.3]}, "2000": {"median": 12.5, "quartiles": [12, 13]}}
+    metrics = {"auc": {"mean": sum(aucs) / 2, "sd": 0.01, "values": aucs}}
+    return {"metrics": metrics, "bytes": size, "ratio": size / 8000, "objective_loss": lost, "latency_ms": times}
+
+
+DIMS = {"a": 1, "b": 2}
+BOTH = {"float32": served(2000, [0.70, 0.72], 0.0), "int8": served(700, [0.69, 0.71], 0.01)}
+REPORT: dict[str, Any] = {
+    "dataset": "clicks",
+    "backbone": "fm",
+    "method": "autodim",
+    "seeds": [3, 5],
+    "metrics": {"auc": "AUC", "logloss": "logloss"},
+    "objective": "auc",
+    "allocations": {
+        "searched": entry(DIMS, [0.70, 0.72], 2000, served=BOTH),
+        "full": entry({"a": 8, "b": 8}, [0.73, 0.75], 8000),
+        "random": entry([{"a": 2, "b": 1}, {"a": 4, "b": 1}], [0.68, 0.71], 2005, bytes_values=[2000, 2010]),
+    },
+    "comparisons": [
+        {"against": "full", **difference([0.70, 0.72], [0.73, 0.75], 1e-4, 500).to_dict(), "bytes_ratio": 0.25},
+        {"against": "random", **difference([0.7], [0.68], 1e-4, 500).to_dict(), "bytes_ratio": 1.0},
+    ],
+    "undecided": [],
+}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return copy.deepcopy(REPORT) | changes
+
+
+def test_every_allocation_has_a_row_and_every_control_a_comparison() -> None:
+    lines = report.markdown(REPORT).splitlines()
+    assert lines[0] == "clicks, fm, autodim, seeds [3, 5]"
+    assert "| allocation | AUC | logloss | bytes | of full | ms, 1 row | ms, 2,000 rows |" in lines
+    assert "| searched | 0.7100 ± 0.0141 | 0.5000 ± 0.0283 | 2,000 | 25.0% | 0.25 | 12.50 |" in lines
+    assert "| full | 0.7400 ± 0.0141 | 0.5000 ± 0.0283 | 8,000 | 100.0% | – | – |" in lines
+    assert "| searched | 700 | 8.8% | 0.0100 | 0.25 | 12.50 |" in lines and "| full | – | – | – | – | – |" in lines
+    one, two = (line for line in lines if line.startswith("- searched minus"))
+    low, high = REPORT["comparisons"][0]["interval"]
+    interval = f"({low:+.4f} to {high:+.4f})"
+    assert one == f"- searched minus full: AUC -0.0300 {interval}, 95 %, over seeds and test rows, at 0.25 x its bytes"
+    assert two == "- searched minus random: AUC +0.0200, no interval: it takes two seeds or more, at 1.00 x its bytes"
+    assert "warning" not in report.markdown(REPORT) and "planted" not in report.markdown(REPORT)
+
+
+def test_without_any_form_for_serving_there_is_no_table_of_int8() -> None:
+    plain = changed()
+    plain["allocations"]["searched"]["served"] = {}
+    text = report.markdown(plain)
+    assert "int8" not in text and "| allocation | AUC | logloss | bytes | of full |\n" in text
+
+
+@pytest.mark.parametrize("dims", [{"b": 2, "a": 1}, [{"a": 2, "b": 2}, DIMS]], ids=["of all seeds", "of one seed"])
+def test_a_control_that_has_the_searched_dimensions_is_noticed(dims: Any) -> None:
+    same = changed()
+    same["allocations"]["random"]["dims"] = dims
+    assert "- warning: no real comparison with random: the same dimensions as searched" in report.markdown(same)
+
+
+def test_an_undecided_search_is_noticed() -> None:
+    text = report.markdown(changed(undecided=["a", "b"]))
+    assert "- warning: the search did not decide on a, b" in text
+
+
+def test_what_is_known_of_planted_data_is_said() -> None:
+    known = {"planted": [], "rank_correlation": 0.876, "best_possible": 0.81234}
+    assert "- best possible AUC 0.8123; dimension against planted rank: 0.88" in report.markdown(changed(**known))
+    unknown = known | {"rank_correlation": None, "best_possible": None}
+    assert "- dimension against planted rank: undefined" in report.markdown(changed(**unknown))
+
+
+def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
+    assert report.metrics(REPORT) == {
+        "searched": {"auc": 0.71, "logloss": 0.5, "bytes": 2000, "int8_auc": pytest.approx(0.7), "int8_bytes": 700},
+        "full": {"auc": 0.74, "logloss": 0.5, "bytes": 8000},
+        "random": {"auc": pytest.approx(0.695), "logloss": 0.5, "bytes": 2005},
+    }
+    points = [tuple(point.values()) for point in report.points(REPORT)]
+    assert [*report.points(REPORT)[0]] == ["allocation", "seed", "bytes", "objective"]
+    assert points == [
+        *(("searched", 3, 2000, 0.70), ("searched", 5, 2000, 0.72)),
+        *(("full", 3, 8000, 0.73), ("full", 5, 8000, 0.75)),
+        *(("random", 3, 2000, 0.68), ("random", 5, 2010, 0.71)),
+    ]

@@ -1,0 +1,77 @@
+"""A file is found in every form in which people keep it."""
+
+import gzip
+import zipfile
+
+import pytest
+
+from pipeline.sources.files import DataFile, find, only_file
+from pipeline.sources.source import BadData, NotFound
+
+GOOD = b"label,price,count,word\n0,1.5,3,x\n1,,4,\n"
+
+
+def forms(folder, name, text):
+    """Every way to keep a file, as {path to give: name of the form}."""
+    made = {}
+    for form in ("plain", "gz", "zip", "gz in zip"):
+        place = folder / form.replace(" ", "-")
+        place.mkdir()
+        data = gzip.compress(text) if "gz" in form else text
+        member = name + (".gz" if "gz" in form else "")
+        if "zip" in form:
+            with zipfile.ZipFile(place / "any.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(f"inner/{member}", data)
+                archive.writestr("inner/README", "hello")
+            made[place / "any.zip"] = form
+        else:
+            (place / member).write_bytes(data)
+            made[place / member] = form
+        made[place] = f"folder with {form}"
+    (folder / "sub" / "set").mkdir(parents=True)
+    (folder / "sub" / "set" / name).write_bytes(text)
+    made[folder / "sub"] = "subfolder named as the data set"
+    return made
+
+
+def test_every_form_of_a_file_reads_alike(tmp_path):
+    for path, form in forms(tmp_path, "log.csv", GOOD).items():
+        found = find(path, ["log.csv"], "set", "get it")
+        assert [line for _, line in found.lines()] == GOOD.splitlines(), form
+
+
+def test_the_error_for_a_missing_file_says_where_to_get_it(tmp_path):
+    with pytest.raises(NotFound, match=r"no log.csv or log.csv.gz in .*; get it from the moon"):
+        find(tmp_path, ["log.csv"], "set", "get it from the moon")
+    with pytest.raises(NotFound, match=r"there is no .*nowhere; set dataset.path"):
+        find(tmp_path / "nowhere", ["log.csv"], "set", "get it")
+
+
+def test_two_zips_with_the_same_file_are_an_error(tmp_path):
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("log.csv", GOOD)
+    with pytest.raises(BadData, match=r"log.csv must be in one zip, got \['a.zip', 'b.zip'\]; set dataset.path"):
+        find(tmp_path, ["log.csv"], "set", "get it")
+
+
+def test_the_only_file_is_found_in_a_folder_and_in_a_zip(tmp_path):
+    (tmp_path / "log.csv").write_bytes(GOOD)
+    (tmp_path / "notes.md").write_text("not a table")
+    assert (
+        only_file(tmp_path, [".csv", ".zip"]) == only_file(tmp_path / "log.csv", []) == DataFile(tmp_path / "log.csv")
+    )
+    file = tmp_path / "b.zip"
+    for members in (["log.csv"], ["log.csv", "other.csv"], []):
+        with zipfile.ZipFile(file, "w") as archive:
+            for member in ("__MACOSX/log.csv", "inner/", *(f"inner/{name}" for name in members)):
+                archive.writestr(member, GOOD)
+        if len(members) == 1:
+            assert only_file(file, []) == DataFile(file, "inner/log.csv")
+        else:
+            with pytest.raises(BadData, match=r"b.zip: must hold exactly one file, got \[.*\]; unzip the right one"):
+                only_file(file, [])
+    with pytest.raises(BadData, match=r"must hold exactly one table, got \['b.zip', 'log.csv'\]; set dataset.path"):
+        only_file(tmp_path, [".csv", ".zip"])
+    with pytest.raises(NotFound, match=r"there is no .*nowhere.csv; set dataset.path in params.yaml to the table"):
+        only_file(tmp_path / "nowhere.csv", [])

@@ -1,0 +1,103 @@
+"""What every report must satisfy, and what a refused stage leaves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.project import Project
+
+ALLOCATIONS = ("searched", "full", "uniform", "random")
+
+
+def check_report(project: Project, controls: Sequence[str] = ALLOCATIONS[1:], **expected: Any) -> dict[str, Any]:
+    """Check that report.json is consistent in itself, and that report.md shows its figures."""
+    report: dict[str, Any] = project.read("report.json")
+    assert {key: report[key] for key in expected} == expected
+    assert list(report["allocations"]) == ["searched", *controls]
+    full = report["allocations"]["full"]["bytes"]
+    for entry in report["allocations"].values():
+        _check_entry(project, entry, len(report["seeds"]), full)
+    assert [compared["against"] for compared in report["comparisons"]] == list(controls)
+    for compared in report["comparisons"]:
+        mean = {name: entry["metrics"]["auc"]["mean"] for name, entry in report["allocations"].items()}
+        assert compared["mean"] == pytest.approx(mean["searched"] - mean[compared["against"]])
+        if compared["interval"] is None:
+            assert len(report["seeds"]) == 1 or compared["mean"] == 0
+            assert compared["covers"].startswith("no interval")
+        else:
+            low, high = compared["interval"]
+            assert low <= compared["mean"] <= high and 0 <= compared["p_value"] <= 1
+            assert compared["covers"] == "seeds and test rows"
+    _check_text(project, report)
+    return report
+
+
+def _check_entry(project: Project, entry: dict[str, Any], seeds: int, full: int) -> None:
+    fields = sorted(field["name"] for field in project.read("encoded/schema.json")["fields"])
+    assert list(entry["metrics"]) == ["auc", "logloss", "calibration_error"]
+    for metric in entry["metrics"].values():
+        values = metric["values"]
+        assert len(values) == seeds and metric["mean"] == pytest.approx(np.mean(values))
+        assert metric["sd"] == (None if seeds == 1 else pytest.approx(np.std(values, ddof=1)))
+    assert all(0 < value < 1 for value in entry["metrics"]["auc"]["values"])
+    for dims in entry["dims"] if isinstance(entry["dims"], list) else [entry["dims"]]:
+        assert sorted(dims) == fields
+    assert entry["ratio"] == entry["bytes"] / full
+    if entry["served"]:
+        assert 0 < entry["table_params"] < entry["params"]
+        assert entry["bytes"] >= 4 * entry["table_params"]
+        check_served(entry, full)
+
+
+def check_served(entry: dict[str, Any], full: int) -> None:
+    """Check the part of an allocation's entry that says how it is served."""
+    assert list(entry["served"]) == ["float32", "int8"]
+    for served in entry["served"].values():
+        assert served["ratio"] == served["bytes"] / full
+        assert ("bytes_values" in served) == ("bytes_values" in entry)
+        lost = np.subtract(entry["metrics"]["auc"]["values"], served["metrics"]["auc"]["values"])
+        assert served["objective_loss"] == pytest.approx(lost.mean(), abs=1e-12)
+        assert served["metrics"]["logloss"]["mean"] == pytest.approx(np.mean(served["metrics"]["logloss"]["values"]))
+        for time in served["latency_ms"].values():
+            low, high = time["quartiles"]
+            assert 0 < low <= time["median"] <= high
+    float32, int8 = entry["served"]["float32"], entry["served"]["int8"]
+    assert float32["bytes"] == entry["bytes"] and float32.get("bytes_values") == entry.get("bytes_values")
+    assert float32["largest_difference"] < 1e-4  # sums in another order
+    assert float32["metrics"]["logloss"]["values"] == pytest.approx(entry["metrics"]["logloss"]["values"], abs=1e-5)
+    assert int8["bytes"] < float32["bytes"]
+    assert float32["largest_difference"] < int8["largest_difference"] < 1
+
+
+def _check_text(project: Project, report: dict[str, Any]) -> None:
+    shown = (project.folder / "artifacts/report.md").read_text()
+    for name, entry in report["allocations"].items():
+        size = f"| {entry['bytes']:,} | {entry['ratio']:.1%} |"
+        assert f"| {name} | {entry['metrics']['auc']['mean']:.4f}" in shown
+        if not entry["served"]:
+            assert f"{size} – | – |" in shown
+            continue
+        float32, int8 = entry["served"]["float32"], entry["served"]["int8"]
+        times = [
+            " | ".join(f"{form['latency_ms'][batch]['median']:.2f}" for batch in ("1", "2000"))
+            for form in (float32, int8)
+        ]
+        assert f"{size} {times[0]} |" in shown
+        lost = f"{int8['objective_loss']:z.4f}"
+        assert f"| {name} | {int8['bytes']:,} | {int8['ratio']:.1%} | {lost} | {times[1]} |" in shown
+
+
+@contextlib.contextmanager
+def unharmed(project: Project) -> Iterator[None]:
+    """Check that a refused stage leaves every output as it was and no draft; afterwards put the parameters back."""
+    params, before = (project.folder / "params.yaml").read_bytes(), project.files()
+    try:
+        yield
+        assert project.files() == before
+    finally:
+        (project.folder / "params.yaml").write_bytes(params)

@@ -1,0 +1,170 @@
+"""Sweeps that are interrupted: killed, terminated, on several workers, or without their database."""
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from dvc.repo import Repo
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.sweeps.storage import STORAGE
+from pipeline.tracking.sync import synchronise
+from tests.processes import awaited, check_ended
+from tests.project import ROOT, Project
+from tests.sweeps.sweeps import (
+    PASSWORD,
+    QUIET,
+    WARM_UP,
+    at_work,
+    disconnect,
+    here,
+    results,
+    rows,
+    start,
+    study_of,
+    worker_of,
+)
+
+pytestmark = QUIET
+
+
+def test_a_killed_sweep_continues_as_if_nothing_had_happened(
+    swept: Project, ready: Project, tmp_path: Path, forks: None
+) -> None:
+    project = ready.copy(tmp_path)
+    running = start(project, tmp_path / "printed.txt")
+    awaited(lambda: next(tmp_path.glob(".pipeline/sweep/*/trial-1"), None), running.is_alive)
+    running.kill()
+    running.join()
+    project.run("sweep")
+    assert results(project) == results(swept)
+    assert [trial.state.name for trial in study_of(project).trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert not list(tmp_path.glob(".pipeline/sweep/*/trial-*"))  # no work is left to continue
+
+
+@pytest.mark.parametrize("end", [SystemExit(143), KeyboardInterrupt(), ValueError("no rows")])
+def test_an_interrupted_trial_waits_to_be_done_again(
+    ready: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise end
+
+    monkeypatch.setattr("pipeline.sweeps.sweep.run", ended)
+    with ready.copy(tmp_path).give(sweep__space=WARM_UP).inside():
+        made = here()
+        with pytest.raises(type(end)):
+            made.work_off(made.open())
+        first, again = made.open().trials
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
+    assert again.params == first.params and again.user_attrs == {"trial": 0, "deaths": 0}
+
+
+def kill_a_worker(study: optuna.Study, over: Event) -> FrozenTrial:
+    """Kill a process that has a trial at work; the trial, as it was."""
+    victim = awaited(lambda: at_work(study, 2), lambda: not over.is_set())  # they share the work
+    os.kill(worker_of(victim), signal.SIGKILL)
+    return victim
+
+
+def check_trials(found: Sequence[FrozenTrial], project: Project) -> None:
+    """Check that every trial is complete once, and that those which failed were done again with the same values."""
+    total = len(rows(project))
+    assert [row["trial"] for row in rows(project)] == [str(number) for number in range(total)]
+    done = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    assert sorted(trial.user_attrs["trial"] for trial in done) == list(range(total))
+    failed = [trial for trial in found if trial.state == TrialState.FAIL and "trial" in trial.user_attrs]
+    again = {trial.user_attrs["trial"]: trial for trial in done if "retry_history" in trial.system_attrs}
+    assert {trial.user_attrs["trial"] for trial in failed} == set(again)
+    for trial in failed:
+        assert trial.params.items() <= again[trial.user_attrs["trial"]].params.items()
+
+
+def told(printed: str) -> set[str]:
+    """The trials that a sweep says are done."""
+    return set(re.findall(r"sweep: (trial-\d+): val AUC", printed))
+
+
+def test_a_killed_worker_is_replaced_and_no_trial_is_lost_or_done_twice(
+    ready: Project, tmp_path: Path, forks: None
+) -> None:
+    project = ready.copy(tmp_path).give(sweep__workers=2, sweep__trials=4)
+    study, over = study_of(project), Event()
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_a_worker, study, over)
+        try:
+            project.run("sweep")
+        finally:
+            over.set()
+        victim = killing.result()
+    found = study.get_trials()
+    assert len(rows(project)) == 4 and found[victim.number].state == TrialState.FAIL
+    check_trials(found, project)
+
+
+def published(project: Project) -> None:
+    """What others see of a sweep: its runs in MLflow, and DVC's lock file."""
+    (project.folder / "sweep").unlink()  # a link to the repository's
+    shutil.copytree(ROOT / "sweep", project.folder / "sweep", ignore=shutil.ignore_patterns("dvc.lock"))
+    with project.inside() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        synchronise(project.folder)
+        Repo.init(no_scm=True).close()
+        with Repo() as repo:
+            repo.commit("sweep/dvc.yaml:sweep", force=True)
+
+
+def test_workers_on_a_database_end_with_their_sweep_which_then_continues(
+    ready: Project, tmp_path: Path, postgres: str, migrated: Path, forks: None
+) -> None:
+    """First a worker is killed, then the sweep itself. The password of the database is not in any file."""
+    project = ready.copy(tmp_path / "project").give(sweep__workers=3, sweep__trials=6)
+    study, printed = study_of(project, postgres), tmp_path / "printed.txt"
+    running = start(project, printed, **{STORAGE: postgres})
+    victim = awaited(lambda: at_work(study, 3), running.is_alive)  # they share the work
+    os.kill(worker_of(victim), signal.SIGKILL)
+    awaited(lambda: next((t for t in study.get_trials() if "retry_history" in t.system_attrs), None), running.is_alive)
+    employed = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.join()
+    assert len(employed) > 1
+    check_ended(employed)
+    again = start(project.give(sweep__workers=1), tmp_path / "again.txt", **{STORAGE: postgres})
+    again.join()
+    found = study.get_trials()
+    disconnect(study)
+    assert again.exitcode == 0 and len(rows(project)) == 6 and found[victim.number].state == TrialState.FAIL
+    check_trials(found, project)
+    said = printed.read_text() + (tmp_path / "again.txt").read_text()
+    assert told(said) == {f"trial-{number}" for number in range(6)} and PASSWORD not in said
+    shutil.copy(migrated, project.folder / "mlflow.db")
+    published(project)
+    assert b"sweep/trial-5" in (project.folder / "mlflow.db").read_bytes()
+    assert "warm_up" in (project.folder / "sweep/dvc.lock").read_text()
+    written = [path for path in project.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert not written
+
+
+def test_a_sweep_that_loses_its_database_says_so_in_one_line(ready: Project, tmp_path: Path, forks: None) -> None:
+    project, database, printed = ready.copy(tmp_path / "project"), tmp_path / "studies.db", tmp_path / "printed.txt"
+    study = study_of(project, f"sqlite:///{database}")
+    running = start(project, printed, **{STORAGE: f"sqlite:///{database}"})
+    awaited(lambda: at_work(study), running.is_alive)
+    with closing(sqlite3.connect(database)) as store:
+        store.execute("drop table trials")
+    running.join()
+    disconnect(study)
+    lost = f"error: the database that {STORAGE} names cannot be used: no such table: trials"
+    *_, line, remedy = printed.read_text().splitlines()
+    assert running.exitcode == 1 and (line, "PIPELINE_TRACEBACK" in remedy) == (lost, True)
+    assert "Traceback" not in printed.read_text()

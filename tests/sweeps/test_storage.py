@@ -1,0 +1,169 @@
+"""Where trials are kept: their numbers, trials of dead processes, and databases with passwords."""
+
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+
+from pipeline.sweeps import storage
+from pipeline.sweeps.storage import STORAGE, counted, give_back, open_study, ordinal, reap
+from pipeline.tracking.identity import this_process
+from tests.project import Project
+from tests.sweeps.sweeps import PASSWORD, QUIET, WARM_UP, disconnect, study_of
+
+pytestmark = QUIET
+
+
+@pytest.fixture(scope="module")
+def dead() -> dict[str, str]:
+    """What a trial keeps of its process, of one that has ended."""
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time()
+    process.communicate()
+    return {**this_process(), "pipeline.pid": str(process.pid), "pipeline.started": f"{started:.2f}"}
+
+
+def test_a_trial_that_kills_its_process_again_and_again_is_given_up(dead: dict[str, str]) -> None:
+    study = optuna.create_study()
+    drawn = []
+    for _ in range(4):
+        trial = study.ask()
+        trial.set_user_attr("trial", ordinal(study, trial.number))
+        drawn.append(trial.suggest_float("x", 0, 1))
+        trial.set_user_attr("process", dead)
+        reap(study)
+        reap(study)
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 0, 0, 1, 1]
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert [trial.state.name for trial in study.trials] == ["FAIL"] * 4 + ["WAITING"]
+
+
+def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up(dead: dict[str, str]) -> None:
+    study = optuna.create_study()
+    drawn = []
+    for _ in range(5):
+        trial = study.ask()
+        trial.set_user_attr("trial", ordinal(study, trial.number))
+        drawn.append(trial.suggest_float("x", 0, 1))
+        give_back(study, trial.number, ours=True)
+    assert {trial.user_attrs["trial"] for trial in study.trials} == {0} and len(set(drawn)) == 1
+    assert study.trials[-1].state.name == "WAITING"
+
+
+def test_a_trial_that_another_machine_took_for_dead_waits_once(dead: dict[str, str]) -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr("trial", 0)
+    trial.set_user_attr("process", dead)
+    reap(study)
+    give_back(study, trial.number, ours=True)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_trial_that_is_begun_again_is_not_taken_for_dead(dead: dict[str, str]) -> None:
+    study = optuna.create_study()
+    study.ask().set_user_attr("trial", 0)
+    study.ask().set_user_attr("process", dead)
+    trial = study.ask()
+    for name, value in (("trial", 1), ("process", dead)):
+        trial.set_user_attr(name, value)
+    reap(study)
+    again = study.ask()  # and has not yet said in which process
+    reap(study)
+    assert again.user_attrs == {"trial": 1, "deaths": 1}
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "FAIL", "RUNNING"]
+
+
+def test_a_trial_whose_process_dies_before_it_says_who_it_is_is_given_up_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = optuna.create_study()
+    study.ask()
+    reap(study)
+    assert counted(study) == 1
+    monkeypatch.setattr(storage, "NAMELESS_SECONDS", -1)
+    reap(study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+
+
+def test_of_two_processes_that_begin_the_last_trial_at_once_one_steps_back() -> None:
+    study = optuna.create_study()
+    first, second, third = (study.ask() for _ in range(3))
+    assert [counted(study, before=t.number, waiting=True) >= 2 for t in (first, second, third)] == [0, 0, 1]
+    study.tell(first, state=optuna.trial.TrialState.FAIL)  # now the third is the second of two
+    assert counted(study, before=third.number, waiting=True) == 1
+    study.enqueue_trial({"x": 0.5})
+    assert counted(study) == 2 and counted(study, waiting=True) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")
+def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again(
+    ready: Project, tmp_path: Path
+) -> None:
+    database = tmp_path / "studies.db"
+    project = ready.copy(tmp_path / "project").give(sweep__space=WARM_UP)
+    study = study_of(project, f"sqlite:///{database}")
+    trial = study.ask()
+    trial.set_user_attr("trial", 0)
+    trial.set_user_attr("process", {**this_process(), "pipeline.host": "elsewhere"})
+    trial.suggest_float("x", 0, 1)
+    study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    reap(study)
+    assert [t.state.name for t in study.trials] == ["RUNNING"]
+    with closing(sqlite3.connect(database)) as store:
+        store.execute("update trial_heartbeats set heartbeat = '2020-01-01 00:00:00'")
+        store.commit()
+    reap(study)
+    assert [t.state.name for t in study.trials] == ["FAIL", "WAITING"]
+    assert study.ask().suggest_float("x", 0, 1) == trial.params["x"]
+    disconnect(study)
+
+
+# --- databases that cannot be used
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, address: str) -> str:
+    monkeypatch.setenv(STORAGE, address)
+    with pytest.raises(ValueError, match=f"^the database that {STORAGE} names cannot be used: ") as refusal:
+        open_study("sweep-1", ["maximize"], "tpe", 0)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (f"postgresql://me:{PASSWORD}@localhost:1/x", "connection"),
+        (f"postgresql://localhost:1/x?user=me&password={PASSWORD}", "connection"),
+        (f"postgresql://me:half@{PASSWORD}@localhost:1/x", "write the '@' of a password as %40"),
+        (f"nosuch://me:{PASSWORD}@localhost/x", "nosuch"),
+        (f"me:{PASSWORD}@localhost/x", "Could not parse"),
+        (PASSWORD, "Could not parse"),
+    ],
+)
+def test_no_message_holds_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused(monkeypatch, address)
+    assert told in message and PASSWORD not in message and "half" not in message and "\n" not in message
+
+
+def test_a_server_that_refuses_the_password_is_not_told_it(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refused(monkeypatch, postgres.replace(PASSWORD, "wrong-one"))
+    assert "password authentication failed" in message and "wrong-one" not in message
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(STORAGE, raising=False)
+    journal = tmp_path / ".pipeline/optuna/sweep-1.journal"
+    journal.parent.mkdir(parents=True)
+    journal.write_text("nonsense\nmore\n")
+    with pytest.raises(ValueError, match=r"sweep-1\.journal cannot be used: ") as refusal:
+        open_study("sweep-1", ["maximize"], "tpe", 0)
+    assert str(journal) in str(refusal.value) and STORAGE not in str(refusal.value)

@@ -1,0 +1,98 @@
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.stores import followers, until
+
+
+def repository(folder: Path, migrated: Path, patch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A repository with an empty store, as the working directory. No follower outlives it."""
+    shutil.copy(migrated, folder)
+    for name in ("MLFLOW_TRACKING_URI", "PIPELINE_TRACKING", "DVC_ROOT", "DVC_EXP_NAME"):
+        patch.delenv(name, raising=False)
+    patch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+    patch.chdir(folder)
+    yield folder
+    for process in followers(folder):
+        process.kill()
+    until(lambda: not followers(folder))
+
+
+@pytest.fixture
+def root(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    yield from repository(tmp_path, migrated, monkeypatch)
+
+
+@pytest.fixture
+def journal_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same repository, without a follower: `synchronise` brings the journals in."""
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
+    return root
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+class Server:
+    """An MLflow server on a database of its own."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.folder, self.uri = folder, uri
+        store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+        served = ["--artifacts-destination", str(folder / "served")]
+        listen = ["--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *store, *served, *listen],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes
+            },
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def booting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Server | None]:
+    """The server starts while other tests run."""
+    if not any("server" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated, folder)
+    server = Server(folder, free_address())
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(booting: Server) -> Server:
+    import requests
+
+    for _ in range(300):
+        try:
+            if requests.get(f"{booting.uri}/health", timeout=1).ok:
+                return booting
+        except (requests.ConnectionError, requests.Timeout):
+            time.sleep(0.1)
+    pytest.fail("mlflow server did not start within 30 s")

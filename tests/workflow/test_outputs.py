@@ -1,0 +1,47 @@
+"""Outputs appear whole or not at all, and nothing of a killed process stays."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.workflow.outputs import read_json, whole, write_json, write_text
+
+
+def test_a_file_or_folder_appears_only_if_all_of_it_was_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "deep/file", "old")
+    with pytest.raises(RuntimeError, match="half-way"), whole(tmp_path / "deep/file") as draft:
+        draft.write_text("new")
+        raise RuntimeError("half-way")
+    assert (tmp_path / "deep/file").read_text() == "old"
+    for content in ("one", "two"):
+        with whole(tmp_path / "folder") as draft:
+            draft.mkdir()
+            (draft / content).write_text(content)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["two"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "folder", "two"]
+
+
+def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    dead, alive = f".out.{process.pid}", f".out.{os.getppid()}"
+    (tmp_path / dead).mkdir()
+    (tmp_path / dead / "half").write_text("written")
+    for name in (alive, ".out.txt", ".other.1"):
+        (tmp_path / name).write_text("x")
+    write_text(tmp_path / "out", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive, ".out.txt", ".other.1", "out"])
+
+
+def test_json_that_is_broken_is_named_with_the_remedy(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"b": [1, None]}
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "a.json", {"b": float("nan")})
+    assert read_json(tmp_path / "a.json") == {"b": [1, None]}
+    for text in ('{"b": [1', "[" * 100_000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a.json: is not JSON .*; delete it and run `dvc repro`, which makes it"):
+            read_json(tmp_path / "a.json")

@@ -1,0 +1,139 @@
+"""The process of a command: its log on the console, errors in one line, its end, and whose code it runs."""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.workflow import process
+from tests.project import ROOT
+
+LOG = logging.getLogger("pipeline.some.room")
+
+
+@pytest.fixture(autouse=True)
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command without arguments in an empty folder, started by nobody in particular."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    for name in ("PIPELINE_TRACEBACK", "DVC_STAGE", process.WATCHED):
+        monkeypatch.delenv(name, raising=False)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def refused(run: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints to stderr before it ends with status 1."""
+    with pytest.raises(SystemExit) as end:
+        process.main(run)
+    assert end.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_progress_is_printed_bare_and_once_and_warnings_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        process.show_log()  # a second time
+        LOG.debug("nothing")
+        LOG.info("sweep: %s is done", "trial-1")
+        LOG.warning("the disk is full")
+        LOG.error("the store is gone")
+        logging.getLogger("elsewhere").info("no affair of ours")
+
+    process.main(run)
+    printed = capsys.readouterr()
+    assert printed.out == "sweep: trial-1 is done\n" and printed.err == "the disk is full\nthe store is gone\n"
+
+
+def test_a_library_prints_nothing_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    LOG.info("sweep: trial-1 is done")
+    assert capsys.readouterr() == ("", "")
+    assert logging.getLogger("pipeline").handlers == []
+
+
+def test_bad_input_is_told_in_one_line_and_on_demand_with_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        raise ValueError("params.yaml: dim must be at least 1, got 0")
+
+    told = "error: params.yaml: dim must be at least 1, got 0\n(PIPELINE_TRACEBACK=1 shows the traceback)\n"
+    assert refused(run, capsys) == told
+    monkeypatch.setenv("PIPELINE_TRACEBACK", "1")
+    traced = refused(run, capsys)
+    assert traced.startswith("Traceback (most recent call last):") and traced.endswith(told)
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = refused(Path("artifacts/raw/raw.json").read_text, capsys)
+    assert missing.startswith("error: there is no artifacts/raw/raw.json; run `dvc repro`, which makes it\n")
+    assert refused(tmp_path.read_text, capsys).startswith(f"error: {tmp_path}: is a directory\n")
+    assert refused(Path("params.yaml").read_text, capsys).startswith("error: params.yaml: no such file or directory\n")
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    def run() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        process.main(run)
+
+
+def test_a_terminated_command_ends_in_order() -> None:
+    cleaned: list[bool] = []
+
+    def run() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 5)
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as end:
+        process.main(run)
+    assert end.value.code == 128 + signal.SIGTERM and cleaned == [True]
+
+
+def test_a_block_may_put_off_the_end_of_its_command() -> None:
+    done: list[str] = []
+
+    def run() -> None:
+        with process.unterminated():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("block")
+        done.append("after it")
+
+    with pytest.raises(SystemExit) as end:
+        process.main(run)
+    assert end.value.code == 128 + signal.SIGTERM and done == ["block"]
+    handler = signal.getsignal(signal.SIGTERM)
+    with process.unterminated():
+        assert signal.getsignal(signal.SIGTERM) is not handler
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_code_of_one_checkout_does_not_run_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Path] = []
+    (tmp_path / "pipeline/workflow").mkdir(parents=True)
+    inside = tmp_path / "studies/overall"
+    inside.mkdir(parents=True)
+    process.main(lambda: ran.append(tmp_path))  # a folder without dvc.yaml is no checkout
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    for folder in (tmp_path, inside):
+        monkeypatch.chdir(folder)
+        told = refused(lambda: ran.append(folder), capsys)  # noqa: B023
+        assert told.startswith(f"error: the code of {ROOT} is about to run in {tmp_path}, which has its own; ")
+        assert f"set PYTHONPATH={tmp_path}, or install that checkout" in told
+    shutil.rmtree(tmp_path / "pipeline")
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    process.main(lambda: ran.append(inside))
+    assert ran == [tmp_path, inside]
