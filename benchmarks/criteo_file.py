@@ -1,14 +1,12 @@
-"""A text file of the shape of Criteo's train.txt, without its data: the same bytes for the same rows and seed.
+"""A random text file in the shape of Criteo's train.txt: the same bytes for the same rows and seed.
 
-Thirteen skewed counts with blanks and 26 hashes whose popularity falls as a power law, over as many values as the
-published file has: two million rows hold two and a half million distinct values, most of them once.
-
-    python -m benchmarks.criteo_file /tmp/train.txt.gz --rows 500000
+It has 13 skewed counts, some of them blank, and 26 hashes. The popularity of the hashes follows a power law over as
+many values as the published file has: two million rows have two and a half million distinct values, most of which occur
+once.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from pathlib import Path
 
@@ -18,11 +16,12 @@ import pyarrow.csv
 
 CHUNK_ROWS = 1 << 17
 EXPONENT = 1.05
-# Values of C1 to C26 in the 45.8 million rows of the published file, and shares of blanks of I1 to I13 and C1 to C26.
+# Distinct values of C1 to C26 in the 45.8 million rows of the published file.
 CARDINALITIES = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
     *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
 )
+# Shares of blanks of I1 to I13 and of C1 to C26.
 BLANK_NUMBERS = (0.45, 0, 0.21, 0.22, 0.03, 0.22, 0.04, 0, 0.04, 0.45, 0.04, 0.77, 0.22)
 BLANK_HASHES = (
     *(0, 0, 0.03, 0.03, 0, 0.12, 0, 0, 0, 0, 0, 0.03, 0),
@@ -56,16 +55,3 @@ def _chunk(n: int, rng: np.random.Generator) -> pa.Table:
         hashed = pa.array(digits, pa.binary(8), mask=rng.random(n) < blank)
         columns[f"C{i}"] = hashed.cast(pa.binary()).cast(pa.string())
     return pa.table(columns)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    write(options.path, options.rows, options.seed)
-
-
-if __name__ == "__main__":
-    main()

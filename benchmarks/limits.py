@@ -1,22 +1,19 @@
-"""A plain training step beside what this machine could do at best, and the bandwidths of its memory.
+"""A plain training step compared with physical limits of this machine, and the bandwidths of its memory.
 
 Limits of the step, at Criteo's shape:
 
-* the step in order: the same code on as many rows, which stand together and in the order in which the batch wants
-  them. Nothing is sorted, no place is random; what is left to gain is what disorder costs;
-* the step on one block: those rows are a dense parameter, read and updated as a whole by torch's fused Adam;
-* the MLP alone, forward and backward, on embedded values that are there already;
-* the bytes of rows and moments, read and written once, at the bandwidth of a copy.
+* the step in order: the same code on as many rows, which are neighbours in the order in which the batch needs them.
+  Nothing is sorted and no access is random, so the difference is the cost of disorder;
+* the step on one block: those rows are a dense parameter, which torch's fused Adam reads and updates as a whole;
+* the MLP alone, forward and backward, on embedded values in memory;
+* the bytes of rows and moments, each read once and written once, at the bandwidth of a copy.
 
-The rows are the same ones in every step, so that a cache may hold them: a limit that nothing which learns can reach.
-The limit of reading text is the scan of `benchmarks.encode`.
-
-    python -m benchmarks.limits
+The rows are the same in every step, so a cache may hold them. No step that learns from data can reach these limits.
+`benchmarks.encode` has the limit of reading text: a scan of its lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,16 +24,15 @@ from benchmarks import models, shapes, timing
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.table import Table
-from pipeline.training.weights import LitCTR
-from stages import _model
+from pipeline.training.weights import LitWeights
 
-BIG = 1 << 29  # bytes of a tensor that no cache holds together with its copy
+BIG = 1 << 29  # bytes of a tensor that, with its copy, exceeds any cache
 STEP, IN_ORDER, BLOCK, MLP = "plain step", "step in order", "step on one block", "MLP alone"
 COPY, READ, GATHER = "copy", "contiguous read", "gather of random rows"
 
 
 class InOrder(nn.Module):
-    """In the place of a `Lookup`: ids (B, S) -> occurrences of the first U rows, each about n / U times, in order.
+    """Replaces a `Lookup`: ids (B, S) -> occurrences of the first U rows, each about n / U times, in order.
 
     Args:
         rows: U, at most the B * F occurrences of a batch.
@@ -47,7 +43,7 @@ class InOrder(nn.Module):
         super().__init__()
         n = batch_size * fields
         if rows > n:
-            raise ValueError(f"{n} occurrences have no {rows} distinct rows")
+            raise ValueError(f"rows must be at most {n}, the occurrences of a batch, got {rows}")
         inverse = torch.arange(n) * rows // n
         self.occurrences = Occurrences(
             rows=torch.arange(rows),
@@ -66,7 +62,7 @@ class InOrder(nn.Module):
 
 
 class Block(nn.Module):
-    """In the place of a `Table`: its first U rows as one dense parameter, always read whole."""
+    """Replaces a `Table`: its first U rows as one dense parameter, which is always read whole."""
 
     def __init__(self, table: Table, rows: int) -> None:
         super().__init__()
@@ -77,14 +73,14 @@ class Block(nn.Module):
         return self.weight
 
 
-def in_order(module: LitCTR, rows: int, batch_size: int) -> LitCTR:
-    """The module, its lookups replaced by reads of the first rows."""
+def in_order(module: LitWeights, rows: int, batch_size: int) -> LitWeights:
+    """The module with its lookups replaced by reads of the first rows."""
     module.model.lookup = InOrder(rows, batch_size, len(module.model.kept))  # type: ignore[assignment]
     return module
 
 
-def on_one_block(module: LitCTR, rows: int, batch_size: int) -> LitCTR:
-    """The module, its lookups as `in_order`, and its tables cut to those rows."""
+def on_one_block(module: LitWeights, rows: int, batch_size: int) -> LitWeights:
+    """The module, with the lookups of `in_order` and with its tables cut to those rows."""
     in_order(module, rows, batch_size)
     for parent in list(module.model.modules()):
         for name, child in list(parent.named_children()):
@@ -93,8 +89,8 @@ def on_one_block(module: LitCTR, rows: int, batch_size: int) -> LitCTR:
     return module
 
 
-def least_bytes(module: LitCTR, rows: int) -> int:
-    """What a step has to move: touched rows and both their moments, each read once and written once."""
+def least_bytes(module: LitWeights, rows: int) -> int:
+    """The bytes that a step must move: the looked-up rows and both moments of each, read once and written once."""
     widths = [m.weight.shape[1] for m in module.model.modules() if isinstance(m, Table)]
     return rows * sum(widths) * 4 * 3 * 2
 
@@ -104,35 +100,35 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def measure(schema: Schema, batch_size: int, rounds: int, big: int) -> dict[str, Any]:
-    """Times of steps and of memory.
+    """Times of the steps, and bandwidths of the memory.
 
     Args:
-        rounds: of the steps; of memory a quarter.
+        schema: F fields.
+        batch_size: rows of a batch.
+        rounds: of the steps; the memory has a quarter of them.
         big: bytes of the tensors that are copied and read.
 
     Returns:
-        ``steps``: `timing.summary` of each. ``times limit``: the plain step by each limit. ``least``: ``bytes`` that a
-        step moves, and ``ms`` that a copy of them takes. ``memory``: of each ``GB/s``, bytes read and written, and
-        ``times limit``, the copy's by its own. ``shape``, ``threads``, ``targets``.
+        ``steps``: `timing.summary`. ``times limit``: the plain step divided by each limit. ``least``: the ``bytes``
+        that a step moves, and the ``ms`` that a copy of them takes. ``memory``: for each access ``GB/s``, counting
+        bytes read and written, and ``times limit``, the speed of the copy divided by its own. ``shape``, ``threads``,
+        ``targets``.
     """
     torch.manual_seed(0)
     memory = _memory(schema.num_rows, max(2, rounds // 4), big)
-    batches = shapes.batches(schema, batch_size, 24)
-    rows = round(shapes.touched(schema, batches))
+    batches = shapes.draw_batches(schema, batch_size, 24)
+    rows = round(shapes.distinct_rows(schema, batches))
     split = models.split(batches)
     own = models.plain(schema, split)
     ordered = in_order(models.plain(schema, split), rows, batch_size)
     block = on_one_block(models.plain(schema, split), rows, batch_size)
-    modules: dict[str, tuple[LitCTR, list[torch.optim.Optimizer]]] = {
-        STEP: (own, own.configure_optimizers()),
-        IN_ORDER: (ordered, ordered.configure_optimizers()),
-        BLOCK: (block, [torch.optim.Adam(block.weights(), lr=block.lr, fused=True)]),
+    adam = [torch.optim.Adam(block.weights(), lr=block.lr, fused=True)]
+    steps: dict[str, timing.Step] = {
+        STEP: models.weight_steps(own, batches),
+        IN_ORDER: models.weight_steps(ordered, batches),
+        BLOCK: lambda i: block.weight_step(batches[i % len(batches)], adam),
+        MLP: _mlp_alone(own, batch_size),
     }
-    steps: dict[str, Callable[[int], Any]] = {
-        name: lambda i, m=module, o=optimizers: m.weight_step(batches[i % len(batches)], o)
-        for name, (module, optimizers) in modules.items()
-    }
-    steps[MLP] = _mlp_alone(own, batch_size)
     taken = timing.interleave(steps, rounds)
     moved = least_bytes(own, rows)
     floor = moved / (1e6 * memory[COPY]["GB/s"])
@@ -148,8 +144,8 @@ def measure(schema: Schema, batch_size: int, rounds: int, big: int) -> dict[str,
     }
 
 
-def _mlp_alone(module: LitCTR, batch_size: int) -> Callable[[int], None]:
-    """Its forward and backward pass, down to the gradient of the embedded values."""
+def _mlp_alone(module: LitWeights, batch_size: int) -> timing.Step:
+    """The forward and backward pass of the module's MLP, down to the gradient of the embedded values."""
     mlp: nn.Module = module.model.backbone.mlp  # type: ignore[assignment]
     embedded = torch.randn(batch_size, len(module.model.kept) * models.DIM, requires_grad=True)
     labels = (torch.rand(batch_size) < 0.25).float()
@@ -188,24 +184,19 @@ def _memory(table_rows: int, rounds: int, big: int) -> dict[str, dict[str, float
 def table(results: dict[str, Any]) -> str:
     ratios, least = results["times limit"], results["least"]
     steps: list[tuple[Any, ...]] = [
-        (name, entry["median"], f"{entry['low']:.1f} to {entry['high']:.1f}", ratios.get(name, 1.0))
+        (name, entry["median"], timing.low_to_high(entry), ratios.get(name, 1.0))
         for name, entry in results["steps"].items()
     ]
-    steps.append((f"copying the {least['bytes'] / 1e6:.3g} MB of rows and moments", least["ms"], "", ratios["least"]))
+    steps.append((f"copy of the {least['bytes'] / 1e6:.3g} MB of rows and moments", least["ms"], "", ratios["least"]))
     memory = [(name, entry["GB/s"], entry["times limit"]) for name, entry in results["memory"].items()]
     return "\n\n".join(
         [
             "## Physical limits",
             f"{results['shape']} Threads: {results['threads']}. The plain step takes {ratios[BLOCK]:.2f} x its limit, "
             "the step on one block.",
-            timing.markdown(("ms", "median", "quartiles", "plain step by it"), steps),
+            timing.markdown(("ms", "median", "quartiles", "plain step / this"), steps),
             "Memory, bytes read and written:",
-            timing.markdown(("what", "GB/s", "copy by it"), memory),
-            "The limit of reading text, a scan of its lines, stands beside each rate of `benchmarks.encode`.",
+            timing.markdown(("what", "GB/s", "copy / this"), memory),
+            "The limit of reading text, a scan of its lines, is in the section on encoding.",
         ]
     )
-
-
-if __name__ == "__main__":
-    _model.tune()
-    print(table(run(quick=True)))

@@ -1,12 +1,13 @@
 """Do tables learn as well from row-sparse updates as from dense Adam? AUC on MovieLens-1M, paired by seed.
 
-DeepFM on the full tables, trained by the product's own loop with README's settings for MovieLens, as `retrain` does.
-Of each seed both arms have the same initial weights, batches and dropout; they differ in the optimiser alone:
+DeepFM on the full tables, trained as in `stages.retrain`, with the parameters of params.yaml except those below. For
+each seed, both arms have the same initial weights, batches and dropout. Only the optimiser differs:
 
-* row-sparse: the product's, `RowAdam` on the tables and Adam on the rest;
-* dense: Adam on everything. Rows that a batch did not touch move on with their old momentum, and their moments decay.
+* row-sparse: the project's own, `RowAdam` on the tables and Adam on the rest;
+* dense: Adam on everything. Rows that a batch does not look up keep moving with their momentum, and their moments
+  decay.
 
-The epoch is chosen by AUC on ``val``, and its weights are evaluated on ``test``.
+The epoch is chosen by the AUC on ``val``, and its weights are evaluated on ``test``.
 
     python -m benchmarks.optimisers --full --data ../ml-1m
 """
@@ -14,40 +15,42 @@ The epoch is chosen by AUC on ``val``, and its weights are evaluated on ``test``
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 
-from benchmarks import timing
-from pipeline.allocation.evidence import Evidence
-from pipeline.data.batches import Batches
-from pipeline.data.schema import Schema
-from pipeline.data.split import Split
-from pipeline.datasets import movielens_1m
-from pipeline.encoding.encode import Settings, encode
-from pipeline.metrics.auc import auc
-from pipeline.metrics.bootstrap import interval
-from pipeline.models.model import assemble, predict
-from pipeline.sources.raw import write_raw
+from benchmarks import models, timing
+from benchmarks.alone import ROOT
+from benchmarks.encoders.product import ingest
+from pipeline.data.encoded import Encoded
+from pipeline.encoding.encode import encode
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.measure import measure
+from pipeline.experiment.train import prepare
+from pipeline.metrics.difference import difference, spread
+from pipeline.sources.opening import opened
+from pipeline.sources.source import NotFound
+from pipeline.studies.grid import merged
 from pipeline.training.loop import fit
-from pipeline.training.weights import LitCTR
-from pipeline.workflow.plug import plug
+from pipeline.training.weights import LitWeights
+from pipeline.workflow.outputs import write_json
+from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.validation import validated
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / "../ml-1m"
-DIM, LR, EPOCHS = 16, 0.003, 8  # README's command for MovieLens-1M
+DATA = "../ml-1m"
+DIM, LR, EPOCHS = 16, 0.003, 8
 WORSE = 0.0005  # AUC that row-sparse updates may cost at most
+PARTS = ("val", "test")
+SPARSE, DENSE = "row-sparse", "dense"
 
 
-class DenseCTR(LitCTR):
+class DenseWeights(LitWeights):
     """The same training with dense Adam on all weights."""
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -63,128 +66,138 @@ def _densify(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 param.grad = param.grad.to_dense()
 
 
-ARMS = {"row-sparse": LitCTR, "dense": DenseCTR}
+ARMS: dict[str, type[LitWeights]] = {SPARSE: LitWeights, DENSE: DenseWeights}
 
 
-def run(quick: bool, data: Path = DATA) -> dict[str, Any]:
+def params(data: str = DATA, **retrain: Any) -> Params:
+    """The repository's parameters, for DeepFM on the full tables of MovieLens-1M.
+
+    Args:
+        data: folder or zip of the data set, relative to the repository.
+        retrain: changes of the section ``retrain``.
+    """
+    changes = {
+        "dataset": {"name": "movielens_1m", "path": data, "options": {}},
+        "dim": DIM,
+        "method": {"name": "full"},
+        "backbone": {"name": "deepfm", "options": {}},
+        "retrain": {"lr": LR, "epochs": EPOCHS, "checkpoint_seconds": models.NEVER, **retrain},
+    }
+    return validated(Params, merged(read_yaml(ROOT / "params.yaml"), changes), "params.yaml, changed")
+
+
+def run(quick: bool, data: str = DATA) -> dict[str, Any]:
     """Train both arms; quick: two seeds of three epochs, else five of eight.
 
     Raises:
-        FileNotFoundError: if the data are not there.
+        NotFound: if the data are not there.
     """
-    if not data.exists():
-        raise FileNotFoundError(
-            f"no MovieLens-1M at {data}: give the folder or zip as its publisher lays it out "
-            f"({movielens_1m.DOWNLOAD['url']}) with --data"
-        )
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    with tempfile.TemporaryDirectory() as name:
-        encoded = _encoded(data, Path(name), Settings(**params["encode"]))
-        seeds, epochs = (range(2), 3) if quick else (range(5), EPOCHS)
-        retrain = params["retrain"]
-        return compare(encoded, seeds, epochs, batch_size=retrain["batch_size"], patience=retrain["patience"])
+    chosen = params(data, seeds=list(range(2)), epochs=3) if quick else params(data, seeds=list(range(5)))
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(Experiment(chosen, prepare_data(chosen, Path(folder))))
 
 
-def _encoded(data: Path, place: Path, settings: Settings) -> Path:
-    raw = place / "raw"
-    raw.mkdir()
-    record = write_raw(movielens_1m.read(data), raw / "table.parquet")
-    (raw / "raw.json").write_text(json.dumps(record))
-    encode(raw, place / "encoded", settings)
-    return place / "encoded"
+def prepare_data(params: Params, folder: Path) -> Encoded:
+    """The data set, ingested and encoded."""
+    ingest(opened(params.dataset), folder / "raw")
+    encode(folder / "raw", folder / "encoded", params.encode)
+    return Encoded.load(folder / "encoded")
 
 
-def compare(encoded: Path, seeds: Sequence[int], epochs: int, **options: Any) -> dict[str, Any]:
-    """Both arms for every seed.
+def compare(experiment: Experiment) -> dict[str, Any]:
+    """Train both arms with every seed.
 
     Returns:
-        ``cells``: one entry per seed and arm (`train`). ``arms``: of each arm, and ``differences``: row-sparse minus
-        dense by seed; each the `interval` of ``val`` and of ``test`` AUC. ``settings``, ``targets``.
+        ``cells``: one entry for each seed and arm, see `train`. ``arms``: for each arm the `spread` of the AUC on
+        ``val`` and on ``test``. ``differences``: row-sparse minus dense, over the seeds, see
+        `pipeline.metrics.difference`. ``settings``, ``targets``.
     """
-    cells = [
-        {"seed": seed, "arm": arm} | train(arm, encoded, seed, epochs, **options) for seed in seeds for arm in ARMS
+    settings = experiment.params.retrain
+    cells: list[dict[str, Any]] = [
+        {"seed": seed, "arm": arm} | train(arm, experiment, seed) for seed in settings.seeds for arm in ARMS
     ]
     reached = {
-        arm: {part: [cell[f"{part} auc"] for cell in cells if cell["arm"] == arm] for part in ("val", "test")}
-        for arm in ARMS
+        arm: {part: [cell[f"{part} auc"] for cell in cells if cell["arm"] == arm] for part in PARTS} for arm in ARMS
     }
-    differences = {
-        part: interval(np.subtract(reached["row-sparse"][part], reached["dense"][part])) for part in ("val", "test")
-    }
+    differences = {part: difference(reached[SPARSE][part], reached[DENSE][part]).to_dict() for part in PARTS}
+    mean = differences["test"]["mean"]
+    what = "row-sparse updates, mean AUC on test minus that of dense Adam"
     return {
-        "settings": {"dim": DIM, "lr": LR, "epochs": epochs, "seeds": list(seeds)} | options,
+        "settings": {"dim": experiment.dim, **settings.model_dump(mode="json")},
         "cells": cells,
-        "arms": {arm: {part: interval(values) for part, values in parts.items()} for arm, parts in reached.items()},
+        "arms": {arm: {part: spread(values) for part, values in parts.items()} for arm, parts in reached.items()},
         "differences": differences,
-        "targets": [
-            timing.target(
-                "row-sparse updates, mean AUC on test minus that of dense Adam",
-                differences["test"]["mean"],
-                at_least=-WORSE,
-            )
-        ],
+        "targets": [timing.target(what, mean, at_least=-WORSE)],
     }
 
 
-def train(
-    arm: str, encoded: Path, seed: int, epochs: int, *, batch_size: int, patience: int | None, lr: float = LR
-) -> dict[str, Any]:
-    """One training, as `stages.retrain` does it: ``val auc`` of the best epoch, its ``test auc``, and the history."""
-    schema = Schema.load(encoded / "schema.json")
-    full = plug("methods", "full")
-    evidence = Evidence(schema, DIM, ((DIM,),) * len(schema), np.zeros((len(schema), 1), dtype=np.int64), 0)
-    torch.manual_seed(seed)
-    model = assemble(schema, DIM, full.derive(evidence), full.build, plug("backbones", "deepfm").Backbone)
-    batches = Batches(Split.load(encoded, "train", "arch"), batch_size, seed=seed)
-    module = ARMS[arm](model, Split.load(encoded, "val"), epochs * len(batches), lr=lr, patience=patience)
+def train(arm: str, experiment: Experiment, seed: int) -> dict[str, Any]:
+    """One training: ``val auc`` of the best epoch, its ``test auc``, the ``history``, ``steps`` and ``seconds``."""
+    settings = experiment.params.retrain
+    like, batches = prepare(experiment, models.full(experiment.schema, experiment.dim), seed, settings, None)
+    module = ARMS[arm](
+        like.model,
+        like.task,
+        like.validation,
+        like.planned,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        patience=settings.patience,
+    )
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")  # its hints at workers
-        fit(module, batches, epochs, f"{arm}, seed {seed}", Path(folder) / "none.ckpt", 1e9)
+        checkpoint = Path(folder) / "none.ckpt"
+        fit(module, batches, settings.epochs, f"{arm}, seed {seed}", checkpoint, settings.checkpoint_seconds)
     seconds = time.perf_counter() - began
-    model.load_state_dict(module.best)
-    test = Split.load(encoded, "test")
+    module.model.load_state_dict(module.best)
     return {
-        "val auc": max(entry["auc"] for entry in module.history),
-        "test auc": auc(test.all_labels(), predict(model, test)),
+        "val auc": module.history[module.best_epoch()]["auc"],
+        "test auc": measure(experiment, module.model, experiment.data.split("test")).metrics["auc"],
         "history": module.history,
         "steps": module.steps,
         "seconds": seconds,
     }
 
 
-def table(results: dict[str, Any]) -> str:
-    settings, arms, differences = results["settings"], results["arms"], results["differences"]
-    rows = [
-        (arm, *(f"{parts[part]['mean']:.4f} ± {parts[part]['sd']:.4f}" for part in ("val", "test")))
-        for arm, parts in arms.items()
-    ]
-    between = [
-        f"{difference['mean']:+.4f} (95 %: {difference['interval'][0]:+.4f} to {difference['interval'][1]:+.4f})"
-        for difference in differences.values()
-    ]
-    low, high = differences["test"]["interval"]
+def table(results: Mapping[str, Any]) -> str:
+    settings, arms = results["settings"], results["arms"]
+    rows = [(arm, *(_mean_sd(parts[part]) for part in PARTS)) for arm, parts in arms.items()]
+    rows.append(("row-sparse minus dense", *(_with_interval(results["differences"][part]) for part in PARTS)))
+    low, high = results["differences"]["test"]["interval"]
     return "\n\n".join(
         [
             "## Row-sparse updates beside dense Adam",
             f"MovieLens-1M, DeepFM on the full tables, D = {settings['dim']}, learning rate {settings['lr']}, "
-            f"{len(settings['seeds'])} seeds of up to {settings['epochs']} epochs; AUC, mean ± standard deviation:",
-            timing.markdown(("optimiser of the tables", "val", "test"), [*rows, ("row-sparse minus dense", *between)]),
-            f"The interval of the difference on test {'includes' if low <= 0 <= high else 'does not include'} 0; "
-            f"a loss of more than {WORSE} is {'excluded' if low >= -WORSE else 'not excluded by so few seeds'}.",
+            f"{len(settings['seeds'])} seeds of up to {settings['epochs']} epochs. AUC, mean ± standard deviation:",
+            timing.markdown(("optimiser of the tables", *PARTS), rows),
+            f"The interval of the difference on test {'includes' if low <= 0 <= high else 'does not include'} 0. "
+            f"A loss of more than {WORSE} is {'excluded' if low >= -WORSE else 'not excluded by so few seeds'}.",
         ]
     )
 
 
+def _mean_sd(figures: Mapping[str, Any]) -> str:
+    return f"{figures['mean']:.4f} ± {figures['sd']:.4f}"
+
+
+def _with_interval(figures: Mapping[str, Any]) -> str:
+    low, high = figures["interval"]
+    return f"{figures['mean']:+.4f} (95 %: {low:+.4f} to {high:+.4f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="MovieLens-1M, a folder or zip")
-    parser.add_argument("--full", action="store_true", help="five seeds of eight epochs, not two of three")
+    parser.add_argument("--data", default=DATA, help="MovieLens-1M, a folder or zip; relative to the repository")
+    parser.add_argument("--full", action="store_true", help="five seeds of eight epochs, instead of two of three")
     parser.add_argument("--json", type=Path, help="a file for all figures")
     options = parser.parse_args()
-    results = run(not options.full, options.data)
+    try:
+        results = run(not options.full, options.data)
+    except NotFound as error:
+        sys.exit(f"optimisers: {error}; name the published files of MovieLens-1M with --data")
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(options.json, results)
     print(table(results))
 
 

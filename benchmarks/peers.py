@@ -1,12 +1,14 @@
-"""Plain DeepFM in other libraries: a training step as they come, with a better optimiser, and their own loading.
+"""Plain DeepFM in other libraries: training steps with their own and with better optimisers, and their own loading.
 
-Embedding dimension, MLP and batch are the benchmark's; all else is as the library, its example or its configuration
-template has it: torchfm's Adam with weight decay 1e-6 and dropout 0.2, DeepCTR-Torch's L2 of 1e-5 on whole tables,
-FuxiCTR's clipping of gradients. All three use Adam over whole tables.
+Embedding dimension, MLP and batch are those of the benchmark. Everything else follows the library, its example or its
+configuration template: torchfm's Adam with weight decay 1e-6 and dropout 0.2, DeepCTR-Torch's L2 of 1e-5 on whole
+tables, FuxiCTR's clipping of gradients. All three use Adam on whole tables.
 
-The better forms: ``fused`` is the same with ``torch.optim.Adam(fused=True)``. ``sparse`` has sparse gradients for all
-embeddings and `torch.optim.SparseAdam` on them, a fused Adam on the rest, and without what does not go with sparse
-gradients: torchfm's weight decay, DeepCTR-Torch's L2 and FuxiCTR's clipping.
+There are two better forms. ``fused`` is the same with ``torch.optim.Adam(fused=True)``. ``sparse`` has sparse gradients
+for all embeddings, `torch.optim.SparseAdam` on them and a fused Adam on the rest. It omits the parts that sparse
+gradients do not allow: torchfm's weight decay, DeepCTR-Torch's L2 and FuxiCTR's clipping.
+
+The libraries are imported by the classes that use them, because they may be missing (`missing`) and take seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,32 +25,45 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.timing import Step
+from pipeline.data.batches import Batch
 from pipeline.data.schema import Schema
 
 Form = Literal["as it comes", "fused", "sparse"]
+FORMS: tuple[Form, ...] = ("as it comes", "fused", "sparse")
 HIDDEN = (128, 128)
-Batch = tuple[Tensor, Tensor]
 
 
 class Peer:
     """One library's model with its optimisers, on a device.
 
-    Args:
-        step: one training step on a batch made by ``prepare``.
-        epoch: one epoch over arrays ids (n, F) int32 and labels (n,), with the library's own loading.
+    Attributes:
+        name: of the library's distribution.
+        imported: name of its module.
     """
 
-    device = "cpu"
+    name: str
+    imported: str
+
+    def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
+        self.device = device
 
     def prepare(self, batch: Batch) -> Any:
-        ids, labels = batch
-        return ids.long().to(self.device), labels.to(self.device)
+        """A batch in the types that the library's model takes, on the device."""
+        return batch.ids.long().to(self.device), batch.labels.to(self.device)
 
     def step(self, batch: Any) -> None:
+        """One training step on a batch from `prepare`."""
         raise NotImplementedError(f"{type(self).__name__} must define step(batch)")
 
     def epoch(self, ids: np.ndarray, labels: np.ndarray, batch_size: int, folder: Path) -> None:
+        """One epoch over arrays ids (n, F) int32 and labels (n,), with the library's own loading."""
         raise NotImplementedError(f"{type(self).__name__} must define epoch(...)")
+
+    def steps(self, batches: Sequence[Batch]) -> Step:
+        """A step on one batch after another."""
+        prepared = [self.prepare(batch) for batch in batches]
+        return lambda i: self.step(prepared[i % len(prepared)])
 
 
 def _optimizers(model: nn.Module, form: Form, **options: Any) -> list[torch.optim.Optimizer]:
@@ -68,8 +83,8 @@ def _optimizers(model: nn.Module, form: Form, **options: Any) -> list[torch.opti
     ]
 
 
-class _Rows(Dataset):
-    """Rows one by one, as torchfm's own data sets of MovieLens give them."""
+class _Rows(Dataset[tuple[np.ndarray, np.float32]]):
+    """Rows one by one, as in torchfm's own MovieLens data sets."""
 
     def __init__(self, ids: np.ndarray, labels: np.ndarray) -> None:
         self.items, self.targets = ids, labels
@@ -82,12 +97,12 @@ class _Rows(Dataset):
 
 
 class TorchFM(Peer):
-    name = "torchfm"
+    name, imported = "torchfm", "torchfm"
 
     def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         from torchfm.model.dfm import DeepFactorizationMachineModel
 
-        self.device = device
+        super().__init__(schema, dim, form, device)
         self.model = DeepFactorizationMachineModel(schema.cardinalities, dim, HIDDEN, dropout=0.2).to(device)
         self.optimizers = _optimizers(self.model, form, **({} if form == "sparse" else {"weight_decay": 1e-6}))
         self.criterion = nn.BCELoss()
@@ -107,14 +122,15 @@ class TorchFM(Peer):
 
 
 class DeepCTR(Peer):
-    name = "deepctr-torch"
+    name, imported = "deepctr-torch", "deepctr_torch"
 
     def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             from deepctr_torch.inputs import SparseFeat
             from deepctr_torch.models import DeepFM
 
-        self.names, self.device = schema.names, device
+        super().__init__(schema, dim, form, device)
+        self.names = schema.names
         columns = [SparseFeat(f.name, f.cardinality, embedding_dim=dim) for f in schema.fields]
         l2 = {"l2_reg_linear": 0, "l2_reg_embedding": 0} if form == "sparse" else {}
         self.model = DeepFM(columns, columns, dnn_hidden_units=HIDDEN, device=device, **l2)
@@ -122,11 +138,10 @@ class DeepCTR(Peer):
         self.model.compile(self.optimizers[0], "binary_crossentropy")
 
     def prepare(self, batch: Batch) -> Any:
-        ids, labels = batch
-        return ids.float().to(self.device), labels.to(self.device)
+        return batch.ids.float().to(self.device), batch.labels.to(self.device)
 
     def step(self, batch: Any) -> None:
-        """The body of the loop in its ``fit``."""
+        """The body of the loop in the library's ``fit``."""
         x, y = batch
         predicted = self.model(x).squeeze(-1)
         for optimizer in self.optimizers:
@@ -146,50 +161,29 @@ class DeepCTR(Peer):
 
 
 class FuxiCTR(Peer):
-    name = "fuxictr"
+    name, imported = "fuxictr", "fuxictr"
 
     def __init__(self, schema: Schema, dim: int, form: Form, device: str = "cpu") -> None:
         from fuxictr.features import FeatureMap
-        from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
-        from fuxictr.pytorch.models import BaseModel
 
-        gpu = -1 if device == "cpu" else 0
-
-        class DeepFM(BaseModel):
-            """As in the library's model zoo, which its package leaves out."""
-
-            def __init__(self, features: Any) -> None:
-                super().__init__(features, "DeepFM", gpu=gpu, verbose=0, model_root=".", metrics=["AUC"])
-                self.embedding_layer = FeatureEmbedding(features, dim)
-                self.fm = FactorizationMachine(features)
-                self.mlp = MLP_Block(input_dim=features.sum_emb_out_dim(), output_dim=1, hidden_units=list(HIDDEN))
-                self.compile("adam", "binary_crossentropy", 1e-3)
-                self.reset_parameters()
-                self.model_to_device()
-
-            def forward(self, inputs: Any) -> dict[str, Tensor]:
-                fields = self.get_inputs(inputs)
-                embedded = self.embedding_layer(fields)
-                logits = self.fm(fields, embedded)
-                logits += self.mlp(embedded.flatten(start_dim=1))
-                return {"y_pred": self.output_activation(logits)}
-
-        features = FeatureMap("bench", ".")
-        features.default_emb_dim, features.labels, features.num_fields = dim, ["label"], len(schema)
+        super().__init__(schema, dim, form, device)
+        self.form = form
+        self.features = FeatureMap("bench", ".")
+        self.features.default_emb_dim, self.features.labels, self.features.num_fields = dim, ["label"], len(schema)
         for field in schema.fields:
-            features.features[field.name] = {"type": "categorical", "source": "", "vocab_size": field.cardinality}
-        features.set_column_index()
-        self.features, self.form, self.device = features, form, device
-        self.model = DeepFM(features)
-        self.model._max_gradient_norm, self.model._eval_steps, self.model._total_steps = 10.0, 2**60, 0
-        self.model._stop_training = False
+            self.features.features[field.name] = {
+                "type": "categorical",
+                "source": "",
+                "vocab_size": field.cardinality,
+            }
+        self.features.set_column_index()
+        self.model = _fuxictr_deepfm(self.features, dim, -1 if device == "cpu" else 0)
         if form != "as it comes":
             self.optimizers = _optimizers(self.model, form)
             self.model.optimizer = self.optimizers[0]
 
     def prepare(self, batch: Batch) -> Any:
-        ids, labels = batch
-        whole = torch.cat([ids.long(), labels.long()[:, None]], 1).to(self.device)
+        whole = torch.cat([batch.ids.long(), batch.labels.long()[:, None]], 1).to(self.device)
         return {name: whole[:, c] for name, c in self.features.column_index.items()}
 
     def step(self, batch: Any) -> None:
@@ -209,7 +203,7 @@ class FuxiCTR(Peer):
 
         path = folder / f"rows-{len(ids)}.npz"
         if not path.exists():
-            columns = {name: ids[:, c] for c, name in enumerate(self.features.features)}
+            columns: dict[str, Any] = {name: ids[:, c] for c, name in enumerate(self.features.features)}
             np.savez(path, label=labels, **columns)
         loader, _ = RankDataLoader(
             self.features, stage="train", train_data=str(path), batch_size=batch_size, shuffle=True
@@ -217,10 +211,43 @@ class FuxiCTR(Peer):
         self.model.train_epoch(loader)
 
 
-PEERS: Sequence[Callable[..., Peer]] = (TorchFM, DeepCTR, FuxiCTR)
-MODULES = {"torchfm": "torchfm", "deepctr-torch": "deepctr_torch", "fuxictr": "fuxictr"}  # as they are imported
+def _fuxictr_deepfm(features: Any, dim: int, gpu: int) -> Any:
+    """The DeepFM of FuxiCTR's model zoo, which is not in the package, in the state at the beginning of ``fit``."""
+    from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+
+    class DeepFM(BaseModel):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(features, "DeepFM", gpu=gpu, verbose=0, model_root=".", metrics=["AUC"])
+            self.embedding_layer = FeatureEmbedding(features, dim)
+            self.fm = FactorizationMachine(features)
+            self.mlp = MLP_Block(input_dim=features.sum_emb_out_dim(), output_dim=1, hidden_units=list(HIDDEN))
+            self.compile("adam", "binary_crossentropy", 1e-3)
+            self.reset_parameters()
+            self.model_to_device()
+
+        def forward(self, inputs: Any) -> dict[str, Tensor]:
+            fields = self.get_inputs(inputs)
+            embedded = self.embedding_layer(fields)
+            logits = self.fm(fields, embedded)
+            logits += self.mlp(embedded.flatten(start_dim=1))
+            return {"y_pred": self.output_activation(logits)}
+
+    model = DeepFM()
+    model._max_gradient_norm, model._eval_steps, model._total_steps = 10.0, 2**60, 0
+    model._stop_training = False
+    return model
+
+
+PEERS: tuple[type[Peer], ...] = (TorchFM, DeepCTR, FuxiCTR)
 
 
 def missing() -> list[str]:
-    """Libraries that are not installed."""
-    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
+    """The libraries that are not installed."""
+    return [peer.name for peer in PEERS if importlib.util.find_spec(peer.imported) is None]
+
+
+def installed() -> list[type[Peer]]:
+    """The libraries that are installed."""
+    absent = missing()
+    return [peer for peer in PEERS if peer.name not in absent]

@@ -1,7 +1,7 @@
-"""Are the planted ranks the right dimensions? AUC on `val` of allocations at, below and above them.
+"""Are the planted ranks the right dimensions? AUC on `val` of allocations at, below and above the ranks.
 
-Reads ``artifacts/encoded`` of the synthetic data (`dvc repro encode`). One line per allocation: mean and spread over
-seeds, and the difference to the planted ranks.
+Reads ``artifacts/encoded`` of the planted data (`dvc repro encode`), and prints a line for each allocation: bytes, mean
+and standard deviation over the seeds, and the difference to the planted ranks.
 
     python -m benchmarks.planted --backbone fm --seeds 3
 """
@@ -9,27 +9,72 @@ seeds, and the difference to the planted ranks.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from stages import _model
-from stages._stage import ENCODED
+from benchmarks import models
+from benchmarks.alone import ROOT
+from pipeline.allocation.allocation import Allocation
+from pipeline.data.encoded import Encoded
+from pipeline.embeddings.cost import spent
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.method import build
+from pipeline.experiment.train import train
+from pipeline.studies.grid import merged
+from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.places import ENCODED
+from pipeline.workflow.validation import validated
+
+PATIENCE = 2
 
 
-def variants(ranks: dict[str, int], dim: int) -> dict[str, dict[str, int]]:
-    """Allocations by name; a field of rank 0 has dimension 1."""
+def variants(ranks: Mapping[str, int], dim: int) -> dict[str, dict[str, int]]:
+    """Dimensions of every field, by variant; a field of rank 0 has dimension 1.
+
+    Args:
+        ranks: the planted ranks, by field.
+        dim: D.
+    """
     planted = {name: max(1, rank) for name, rank in ranks.items()}
     found = {"planted": planted}
-    for rank in sorted({r for r in planted.values() if r > 1}, reverse=True):
+    for rank in sorted({rank for rank in planted.values() if rank > 1}, reverse=True):
         found[f"rank {rank} halved"] = {name: r // 2 if r == rank else r for name, r in planted.items()}
-    found["all doubled"] = {name: min(dim, 2 * r) for name, r in planted.items()}
+    found["all doubled"] = {name: min(dim, 2 * rank) for name, rank in planted.items()}
     found["full"] = dict.fromkeys(planted, dim)
     return found
+
+
+def ranks_of(data: Encoded) -> dict[str, int]:
+    """The planted rank of every field; a copy has the rank of its original.
+
+    Raises:
+        ValueError: if the data are not planted.
+    """
+    facts = data.facts
+    if "ranks" not in facts:
+        raise ValueError(
+            f"{data.folder} holds no planted data; set dataset.name in params.yaml to synthetic and run "
+            "`dvc repro encode`"
+        )
+    known = facts["ranks"] | {copy: facts["ranks"][original] for copy, original in facts["copies"].items()}
+    return {name: known[name] for name in data.schema.names}
+
+
+def reached(experiment: Experiment, dims: Mapping[str, int]) -> tuple[list[float], int]:
+    """The AUC on ``val`` of the best epoch for each seed, and the bytes of the embedding."""
+    allocation = Allocation("autodim", dict(dims))
+    aucs = []
+    for seed in experiment.params.retrain.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            trained = train(experiment, allocation, seed, Path(folder) / "none.ckpt")
+        aucs.append(max(entry["auc"] for entry in trained.history))
+    return aucs, spent(build, experiment.schema, experiment.dim, allocation).bytes
 
 
 def main() -> None:
@@ -39,45 +84,30 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=0.01)
     options = parser.parse_args()
-    _model.tune()
-    import torch
-
-    from pipeline.allocation.allocation import Allocation
-    from pipeline.data.batches import Batches
-    from pipeline.data.schema import Schema
-    from pipeline.data.split import Split
-    from pipeline.embeddings.cost import bytes_per_field
-    from pipeline.metrics.auc import auc
-    from pipeline.models.model import assemble
-    from pipeline.training.loop import fit
-    from pipeline.training.weights import LitCTR
-    from pipeline.workflow.plug import plug
-
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    schema = Schema.load(ENCODED / "schema.json")
-    facts = json.loads((ENCODED / "schema.json").read_text())["facts"]
-    ranks = facts["ranks"] | {copy: facts["ranks"][original] for copy, original in facts["copies"].items()}
-    dim, build = max(ranks.values()), plug("methods", "autodim").build
-    training, validation = Split.load(ENCODED, "train", "arch"), Split.load(ENCODED, "val")
-    planted: list[float] = []
-    for name, dims in variants({field: ranks[field] for field in schema.names}, dim).items():
-        reached = []
-        for seed in range(options.seeds):
-            torch.manual_seed(seed)
-            backbone = plug("backbones", options.backbone).Backbone
-            model = assemble(schema, dim, Allocation("autodim", dims), build, backbone)
-            batches = Batches(training, 2000, seed=seed)
-            module = LitCTR(model, validation, options.epochs * len(batches), lr=options.lr, patience=2)
-            with tempfile.TemporaryDirectory() as folder:
-                fit(module, batches, options.epochs, f"{name}, seed {seed}", Path(folder) / "ckpt", 1e9)
-            reached.append(max(entry["auc"] for entry in module.history))
-        planted = planted or reached
-        size = sum(bytes_per_field(build, schema, dims, dim).values())
-        mean, spread = np.mean(reached), np.std(reached, ddof=1)
-        print(f"{name:16s} {size:9,} bytes  AUC {mean:.4f} ± {spread:.4f}  {mean - np.mean(planted):+.4f}", flush=True)
-    oracle = np.load(ENCODED / "val/oracle.npy")
-    print(f"{'the truth':16s} {'':15s}  AUC {auc(validation.all_labels(), oracle):.4f}")
+    try:
+        data = Encoded.load(ROOT / ENCODED)
+        ranks = ranks_of(data)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"planted: {error}")
+    dim = max(ranks.values())
+    retrain = {"seeds": list(range(options.seeds)), "batch_size": 2000, "epochs": options.epochs, "lr": options.lr}
+    changes = {
+        "dim": dim,
+        "backbone": {"name": options.backbone},
+        "retrain": {**retrain, "patience": PATIENCE, "weight_decay": 0.0, "checkpoint_seconds": models.NEVER},
+    }
+    params = validated(Params, merged(read_yaml(ROOT / "params.yaml"), changes), "params.yaml, changed")
+    experiment = Experiment(params, data)
+    planted: float | None = None
+    for name, dims in variants(ranks, dim).items():
+        aucs, size = reached(experiment, dims)
+        mean, sd = np.mean(aucs), np.std(aucs, ddof=1) if len(aucs) > 1 else np.nan
+        planted = float(mean) if planted is None else planted
+        print(f"{name:16s} {size:9,} bytes  AUC {mean:.4f} ± {sd:.4f}  {mean - planted:+.4f}", flush=True)
+    expected = np.load(ROOT / ENCODED / "val/oracle.npy")
+    print(f"{'the truth':16s} {'':15s}  AUC {experiment.task.ceiling(expected, data.split('val')):.4f}")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,52 @@
-"""What mixed dimensions save when a model is served: time of a request, bytes, and memory that a process really takes.
-
-python -m benchmarks.serving
-"""
+"""The savings of mixed dimensions in serving: time of a request, bytes, and the resident memory of a process."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from benchmarks import models, shapes, timing
+from benchmarks.alone import alone
 from pipeline.allocation.allocation import Allocation
+from pipeline.data.batches import Batch
 from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import cost
-from pipeline.models.model import assemble
 from pipeline.serving.packed import Served
-from pipeline.workflow.plug import plug
 
 BATCHES = (1, 2000)
-WEIGHTS = (0.3, 0.3, 0.2, 0.1, 0.1)  # of the candidates, smallest first: most fields need little
+WEIGHTS = (0.3, 0.3, 0.2, 0.1, 0.1)  # of the candidates, smallest first: most fields need few dimensions
 FULL, MIXED = "full, float32", "mixed, float32"
+RESIDENT, CLAIMED, CLAIMED_ALL, SHARE = "resident bytes", "bytes", "bytes with backbone", "resident / claimed"
 
 
-def dims(schema: Schema) -> dict[str, dict[str, int]]:
-    """Full and mixed dimensions; the mixed ones are drawn, for what a search would choose does not matter here."""
+def run(quick: bool) -> dict[str, Any]:
+    schema = shapes.criteo()
+    drawn = shapes.draw_batches(schema, max(BATCHES), 1)
+    chosen = draw_dims(schema)
+    made = {
+        f"{name}, {kind}": served(schema, dims, kind == "int8")
+        for name, dims in chosen.items()
+        for kind in ("float32", "int8")
+    }
+    forms = {name: sizes(model, 1 if quick else 3) for name, model in made.items()}
+    for name, times in latencies(made, drawn[0], quick).items():
+        forms[name] |= times
+    mixed = sum(chosen["mixed"].values())
+    return {
+        "shape": f"{shapes.describe(schema, drawn, models.DIM)} Mixed dimensions: {mixed:,} numbers for each row "
+        f"of ids instead of {len(schema) * models.DIM:,}.",
+        "forms": forms,
+        "targets": targets(forms),
+    }
+
+
+def draw_dims(schema: Schema) -> dict[str, dict[str, int]]:
+    """Full and mixed dimensions. The mixed dimensions are random, because their choice does not matter here."""
     drawn = np.random.default_rng(0).choice(models.CANDIDATES, len(schema), p=WEIGHTS)
     return {
         "full": dict.fromkeys(schema.names, models.DIM),
@@ -38,90 +54,33 @@ def dims(schema: Schema) -> dict[str, dict[str, int]]:
     }
 
 
-def served(schema: Schema, chosen: dict[str, int], int8: bool, backbone: str = "deepfm") -> Served:
-    autodim = plug("methods", "autodim")
+def served(schema: Schema, dims: dict[str, int], int8: bool) -> Served:
+    """The served form of a model with these dimensions."""
     torch.manual_seed(0)
-    made = plug("backbones", backbone).Backbone
-    model = assemble(schema, models.DIM, Allocation("autodim", chosen), autodim.build, made)
-    return Served.of(model.eval(), int8)
+    return Served.of(models.allocated(schema, Allocation("autodim", dims)).eval(), int8)
 
 
-def run(quick: bool) -> dict[str, Any]:
-    schema = shapes.criteo()
-    ids = shapes.batches(schema, max(BATCHES), 1)[0][0]
-    chosen = dims(schema)
-    forms: dict[str, Served] = {}
-    found: dict[str, Any] = {}
+def sizes(model: Served, processes: int) -> dict[str, float]:
+    """Bytes of a served model: the claimed ones, and the resident ones, a median over new processes."""
+    claimed = cost(model.packed()).bytes
+    claimed_all = claimed + sum(value.nbytes for value in model.backbone.state_dict().values())
     with tempfile.TemporaryDirectory() as folder:
-        for name, of_fields in chosen.items():
-            for kind in ("float32", "int8"):
-                form = f"{name}, {kind}"
-                forms[form] = served(schema, of_fields, kind == "int8")
-                file = Path(folder) / f"{form}.safetensors"
-                forms[form].save(file)
-                rest = sum(value.nbytes for value in forms[form].backbone.state_dict().values())
-                claimed = cost(forms[form].packed()).bytes
-                resident = [_resident(file) for _ in range(1 if quick else 3)]
-                found[form] = {
-                    "bytes": claimed,
-                    "bytes with backbone": claimed + rest,
-                    "resident bytes": float(np.median(resident)),
-                    "resident / claimed": float(np.median(resident)) / (claimed + rest),
-                }
-    for batch in BATCHES:
-        turns = {form: lambda i, model=model, batch=batch: model(ids[:batch]) for form, model in forms.items()}
-        taken = timing.interleave(turns, (200 if quick else 2000) if batch == 1 else (20 if quick else 100))
-        for form, entry in timing.summary(taken, FULL).items():
-            found[form][f"batch {batch}"] = entry
-    return {
-        "shape": shapes.describe(schema, [(ids, ids[:, 0])], models.DIM)
-        + f" Mixed dimensions: {sum(chosen['mixed'].values())} numbers a row instead of {len(schema) * models.DIM}.",
-        "forms": found,
-        "targets": [
-            *(
-                timing.target(f"{what} / the full table's", found[MIXED][f"batch {b}"]["ratio"], at_most=1.0)
-                for b, what in ((b, f"packed inference, batch {b:,}, time") for b in BATCHES)
-            ),
-            timing.target(
-                "packed inference, resident memory / claimed, farthest from 1",
-                max((entry["resident / claimed"] for entry in found.values()), key=lambda r: abs(r - 1)),
-                at_least=0.9,
-                at_most=1.1,
-            ),
-        ],
-    }
+        file = Path(folder) / "model.safetensors"
+        model.save(file)
+        resident = float(np.median([alone(resident_bytes, str(file)) for _ in range(processes)]))
+    return {CLAIMED: claimed, CLAIMED_ALL: claimed_all, RESIDENT: resident, SHARE: resident / claimed_all}
 
 
-def table(results: dict[str, Any]) -> str:
-    rows = []
-    for form, entry in results["forms"].items():
-        times = [entry[f"batch {b}"][key] for b in BATCHES for key in ("median", "ratio")]
-        rows.append((form, entry["bytes"], round(entry["resident bytes"]), entry["resident / claimed"], *times))
-    head = ("form", "bytes", "resident", "/ claimed", *(f"{what}, {b:,}" for b in BATCHES for what in ("ms", "x full")))
-    note = (
-        "Bytes are the embedding's; resident is how much a process grows by loading the file and reading all of it, "
-        "/ claimed is by those bytes and the backbone's."
-    )
-    return "\n\n".join(["## Inference", results["shape"], timing.markdown(head, rows), note])
+def resident_bytes(file: str) -> int:
+    """Growth of this process while it loads a model, reads every byte of it and answers a request.
 
-
-def _resident(file: Path) -> int:
-    """Growth of the resident memory of a new process that loads a served model, in bytes."""
-    command = [sys.executable, "-m", "benchmarks.serving", "--resident", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return int(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _measure(file: Path) -> int:
-    """Load it, read every byte of it and answer; code and buffers were warmed by a small model before."""
-    import psutil
-
-    small = Schema(shapes.criteo(1000).fields)
+    Small models of all forms run first, so that code and buffers are not counted.
+    """
+    small = shapes.criteo(1000)
     ids = torch.zeros(2000, len(small), dtype=torch.int32)
-    for int8 in (False, True):
-        served(small, dims(small)["mixed"], int8)(ids)
+    for dims in draw_dims(small).values():
+        for int8 in (False, True):
+            served(small, dims, int8)(ids)
     process = psutil.Process()
     before = process.memory_info().rss
     model = Served.load(file)
@@ -131,11 +90,47 @@ def _measure(file: Path) -> int:
     return int(process.memory_info().rss - before)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resident", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.resident:
-        print(_measure(options.resident))
-    else:
-        print(table(run(quick=True)))
+def latencies(forms: dict[str, Served], batch: Batch, quick: bool) -> dict[str, dict[str, Any]]:
+    """For each form and batch size, `timing.summary` of a request."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in forms}
+    for size in BATCHES:
+        turns = {name: lambda i, model=model, ids=batch.ids[:size]: model(ids) for name, model in forms.items()}
+        taken = timing.interleave(turns, (200 if quick else 2000) if size == 1 else (20 if quick else 100))
+        for name, entry in timing.summary(taken, FULL).items():
+            found[name][f"batch {size}"] = entry
+    return found
+
+
+def targets(forms: dict[str, Any]) -> list[dict[str, Any]]:
+    shares = [entry[SHARE] for entry in forms.values()]
+    return [
+        *(
+            timing.target(
+                f"packed inference, batch {size:,}, time / the full table's",
+                forms[MIXED][f"batch {size}"]["ratio"],
+                at_most=1.0,
+            )
+            for size in BATCHES
+        ),
+        timing.target(
+            "packed inference, resident memory / claimed, farthest from 1",
+            max(shares, key=lambda share: abs(share - 1)),
+            at_least=0.9,
+            at_most=1.1,
+        ),
+    ]
+
+
+def table(results: dict[str, Any]) -> str:
+    rows = []
+    for form, entry in results["forms"].items():
+        times = [entry[f"batch {size}"][key] for size in BATCHES for key in ("median", "ratio")]
+        rows.append((form, entry[CLAIMED], round(entry[RESIDENT]), entry[SHARE], *times))
+    times_head = (f"{what}, {size:,}" for size in BATCHES for what in ("ms", "x full"))
+    note = (
+        "Bytes are those of the embedding. Resident is how much a process grows when it loads the file and reads all "
+        "of it; / claimed is that divided by the bytes of the embedding and the backbone. The last columns are for "
+        f"batches of {' and '.join(f'{size:,}' for size in BATCHES)} rows."
+    )
+    head = ("form", "bytes", "resident", "/ claimed", *times_head)
+    return "\n\n".join(["## Inference", results["shape"], timing.markdown(head, rows), note])

@@ -1,7 +1,7 @@
-"""What tracking costs a search: 240 series at every step of a training loop, with and without.
+"""The cost of tracking in a search: a training loop with and without recording 240 series at every step.
 
-The loop is matrix products that take about 60 ms a step, and as many small operations as a model has. Rounds with and
-without tracking alternate; the table gives medians.
+A step is about 60 ms of matrix products, and as many small operations as in a model. Rounds with and without tracking
+alternate; the table shows medians.
 
     OMP_NUM_THREADS=1 python -m benchmarks.tracking --steps 200 --rounds 3
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.tracking import Tracker
+from pipeline.tracking.tracker import Tracker
 
 STEP_SECONDS = 0.060
 SERIES = tuple(f"arch/C{field:02d}/d{dim:02d}" for field in range(48) for dim in (2, 4, 8, 16, 32))
@@ -40,7 +40,7 @@ def untracked(step: int) -> None:
 
 
 def calibrate(left: torch.Tensor, right: torch.Tensor) -> int:
-    """How many products make a step."""
+    """Number of products in a step."""
     step(left, right, 20)
     started = time.perf_counter()
     step(left, right, 50)
@@ -66,7 +66,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as block:
                 record: Callable[[int], None] = untracked
                 if mode != "without":
-                    tracker = block.enter_context(Tracker(Path(folder), "search", f"round-{number}", {}))
+                    tracker = block.enter_context(Tracker(Path(folder), "search", f"round-{number}", {}, wait=True))
                     run = tracker.run(seed=0)
                     record = partial(run.metrics, names=SERIES, values=values)
                 for count in range(options.steps):

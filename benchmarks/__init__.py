@@ -1,0 +1,5 @@
+"""Benchmarks. Threads are set here, before any of them imports torch."""
+
+from pipeline.workflow import process
+
+process.tune()
