@@ -1,11 +1,12 @@
 """Sweeps that are interrupted: killed, terminated, on several workers, or without their database."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -70,11 +71,16 @@ def test_an_interrupted_trial_waits_to_be_done_again(
     assert again.params == first.params and again.user_attrs == {"trial": 0, "deaths": 0}
 
 
-def kill_a_worker(study: optuna.Study, over: Event) -> FrozenTrial:
-    """Kill a process that has a trial at work; the trial, as it was."""
-    victim = awaited(lambda: at_work(study, 2), lambda: not over.is_set())  # they share the work
-    os.kill(worker_of(victim), signal.SIGKILL)
-    return victim
+def kill_a_worker(study: optuna.Study, alive: Callable[[], bool], least: int = 2) -> FrozenTrial:
+    """Kill a process that has a trial at work, while at least so many are; the trial, as it was."""
+    while True:
+        victim = awaited(lambda: at_work(study, least), alive)  # they share the work
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker_of(victim), signal.SIGSTOP)  # what is at work now is still at work when it is killed
+            running = study.get_trials()[victim.number].state == TrialState.RUNNING
+            os.kill(worker_of(victim), signal.SIGKILL if running else signal.SIGCONT)
+            if running:
+                return victim
 
 
 def check_trials(found: Sequence[FrozenTrial], project: Project) -> None:
@@ -101,7 +107,7 @@ def test_a_killed_worker_is_replaced_and_no_trial_is_lost_or_done_twice(
     project = ready.copy(tmp_path).give(sweep__workers=2, sweep__trials=4)
     study, over = study_of(project), Event()
     with ThreadPoolExecutor(1) as pool:
-        killing = pool.submit(kill_a_worker, study, over)
+        killing = pool.submit(kill_a_worker, study, lambda: not over.is_set())
         try:
             project.run("sweep")
         finally:
@@ -131,8 +137,7 @@ def test_workers_on_a_database_end_with_their_sweep_which_then_continues(
     project = ready.copy(tmp_path / "project").give(sweep__workers=3, sweep__trials=6)
     study, printed = study_of(project, postgres), tmp_path / "printed.txt"
     running = start(project, printed, **{STORAGE: postgres})
-    victim = awaited(lambda: at_work(study, 3), running.is_alive)  # they share the work
-    os.kill(worker_of(victim), signal.SIGKILL)
+    victim = kill_a_worker(study, running.is_alive, least=3)
     awaited(lambda: next((t for t in study.get_trials() if "retry_history" in t.system_attrs), None), running.is_alive)
     employed = psutil.Process(running.pid).children(recursive=True)
     running.kill()
