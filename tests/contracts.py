@@ -84,6 +84,20 @@ class TwoBatches:
         for seed in range(2):
             yield loss_of(self.embedding, draw_ids(seed))
 
+    def weights(self) -> Tensor:
+        ids = torch.cat([draw_ids(seed) for seed in range(2)])
+        occ = LOOKUP(ids)
+        assert occ.weights is not None
+        total = torch.zeros(SCHEMA.num_rows).index_add_(0, occ.rows[occ.inverse], occ.weights.float().square())
+        return total / len(ids)
+
+    def gradients(self) -> Iterator[Tensor]:
+        for seed in range(2):
+            embedded = self.embedding(LOOKUP(draw_ids(seed)))
+            logits = logits_of(embedded)
+            p = logits.detach().sigmoid()
+            yield torch.autograd.grad(((p * (1 - p)).sqrt() * logits).sum(), embedded)[0]
+
     @torch.no_grad()
     def objective(self, batches: int | None = None) -> float:
         ids = torch.cat([draw_ids(seed) for seed in range(2)[:batches]])

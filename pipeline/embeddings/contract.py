@@ -28,7 +28,19 @@ class Findings:
     arrays: Callable[[], dict[str, np.ndarray]] = dict
 
 
-class Judge(Protocol):
+class Calibration(Protocol):
+    """What a trained model and the training rows say about the embedding; the model is in evaluation mode."""
+
+    def weights(self) -> Tensor:
+        """(R,) for each row of the joint table of the kept fields, the mean over the training rows of its squared
+        weight in its bag. For a single-valued field, that is the share of training rows that look it up."""
+
+    def gradients(self) -> Iterator[Tensor]:
+        """The gradients (B, F, D) of `pipeline.training.task.Task.probe` in the embedded vectors of some training rows,
+        batch by batch. The mean of their outer products is the Gauss-Newton matrix of the mean loss."""
+
+
+class Judge(Calibration, Protocol):
     """Evaluates the trained supernet on the rows of ``arch``, with its embedding in its current state."""
 
     def losses(self) -> Iterator[Tensor]:
@@ -46,9 +58,11 @@ class FieldEmbedding(nn.Module):
 
     Attributes:
         dim: D, the width of the vectors that the backbone takes.
+        keeps_best: whether a search ends with the weights of its best epoch on ``val`` instead of its last.
     """
 
     dim: int
+    keeps_best = False
 
     def vectors(self, occ: Occurrences) -> Tensor:
         """(U, D) vectors of the distinct rows of the batch."""
@@ -93,6 +107,9 @@ class FieldEmbedding(nn.Module):
         return Findings()
 
     # In a model that is served
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Called once after training and before `finish`, for what that has to know of the data."""
 
     def finish(self) -> None:
         """Called after training, with the best weights loaded, e.g. to prune, to round or to assign codes."""

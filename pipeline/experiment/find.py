@@ -249,8 +249,10 @@ def _searched(
     module, batches = _prepared(experiment, embedding, question, share)
     module.record = record
     fit(module, batches, settings.epochs, "search", checkpoint, settings.checkpoint_seconds)
+    if module.best:
+        module.model.load_state_dict(module.best)
     module.model.eval()
-    embedding.conclude(module.judge())
+    embedding.conclude(module.judge(training_rows(experiment, share)))
     findings = embedding.findings()
     results = {
         "arrays": findings.arrays(),

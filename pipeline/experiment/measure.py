@@ -21,6 +21,7 @@ class Measured:
         predictions: for all rows, in order.
         influence: (n,) of each row on the first metric; see `pipeline.training.task.Contract`.
         cost: of serving the embedding.
+        model_bytes: of serving the whole model, see `model_bytes`.
         params: number of parameters of the whole model.
         training_bytes: of the embedding, see `pipeline.embeddings.cost.training_bytes`.
     """
@@ -29,6 +30,7 @@ class Measured:
     predictions: np.ndarray
     influence: np.ndarray
     cost: Cost
+    model_bytes: int
     params: int
     training_bytes: int
 
@@ -42,6 +44,14 @@ def measure(experiment: Experiment, model: Model, split: Split) -> Measured:
         predictions,
         task.influence(predictions, split),
         cost(model.embedding.packed()),
+        model_bytes(model),
         sum(p.numel() for p in model.parameters()),
         training_bytes(model.embedding),
     )
+
+
+def model_bytes(model: Model) -> int:
+    """What a model costs to serve: its packed embedding, and the weights and running statistics of its backbone as they
+    are, e.g. first-order weights and an MLP in float32."""
+    state = model.backbone.state_dict().values()
+    return cost(model.embedding.packed()).bytes + sum(tensor.numel() * tensor.element_size() for tensor in state)

@@ -13,7 +13,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batches
 from pipeline.data.schema import Schema
 from pipeline.data.split import Split
-from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.batch import Lookup, Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
@@ -51,10 +51,13 @@ class Model(nn.Module):
 
     slots: Tensor | None
 
+    def occurrences(self, ids: Tensor) -> Occurrences:
+        """ids (B, S) -> the occurrences of the rows of the kept fields."""
+        found: Occurrences = self.lookup(ids if self.slots is None else ids[:, self.slots])
+        return found
+
     def forward(self, ids: Tensor) -> Tensor:
-        if self.slots is not None:
-            ids = ids[:, self.slots]
-        occ = self.lookup(ids)
+        occ = self.occurrences(ids)
         output: Tensor = self.backbone(occ, self.embedding(occ))
         return output
 

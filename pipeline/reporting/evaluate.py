@@ -21,9 +21,10 @@ from pipeline.experiment.method import Method
 from pipeline.experiment.saved import load
 from pipeline.metrics.difference import difference, row_variance, spread
 from pipeline.models.model import Model
+from pipeline.reporting.curve import curve
 from pipeline.serving.latency import BATCHES, forms, measured
 
-SIZES = ("table_params", "params", "bytes", "training_bytes")
+SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files: dict[str, Path] = {}
+        full_models: list[Model] = []
         for name in names:
             for seed in seeds:
                 model, allocation = load(models / name / f"seed-{seed}", experiment)
+                if name == "full":
+                    full_models.append(model)
                 timed = files if seed == seeds[0] else None
                 tested[name].append(_tested(experiment, model, allocation, test, folder, name, timed))
         speeds = measured(files, test.slice(0, max(BATCHES))[0], folder)
@@ -80,6 +84,8 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         "undecided": list(found.undecided),
         "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
     }
+    if full_models:
+        report["curve"] = curve(experiment, full_models)
     return report | planted(experiment, entries["searched"]["dims"], test)
 
 
@@ -125,6 +131,7 @@ def _entry(
             "table_params": model.measured.cost.table_params,
             "params": model.measured.params,
             "bytes": model.measured.cost.bytes,
+            "model_bytes": model.measured.model_bytes,
             "training_bytes": model.measured.training_bytes,
         }
         for model in models

@@ -103,6 +103,8 @@ def objective_against_bytes(report: Mapping[str, Any]) -> Figure:
             middle = entry["bytes"], metric["mean"], metric["sd"]
             axes.errorbar(*middle, fmt="o", color=colour, markersize=6, capsize=3, linewidth=1.2)
             points.append((f"{name}  {metric['mean']:.4f}", entry["bytes"], metric["mean"], colour))
+        if "curve" in report:
+            _draw_curve(axes, report)
         axes.set_xscale("log")
         bytes_axis(axes)
         axes.set_ylabel(f"{title} on test")
@@ -114,6 +116,19 @@ def objective_against_bytes(report: Mapping[str, Any]) -> Figure:
         axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.35)  # room for the labels
         label_apart(figure, axes, points)
     return figure
+
+
+def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
+    """The full models coded at many sizes, and the knee."""
+    curve = report["curve"]
+    points = curve["points"]
+    sizes, values = [p["bytes"] for p in points], [p["test"]["mean"] for p in points]
+    axes.plot(sizes, values, color=OTHERS[1], linewidth=1.4, label="full, coded", zorder=3)
+    if curve["knee"] is not None:
+        knee = points[curve["knee"]]
+        label = f"full, coded at {knee['ratio']:.1%}  {knee['test']['mean']:.4f}"
+        axes.plot([knee["bytes"]], [knee["test"]["mean"]], "D", color=OTHERS[1], markersize=6, label=label, zorder=5)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
 
 
 def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapping[str, int] | None = None) -> Figure:

@@ -17,6 +17,8 @@ def markdown(report: Report) -> str:
     lines += [_allocations(report), ""]
     if any(entry["served"] for entry in report["allocations"].values()):
         lines += [_int8(report), ""]
+    if "curve" in report:
+        lines += [_curve(report), ""]
     lines += [f"- {line}" for line in (*_comparisons(report), *_warnings(report), *_planted(report))]
     return "\n".join(lines)
 
@@ -24,13 +26,14 @@ def markdown(report: Report) -> str:
 def _allocations(report: Report) -> str:
     shown = list(report["metrics"])[:2]
     batches = _batches(report)
-    head = ["allocation", *(report["metrics"][name] for name in shown), "bytes", "of full"]
+    head = ["allocation", *(report["metrics"][name] for name in shown), "bytes", "of full", "whole model"]
     rows = [
         [
             name,
             *(mean_sd(entry["metrics"][metric]["values"]) for metric in shown),
             f"{entry['bytes']:,}",
             f"{entry['ratio']:.1%}",
+            f"{entry['model_bytes']:,}",
             *_times(entry["served"].get("float32"), batches),
         ]
         for name, entry in report["allocations"].items()
@@ -49,6 +52,23 @@ def _int8(report: Report) -> str:
         rows.append([name, *sizes, *_times(int8, batches)])
     title = report["metrics"][report["objective"]]
     return table(["in int8", "bytes", "of full", f"{title} lost", *_heads(batches)], rows)
+
+
+def _curve(report: Report) -> str:
+    """The full models, coded without further training."""
+    curve, title = report["curve"], report["metrics"][report["objective"]]
+    head = ["full, coded", "of full", f"{title} on val", f"{title} on test", "test minus full"]
+    rows = [
+        [
+            f"{point['bytes']:,} bytes" + (" (knee)" if place == curve["knee"] else ""),
+            f"{point['ratio']:.1%}",
+            mean_sd(point["val"]["values"]),
+            mean_sd(point["test"]["values"]),
+            f"{point['test']['mean'] - curve['full']['test']['mean']:+.4f}",
+        ]
+        for place, point in enumerate(curve["points"])
+    ]
+    return table(head, rows)
 
 
 def _batches(report: Report) -> list[str]:

@@ -46,6 +46,13 @@ def loss(model: Model, batch: Batch) -> Tensor:
     return binary_cross_entropy_with_logits(model(batch.ids), batch.labels)
 
 
+def probe(model: Model, batch: Batch) -> Tensor:
+    """Sum of sqrt(p (1 - p)) z over the rows; p (1 - p) is the second derivative of the loss in the logit z."""
+    logits: Tensor = model(batch.ids)
+    p = logits.detach().sigmoid()
+    return ((p * (1 - p)).sqrt() * logits).sum()
+
+
 def predict(model: Model, split: Split) -> np.ndarray:
     """(n,) float32 logits."""
     return outputs(model, split)

@@ -15,6 +15,7 @@ from pipeline.data.split import Split
 from pipeline.embeddings.contract import Judge
 from pipeline.models.model import Model
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
+from pipeline.training.calibration import Calibrated
 from pipeline.training.task import Task
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.params import Architecture
@@ -33,8 +34,6 @@ class LitSearch(LitWeights):
         options: see `LitWeights`.
     """
 
-    keeps_best = False  # a supernet is not served
-
     def __init__(
         self,
         model: Model,
@@ -49,6 +48,7 @@ class LitSearch(LitWeights):
         **options: Any,
     ) -> None:
         super().__init__(model, task, validation, planned, **options)
+        self.keeps_best = model.embedding.keeps_best
         self.arch, self.architecture = arch, architecture
         most = max(map(len, candidates))
         self.offered = np.array([[n < len(row) for n in range(most)] for row in candidates])
@@ -102,9 +102,13 @@ class LitSearch(LitWeights):
             )
         self._arch_optimizer.step()
 
-    def judge(self) -> Judge:
-        """The judge for `FieldEmbedding.conclude`, after the last step."""
-        return _Judge(self)
+    def judge(self, training: Split) -> Judge:
+        """The judge for `FieldEmbedding.conclude`, after the last step.
+
+        Args:
+            training: all rows of ``train`` and ``arch``.
+        """
+        return _Judge(self, training)
 
     @torch.no_grad()
     def _observe(self) -> None:
@@ -163,10 +167,11 @@ class LitSearch(LitWeights):
         return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.3g}"}
 
 
-class _Judge:
+class _Judge(Calibrated):
     """See `pipeline.embeddings.contract.Judge`."""
 
-    def __init__(self, search: LitSearch) -> None:
+    def __init__(self, search: LitSearch, training: Split) -> None:
+        super().__init__(search.task, search.model, training)
         self._search = search
         self._split = search.arch.split
 

@@ -26,7 +26,8 @@ from pipeline.workflow.validation import checked_options, keywords
 class Contract(Protocol):
     """The names that a file in ``pipeline/tasks`` defines; options are keyword-only parameters.
 
-    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`.
+    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`, and
+    ``probe(model, batch) -> Tensor``, see `Task.probe`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -130,6 +131,20 @@ class Task:
         """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""
         function = getattr(self.module, "ceiling", None)
         return None if function is None else float(function(expected, split))
+
+    def probe(self, model: Model, batch: Batch) -> Tensor:
+        """A scalar whose gradients tell how sensitive the loss is to each row of a batch.
+
+        Let z be the outputs of the model for a row, and H the second derivative of the row's loss in z. The outer
+        products of the gradients of the rows average to the Gauss-Newton matrix, mean of J^T H J, e.g. with the sum of
+        sqrt(H) z for scalar outputs. A task that does not define ``probe`` uses its loss: the outer products then
+        average to the empirical Fisher matrix.
+        """
+        function = getattr(self.module, "probe", None)
+        if function is None:
+            return self.loss(model, batch) * len(batch.ids)
+        probe: Tensor = self._bound("probe")(model, batch)
+        return probe
 
     def _bound(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(self.module, name)

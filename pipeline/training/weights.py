@@ -40,6 +40,7 @@ class LitWeights(pl.LightningModule):
         weight_decay: L2 coefficient of the table rows in a batch, see `RowAdam`, and of every `Memory`, which a batch
             looks up almost completely.
         patience: training stops after this many epochs without a better objective; None for never.
+        decay: whether the learning rate falls linearly, from ``lr`` at the first step to 0 after the last planned one.
         record: receives (step, names, values).
     """
 
@@ -55,12 +56,14 @@ class LitWeights(pl.LightningModule):
         lr: float = 0.001,
         weight_decay: float = 0.0,
         patience: int | None = None,
+        decay: bool = False,
         record: Record = nowhere,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
+        self.decay = decay
         self.steps = 0
         self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
@@ -96,6 +99,9 @@ class LitWeights(pl.LightningModule):
         self.model.embedding.before_step(self.steps, self.planned)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
+            if self.decay:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * (1 - self.steps / self.planned)
         loss = self.loss(batch, "train")
         loss.backward()
         for optimizer in optimizers:

@@ -165,16 +165,40 @@ class Derive(Section):
     budget: Budget | None
 
 
+class Finetune(Section):
+    """The settings of a second, short training, in the form that is served, at a learning rate that falls to 0.
+
+    Args:
+        epochs: number of epochs.
+        lr: learning rate of the first step; it falls linearly.
+    """
+
+    epochs: Count
+    lr: Rate
+
+
 class Retrain(Training):
     """The settings of the retraining.
 
     Args:
         seeds: one model is trained for each.
         patience: epochs without an improvement on ``val`` after which training stops; null to train all epochs.
+        finetune: a second training, kept only if it improves the objective on ``val``; null for none.
     """
 
     seeds: Seeds
     patience: Count | None
+    finetune: Finetune | None = None
+
+
+class Evaluate(Section):
+    """The settings of the evaluation.
+
+    Args:
+        tolerance: loss of the objective on ``val`` that a smaller size may cost; it defines the knee of the curve.
+    """
+
+    tolerance: Rate
 
 
 class Sweep(Section):
@@ -254,6 +278,7 @@ class Params(Section):
     search: Search
     derive: Derive
     retrain: Retrain
+    evaluate: Evaluate
     sweep: Sweep
     stream: Stream
 

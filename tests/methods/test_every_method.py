@@ -1,5 +1,6 @@
 """What every method must hold; a new file in the folder is tested by being there."""
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable
@@ -161,7 +162,8 @@ def test_serving_needs_only_what_is_packed(name: str) -> None:
         torch.testing.assert_close(get(), expected, rtol=0, atol=0)
         for tensor in packed.values():  # and what is packed is what is looked up
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
-        assert not torch.equal(get(), expected)
+        with contextlib.suppress(RuntimeError):  # what says how to read the rest does not fit it any more
+            assert not torch.equal(get(), expected)
 
 
 @pytest.mark.parametrize("name", TRAINED)

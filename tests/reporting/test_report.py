@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.metrics.difference import difference
 from pipeline.reporting import report
+from pipeline.reporting.curve import knee
 
 
 def entry(dims: Any, aucs: list[float], size: int, **more: Any) -> dict[str, Any]:
@@ -14,7 +15,15 @@ def entry(dims: Any, aucs: list[float], size: int, **more: Any) -> dict[str, Any
         "auc": {"mean": sum(aucs) / 2, "sd": 0.01, "values": aucs},
         "logloss": {"mean": 0.5, "sd": 0.02, "values": [0.48, 0.52]},
     }
-    return {"metrics": metrics, "dims": dims, "bytes": size, "ratio": size / 8000, "served": {}, **more}
+    return {
+        "metrics": metrics,
+        "dims": dims,
+        "bytes": size,
+        "ratio": size / 8000,
+        "served": {},
+        "model_bytes": 3 * size,
+        **more,
+    }
 
 
 def served(size: int, aucs: list[float], lost: float) -> dict[str, Any]:
@@ -52,9 +61,9 @@ def changed(**changes: Any) -> dict[str, Any]:
 def test_every_allocation_has_a_row_and_every_control_a_comparison() -> None:
     lines = report.markdown(REPORT).splitlines()
     assert lines[0] == "clicks, fm, autodim, seeds [3, 5]"
-    assert "| allocation | AUC | logloss | bytes | of full | ms, 1 row | ms, 2,000 rows |" in lines
-    assert "| searched | 0.7100 ± 0.0141 | 0.5000 ± 0.0283 | 2,000 | 25.0% | 0.25 | 12.50 |" in lines
-    assert "| full | 0.7400 ± 0.0141 | 0.5000 ± 0.0283 | 8,000 | 100.0% | – | – |" in lines
+    assert "| allocation | AUC | logloss | bytes | of full | whole model | ms, 1 row | ms, 2,000 rows |" in lines
+    assert "| searched | 0.7100 ± 0.0141 | 0.5000 ± 0.0283 | 2,000 | 25.0% | 6,000 | 0.25 | 12.50 |" in lines
+    assert "| full | 0.7400 ± 0.0141 | 0.5000 ± 0.0283 | 8,000 | 100.0% | 24,000 | – | – |" in lines
     assert "| searched | 700 | 8.8% | 0.0100 | 0.25 | 12.50 |" in lines and "| full | – | – | – | – | – |" in lines
     one, two = (line for line in lines if line.startswith("- searched minus"))
     low, high = REPORT["comparisons"][0]["interval"]
@@ -68,7 +77,7 @@ def test_without_any_form_for_serving_there_is_no_table_of_int8() -> None:
     plain = changed()
     plain["allocations"]["searched"]["served"] = {}
     text = report.markdown(plain)
-    assert "int8" not in text and "| allocation | AUC | logloss | bytes | of full |\n" in text
+    assert "int8" not in text and "| allocation | AUC | logloss | bytes | of full | whole model |\n" in text
 
 
 @pytest.mark.parametrize("dims", [{"b": 2, "a": 1}, [{"a": 2, "b": 2}, DIMS]], ids=["of all seeds", "of one seed"])
@@ -103,3 +112,19 @@ def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
         *(("full", 3, 8000, 0.73), ("full", 5, 8000, 0.75)),
         *(("random", 3, 2000, 0.68), ("random", 5, 2010, 0.71)),
     ]
+
+
+def point(size: int, val: float, test: float) -> dict[str, Any]:
+    figures = {"val": {"mean": val, "values": [val]}, "test": {"mean": test, "values": [test]}}
+    return {"bytes": size, "ratio": size / 8000, **figures}
+
+
+def test_the_curve_names_its_knee_and_its_distance_from_the_full_models() -> None:
+    points = [point(200, 0.70, 0.69), point(400, 0.7397, 0.7401), point(800, 0.741, 0.742)]
+    drawn = {"points": points, "full": {"val": {"mean": 0.74}, "test": {"mean": 0.74}}, "knee": 1}
+    lines = report.markdown(changed(curve=drawn)).splitlines()
+    assert "| full, coded | of full | AUC on val | AUC on test | test minus full |" in lines
+    assert "| 200 bytes | 2.5% | 0.7000 | 0.6900 | -0.0500 |" in lines
+    assert "| 400 bytes (knee) | 5.0% | 0.7397 | 0.7401 | +0.0001 |" in lines
+    assert [knee(drawn, tolerance) for tolerance in (0.0001, 0.0005, 0.1)] == [2, 1, 0]
+    assert knee(drawn | {"points": points[:1]}, 0.0005) is None

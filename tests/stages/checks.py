@@ -33,8 +33,21 @@ def check_report(project: Project, controls: Sequence[str] = ALLOCATIONS[1:], **
             low, high = compared["interval"]
             assert low <= compared["mean"] <= high and 0 <= compared["p_value"] <= 1
             assert compared["covers"] == "seeds and test rows"
+    _check_curve(report, full)
     _check_text(project, report)
     return report
+
+
+def _check_curve(report: dict[str, Any], full: int) -> None:
+    """More bytes are never predicted to lose more, so sizes ascend; at the largest, next to nothing is lost."""
+    points, of_full = report["curve"]["points"], report["curve"]["full"]
+    sizes = [point["bytes"] for point in points]
+    assert sizes == sorted(set(sizes)) and all(
+        point["ratio"] == pytest.approx(point["bytes"] / full, abs=1 / full) for point in points
+    )
+    for part in ("val", "test"):
+        assert points[-1][part]["values"] == pytest.approx(of_full[part]["values"], abs=0.005)
+    assert of_full["test"]["values"] == report["allocations"]["full"]["metrics"]["auc"]["values"]
 
 
 def _check_entry(project: Project, entry: dict[str, Any], seeds: int, full: int) -> None:
@@ -77,7 +90,7 @@ def check_served(entry: dict[str, Any], full: int) -> None:
 def _check_text(project: Project, report: dict[str, Any]) -> None:
     shown = (project.folder / "artifacts/report.md").read_text()
     for name, entry in report["allocations"].items():
-        size = f"| {entry['bytes']:,} | {entry['ratio']:.1%} |"
+        size = f"| {entry['bytes']:,} | {entry['ratio']:.1%} | {entry['model_bytes']:,} |"
         assert f"| {name} | {entry['metrics']['auc']['mean']:.4f}" in shown
         if not entry["served"]:
             assert f"{size} – | – |" in shown

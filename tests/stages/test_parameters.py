@@ -58,7 +58,11 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("search", {"method__options__autodim": {"sharing": "none"}}, "sharing must be one of shared, separate, got 'non"),
     ("search", {"task__name": "ctrr"}, "task.name: there is no task 'ctrr' (did you mean 'ctr'?); there are ctr"),
-    ("search", {"evaluate": {"resamples": 0}}, "there is no 'evaluate'; valid are dataset, encode, task, dim,"),
+    (
+        "search",
+        {"evaluation": {"resamples": 0}},
+        "there is no 'evaluation' (did you mean 'evaluate'?); valid are dataset, encode,",
+    ),
     ("derive", {"derive__budget": "25%"}, "or a share of the full tables' bytes"),
     ("derive", {"derive__budget": 1.5}, "derive.budget must be a whole number of bytes above 1, or a share"),
     ("derive", {"derive__bytes": 1000}, "derive: there is no 'bytes'; valid are budget"),

@@ -25,7 +25,8 @@ def test_a_method_without_a_form_for_serving_is_reported_without_one(
     for name in ("full", "uniform", "random"):
         check_served(report[name], before["full"]["bytes"])
     shown = (tmp_path / "artifacts/report.md").read_text()
-    assert f"| {searched['bytes']:,} | {searched['ratio']:.1%} | – | – |" in shown
+    size = f"| {searched['bytes']:,} | {searched['ratio']:.1%} | {searched['model_bytes']:,} |"
+    assert f"{size} – | – |" in shown
     assert "| searched | – | – | – | – | – |" in shown
     metrics = project.read("metrics.json")
     assert (

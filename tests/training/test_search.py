@@ -187,7 +187,7 @@ def test_margins() -> None:
 
 def test_the_judge_says_what_the_task_says_of_the_rows_of_arch() -> None:
     module = prepared()
-    judge = module.judge()
+    judge = module.judge(module.validation)
     split = clicks(120, 3)
     ids, labels = (torch.from_numpy(np.asarray(array)) for array in split.slice(0, 120))
     module.model.eval()

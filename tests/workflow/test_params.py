@@ -27,7 +27,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "section": ({"evaluate": {"seed": 0}}, "there is no 'evaluate'; valid are dataset, encode, task, dim, candidates"),
+    "section": ({"measure": {"seed": 0}}, "there is no 'measure'; valid are dataset, encode, task, dim, candidates"),
     "method": (
         {"method__name": "autodimm"},
         "method.name: there is no method 'autodimm' (did you mean 'autodim'?); the",

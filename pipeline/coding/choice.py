@@ -1,0 +1,219 @@
+"""The number of bits of every coefficient, so that the tables cost the least predicted loss within a size.
+
+A field is coded in one of two ways. *By components*: a mean, a decoder with a row for each component in use, and a
+quantiser for each block and component. *By rows*: every row has a scale, and all its numbers have the same number of
+bits; this is cheaper for fields with few values. A row of the decoder is paid for once, whichever blocks use it. So all
+blocks of a component together are one item of a multiple-choice knapsack.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.allocation.budget import NO_CANDIDATE, TooFewBytes
+from pipeline.allocation.knapsack import within_budget
+from pipeline.coding.prediction import Prediction
+from pipeline.coding.quantiser import BITS, LEVEL
+
+CODE = 3  # bits that say which of `BITS` a component of a block has
+PADDING = 8 * 8  # bits that the packed tensors may lose by being whole bytes
+HALVINGS = 60  # of the price of a bit, when the way of each field is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How the table of a field is coded.
+
+    Args:
+        cuts: (J + 1,) int64 rows at which the blocks begin, and V.
+        bits: (J, K) uint8 bits of each component in each block. By rows: (1, D), all alike.
+        by_rows: whether the field is coded by rows.
+    """
+
+    cuts: np.ndarray
+    bits: np.ndarray
+    by_rows: bool
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(J,) rows of each block."""
+        return np.diff(self.cuts)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First row of each block, and the row after its last."""
+        return list(itertools.pairwise(self.cuts.tolist()))
+
+    @property
+    def used(self) -> np.ndarray:
+        """(K,) whether a component has bits in any block."""
+        used: np.ndarray = np.any(self.bits > 0, axis=0)
+        return used
+
+    def size(self, dim: int) -> int:
+        """Bits that the field takes, its plan included; D is ``dim``."""
+        codes = int((self.rows @ self.bits.astype(np.int64)).sum())
+        if self.by_rows:
+            return codes + int(self.cuts[-1]) * LEVEL + _described(1, 1)
+        numbers = dim * (1 + int(self.used.sum())) + 2 * int((self.bits > 0).sum())
+        return codes + LEVEL * numbers + _described(*self.bits.shape)
+
+
+def _described(blocks: int, components: int) -> int:
+    """Bits of a plan: a byte for the number of blocks, the inner cuts in int32, and the numbers of bits."""
+    return 8 + 32 * (blocks - 1) + CODE * blocks * components
+
+
+def choose(predictions: Sequence[Prediction], limit: int) -> list[Plan]:
+    """The plan of every field with the least sum of predicted losses within ``limit`` bytes.
+
+    The way of each field is the cheaper one at the price of a bit that meets the limit (a Lagrange multiplier). Given
+    the ways, the numbers of bits are the exact optimum.
+
+    Args:
+        predictions: of the F fields.
+        limit: bytes of all that is stored.
+
+    Raises:
+        TooFewBytes: naming the least that is possible.
+    """
+    fields = [_Field(prediction) for prediction in predictions]
+    bits = 8 * limit - PADDING
+    least = sum(field.least for field in fields)
+    if least > bits:
+        raise TooFewBytes(
+            f"coded: {limit:,} bytes are too few, the least is {-(-(least + PADDING) // 8):,}; raise the budget"
+        )
+    ways = _ways(fields, bits)
+    items = [item for field, by_rows in zip(fields, ways, strict=True) for item in field.items(by_rows)]
+    fixed = sum(field.fixed for field, by_rows in zip(fields, ways, strict=True) if not by_rows)
+    chosen = iter(_exact(items, bits - fixed))
+    return [field.plan(by_rows, chosen) for field, by_rows in zip(fields, ways, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Ways to code one component, or the rows of one field, by rising price.
+
+    Args:
+        prices: (M,) int64 bits.
+        losses: (M,) predicted, falling.
+        choices: (M, J) number in `BITS` for each block.
+    """
+
+    prices: np.ndarray
+    losses: np.ndarray
+    choices: np.ndarray
+
+    def cheapest(self, price: float) -> tuple[int, float]:
+        """Bits and loss of the choice that minimises loss + price * bits."""
+        n = int(np.argmin(self.losses + price * self.prices))
+        return int(self.prices[n]), float(self.losses[n])
+
+
+class _Field:
+    """The items of a field in either way."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.cuts, self.dim = prediction.cuts, prediction.dim
+        dim, (besides, besides_rows) = prediction.dim, prediction.extra
+        rows, (number, components, _) = np.diff(prediction.cuts), prediction.components.shape
+        self.fixed = LEVEL * dim + _described(number, components) + besides
+        of_bits = np.array(BITS, np.int64)
+        self.components = [_component(prediction.components[:, k], rows, LEVEL * dim) for k in range(components)]
+        total = int(rows.sum())
+        offered = np.flatnonzero(np.isfinite(prediction.rows))
+        prices = total * (of_bits[offered] * dim + LEVEL) + _described(1, 1) + besides_rows
+        keep = _pareto(prices, prediction.rows[offered])
+        numbers = offered[keep].astype(np.int8)[:, None]
+        self.rows = [_Item(prices[keep], prediction.rows[offered][keep], numbers)]
+
+    @property
+    def least(self) -> int:
+        return min(self.fixed, int(self.rows[0].prices[0]))
+
+    def items(self, by_rows: bool) -> list[_Item]:
+        return self.rows if by_rows else self.components
+
+    def at(self, price: float, by_rows: bool) -> tuple[int, float]:
+        """Bits and loss of the field in one way, if a bit has this price."""
+        pairs = [item.cheapest(price) for item in self.items(by_rows)]
+        return sum(size for size, _ in pairs) + (0 if by_rows else self.fixed), sum(loss for _, loss in pairs)
+
+    def plan(self, by_rows: bool, chosen: object) -> Plan:
+        numbers = [next(chosen) for _ in self.items(by_rows)]  # type: ignore[call-overload]
+        bits = np.array(BITS, np.uint8)[np.stack(numbers, 1)]  # (J, K)
+        if by_rows:
+            return Plan(self.cuts[[0, -1]], np.repeat(bits, self.dim, 1), True)
+        return Plan(self.cuts, bits, False)
+
+
+def _ways(fields: Sequence[_Field], bits: int) -> list[bool]:
+    """For each field, whether it is coded by rows."""
+
+    def at(price: float) -> tuple[int, list[bool]]:
+        total, ways = 0, []
+        for field in fields:
+            sizes = [field.at(price, by_rows) for by_rows in (False, True)]
+            costs = [loss + price * size for size, loss in sizes]
+            ways.append(costs[1] < costs[0])
+            total += sizes[ways[-1]][0]
+        return total, ways
+
+    low, high = 1e-30, 1e6  # prices of a bit: too cheap, and too dear for anything but the least
+    size, ways = at(low)
+    if size <= bits:
+        return ways
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        size, tried = at(middle)
+        low, high = (middle, high) if size > bits else (low, middle)
+        if size <= bits:
+            ways = tried
+    if at(high)[0] > bits:  # even the least of these ways is too much
+        return [int(field.rows[0].prices[0]) < field.fixed for field in fields]
+    return ways
+
+
+def _component(losses: np.ndarray, rows: np.ndarray, decoder: int) -> _Item:
+    """The combinations of numbers of bits in J blocks that no other combination beats in both price and loss.
+
+    Args:
+        losses: (J, N).
+        rows: (J,) of the blocks.
+        decoder: bits of a row of the decoder.
+    """
+    of_bits = np.array(BITS, np.int64)
+    prices, total, choices = np.zeros(1, np.int64), np.zeros(1), np.zeros((1, 0), np.int8)
+    for of_block, number in zip(losses, rows.tolist(), strict=True):
+        sums = (prices[:, None] + number * of_bits + 2 * LEVEL * (of_bits > 0)).ravel()
+        lost = (total[:, None] + of_block).ravel()
+        keep = _pareto(sums, lost)
+        parent, picked = np.divmod(keep, len(BITS))
+        prices, total = sums[keep], lost[keep]
+        choices = np.concatenate([choices[parent], picked[:, None].astype(np.int8)], 1)
+    return _Item(prices + decoder * (prices > 0), total, choices)
+
+
+def _pareto(prices: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    order = np.lexsort((losses, prices))
+    best = np.minimum.accumulate(losses[order])
+    kept: np.ndarray = order[np.concatenate([[True], best[1:] < best[:-1]])]
+    return kept
+
+
+def _exact(items: Sequence[_Item], bits: int) -> list[np.ndarray]:
+    """The choice of every item with the least sum of losses within so many bits."""
+    most = max(len(item.prices) for item in items)
+    scores = np.full((len(items), most), -np.inf)
+    prices = np.full((len(items), most), NO_CANDIDATE)
+    unit = max(sum(float(item.losses[0]) for item in items), 1e-300)
+    for row, price, item in zip(scores, prices, items, strict=True):
+        row[: len(item.losses)] = -item.losses / unit
+        price[: len(item.prices)] = item.prices
+    chosen = within_budget(scores, prices, bits)
+    return [item.choices[n] for item, n in zip(items, chosen, strict=True)]

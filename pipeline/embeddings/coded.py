@@ -1,0 +1,278 @@
+"""Coded tables: full tables that are coded after training, with bits where they save the most loss; see
+`pipeline.coding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.coding import arrays
+from pipeline.coding.bitstring import Layout, pack, read
+from pipeline.coding.choice import CODE, Plan
+from pipeline.coding.prediction import Prediction, predict
+from pipeline.coding.quantiser import BITS, fit, quantised, row_scales
+from pipeline.coding.store import Blocks, Levels
+from pipeline.coding.transform import transform
+from pipeline.data.schema import Schema
+from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import Calibration, FieldEmbedding, Findings, Judge
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.table import Table, grouped_matmul
+
+TOGETHER = 65_536  # rows that are rounded together
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The facts on the data and the trained model that a coding depends on.
+
+    Args:
+        weights: (R,) for each row of the joint table, how often it is looked up; see `Calibration.weights`.
+        metrics: (F, D, D) float64, the Gauss-Newton matrix of each field.
+    """
+
+    weights: Tensor
+    metrics: Tensor
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Moments:
+        """The moments of a trained model."""
+        total, rows = torch.zeros(()), 0
+        for gradient in calibration.gradients():
+            total = total + torch.einsum("bfi,bfj->fij", gradient, gradient).double().cpu()
+            rows += len(gradient)
+        return cls(calibration.weights().cpu(), total / rows)
+
+    @classmethod
+    def neutral(cls, schema: Schema, dim: int) -> Moments:
+        """As if all rows were equally frequent and all directions equally important."""
+        return cls(torch.ones(schema.num_rows), torch.eye(dim, dtype=torch.float64).expand(len(schema), -1, -1))
+
+    def of_fields(self, table: Tensor, schema: Schema) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each field its part of a joint table (R, D) and of the weights, in the order of coding, and its metric."""
+        return zip(in_order(table, schema), in_order(self.weights, schema), self.metrics, strict=True)
+
+
+def in_order(table: Tensor, schema: Schema) -> Iterator[Tensor]:
+    """The rows of each field in the order of coding: as the ids, but the unknown id, 0, at the end. The encoder numbers
+    the values of a vocabulary by falling frequency."""
+    for first, number in zip(schema.first_rows.tolist(), schema.cardinalities.tolist(), strict=True):
+        yield table[first : first + number].roll(-1, 0)
+
+
+class ExaminedTables(MixedTables):
+    """Full tables in a search; at its end they are examined for what each way to code them would cost."""
+
+    keeps_best = True
+
+    def __init__(self, schema: Schema, dim: int) -> None:
+        super().__init__(schema, dict.fromkeys(schema.names, dim), dim)
+        self.schema = schema
+        self._predictions: list[Prediction] = []
+
+    def conclude(self, judge: Judge) -> None:
+        self._predictions = predictions(full_table(self), self.schema, Moments.of(judge))
+
+    def findings(self) -> Findings:
+        return Findings(arrays=lambda: arrays.of_predictions(self._predictions))
+
+
+def full_table(embedding: MixedTables) -> Tensor:
+    """The joint table (R, D) of full tables.
+
+    Raises:
+        ValueError: if a dimension is below D.
+    """
+    if set(embedding.dims.values()) != {embedding.dim}:
+        raise ValueError(f"tables must all have the dimension {embedding.dim}, got {embedding.dims}")
+    return embedding.tables[str(embedding.dim)].get_parameter("weight").detach().cpu()
+
+
+def predictions(table: Tensor, schema: Schema, moments: Moments) -> list[Prediction]:
+    """The prediction of each field of a joint table (R, D)."""
+    return [predict(*of_field) for of_field in moments.of_fields(table, schema)]
+
+
+class CodedTables(FieldEmbedding):
+    """Full tables until `finish`, which codes them by a plan; then coefficients, decoders and means.
+
+    After `finish`, all three can be trained on. The forward pass rounds coefficients, and the gradient passes through
+    (straight-through estimator, Bengio et al. 2013). Another `finish` settles them on their levels.
+
+    Args:
+        schema: F fields.
+        dim: D.
+        plans: of the fields.
+    """
+
+    def __init__(self, schema: Schema, dim: int, plans: Sequence[Plan]) -> None:
+        super().__init__()
+        self.dim, self.schema, self.plans = dim, schema, list(plans)
+        self.table = Table(schema.num_rows, dim)  # vectors until `finish`, then coefficients
+        self.blocks = blocks = Blocks(plans, dim)
+        self.register_buffer("decoder", torch.zeros(len(schema), dim, dim))
+        self.register_buffer("mean", torch.zeros(len(schema), dim))
+        self.register_buffer("low", torch.zeros(blocks.bits.shape, dtype=torch.float16))
+        self.register_buffer("step", torch.zeros(blocks.bits.shape, dtype=torch.float16))
+        self.register_buffer("scale", torch.zeros(blocks.num_scales, dtype=torch.float16))
+        self.register_buffer("coded", torch.zeros((), dtype=torch.bool))
+        self.moments: Moments | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, table: Tensor, schema: Schema, plans: Sequence[Plan], moments: Moments) -> CodedTables:
+        """A trained joint table (R, D), coded by plans."""
+        coded = cls(schema, table.shape[1], plans)
+        coded.table.weight.copy_(table)
+        coded.moments = moments
+        coded.finish()
+        return coded
+
+    decoder: Tensor
+    mean: Tensor
+    low: Tensor
+    step: Tensor
+    scale: Tensor
+    coded: Tensor
+
+    def calibrate(self, calibration: Calibration) -> None:
+        self.moments = Moments.of(calibration)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Code the tables at the first call, by the moments of `calibrate`; settle the numbers on what is stored."""
+        if not bool(self.coded):
+            self.encode(self.moments or Moments.neutral(self.schema, self.dim))
+        for name in ("decoder", "mean"):
+            numbers = getattr(self, name).detach().half().float()
+            delattr(self, name)
+            setattr(self, name, nn.Parameter(numbers))
+        table = self.table.weight
+        levels = self._levels()
+        for rows in torch.arange(len(table)).split(TOGETHER):
+            fields = torch.from_numpy(np.searchsorted(self.schema.first_rows, rows.numpy(), side="right") - 1)
+            table[rows] = levels.nearest(table[rows], *self._places(rows, fields))
+
+    def encode(self, moments: Moments) -> None:
+        """Replace the vectors by coefficients, and set decoders, means and quantisers."""
+        table = self.table.weight
+        block = scaled = 0
+        firsts = self.schema.first_rows.tolist()
+        fields = moments.of_fields(table.detach().clone(), self.schema)
+        for f, (plan, first, (vectors, weights, metric)) in enumerate(zip(self.plans, firsts, fields, strict=True)):
+            if plan.by_rows:
+                self.scale[scaled : scaled + len(vectors)] = row_scales(vectors, int(plan.bits[0, 0]))
+                scaled += len(vectors)
+                coefficients = vectors
+            else:
+                coordinates = transform(vectors, weights, metric)
+                coefficients = coordinates.coefficients
+                used = torch.from_numpy(plan.used)
+                self.decoder[f, : len(used)] = coordinates.decoder * used[:, None]
+                self.mean[f] = coordinates.mean
+                for j, (a, b) in enumerate(plan.ranges):
+                    quantisers = fit(coefficients[a:b], weights[a:b])
+                    chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
+                    self.low[block + j, : len(used)] = quantisers.low.gather(1, chosen)[:, 0]
+                    self.step[block + j, : len(used)] = quantisers.step.gather(1, chosen)[:, 0]
+            block += len(plan.rows)
+            table[first : first + len(vectors)] = nn.functional.pad(
+                coefficients, (0, self.dim - coefficients.shape[1])
+            ).roll(1, 0)
+        self.coded.fill_(True)
+
+    def vectors(self, occ: Occurrences) -> Tensor:
+        values: Tensor = self.table(occ.rows)
+        if not bool(self.coded):
+            return values
+        fields = _fields(occ)
+        block, within = self._places(occ.rows, fields)
+        levels = self._levels().nearest(values.detach(), block, within)
+        rounded = torch.where(self.blocks.bits[block] > 0, values + (levels - values.detach()), 0)
+        decoder = torch.where(self.blocks.decoded[..., None], _stored(self.decoder), self._fixed())
+        mean = torch.where(self.blocks.centred[:, None], _stored(self.mean), 0)
+        return grouped_matmul(rounded, decoder, occ.ends) + mean[fields]
+
+    def _fixed(self) -> Tensor:
+        """(F, D, D) decoders that are not stored: identities of fields that are coded by rows, and zeros."""
+        return torch.eye(self.dim) * ~self.blocks.centred[:, None, None]
+
+    def _levels(self) -> Levels:
+        return Levels(self.blocks, self.low, self.step, self.scale)
+
+    def _places(self, rows: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the joint table (u,), their fields (u,) -> their blocks (u,), their numbers within these (u,)."""
+        first = torch.from_numpy(self.schema.first_rows.astype(np.int64))[fields]
+        number = torch.from_numpy(self.schema.cardinalities.astype(np.int64))[fields]
+        place = first + torch.where(rows == first, number, rows - first) - 1
+        block = torch.bucketize(place, self.blocks.begins, right=True) - 1
+        return block, place - self.blocks.begins[block]
+
+    def packed(self) -> dict[str, Tensor]:
+        plan = arrays.of_plans(self.plans)
+        blocks, meta = self.blocks, self.table.weight.is_meta
+        layout = Layout(np.array([len(plan["bits"])]), np.array([[CODE]]))
+        kept = {
+            "plan.blocks": torch.from_numpy(plan["blocks"]),
+            "plan.cuts": torch.from_numpy(plan["cuts"]),
+            "plan.bits": pack(layout, [torch.from_numpy(plan["bits"])[:, None]]),
+        }
+        if meta:
+            sizes = (blocks.quantised.sum(), blocks.decoded.sum(), blocks.centred.sum())
+            quantisers, decoders, means = (int(size) for size in sizes)
+            halves = {"scale": (blocks.num_scales,), "quantiser": (quantisers, 2)}
+            halves |= {"decoder": (decoders, self.dim), "mean": (means, self.dim)}
+            kept["table"] = torch.empty(blocks.layout.size, dtype=torch.uint8)
+            kept |= {name: torch.empty(shape, dtype=torch.float16) for name, shape in halves.items()}
+            return {name: tensor.to("meta") for name, tensor in kept.items()}
+        return kept | {
+            "table": pack(blocks.layout, list(self._codes())),
+            "scale": self.scale,
+            "quantiser": torch.stack([self.low[blocks.quantised], self.step[blocks.quantised]], 1),
+            "decoder": self.decoder.detach()[blocks.decoded].half(),
+            "mean": self.mean.detach()[blocks.centred].half(),
+        }
+
+    @torch.no_grad()
+    def _codes(self) -> Iterator[Tensor]:
+        """The codes (n, D) of each block."""
+        block, levels = 0, self._levels()
+        for plan, coefficients in zip(self.plans, in_order(self.table.weight, self.schema), strict=True):
+            for a, b in plan.ranges:
+                low, step = levels.of(torch.full((b - a,), block), torch.arange(b - a))
+                yield quantised(coefficients[a:b], low, step, self.blocks.bits[block])
+                block += 1
+
+    def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
+        blocks = Blocks(self._packed_plans(packed), self.dim)
+        low, step = (torch.zeros(blocks.bits.shape, dtype=torch.float16) for _ in range(2))
+        low[blocks.quantised], step[blocks.quantised] = packed["quantiser"].unbind(1)
+        decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.dim)
+        decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
+        fields = _fields(occ)
+        block, within = self._places(occ.rows, fields)
+        values = Levels(blocks, low, step, packed["scale"]).read(packed["table"], block, within)
+        return grouped_matmul(values, decoder, occ.ends) + mean[fields]
+
+    def _packed_plans(self, packed: Mapping[str, Tensor]) -> list[Plan]:
+        numbers, blocks = self.schema.cardinalities.tolist(), packed["plan.blocks"].numpy()
+        count = arrays.number_of_bits(blocks.tolist(), numbers, self.dim)
+        bits = read(packed["plan.bits"], torch.arange(count) * CODE, torch.full((count,), CODE))
+        found = {"blocks": blocks, "cuts": packed["plan.cuts"].numpy(), "bits": bits.numpy()}
+        return arrays.plans(found, numbers, self.dim)
+
+
+def _fields(occ: Occurrences) -> Tensor:
+    """(U,) field of each distinct row."""
+    lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
+    return torch.arange(len(lengths)).repeat_interleave(lengths, output_size=len(occ.rows))
+
+
+def _stored(numbers: Tensor) -> Tensor:
+    """Numbers as they are stored, in float16; the gradient is that of the numbers."""
+    return numbers + (numbers.detach().half().float() - numbers.detach())

@@ -1,0 +1,66 @@
+"""Code a trained full model at any number of bytes; no training follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipeline.coding.choice import Plan, choose
+from pipeline.coding.prediction import Prediction
+from pipeline.embeddings.coded import CodedTables, Moments, full_table, predictions
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.train import training_rows
+from pipeline.models.model import Model
+from pipeline.training.calibration import Calibrated
+
+
+@dataclass
+class Coder:
+    """Codes a trained model with full tables; what it has to know of the data is computed once.
+
+    Args:
+        experiment: of the model.
+        model: trained, with full tables.
+
+    Raises:
+        ValueError: if the embedding of the model is not made of full tables.
+    """
+
+    experiment: Experiment
+    model: Model
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model.embedding, MixedTables):
+            raise ValueError(f"only full tables can be coded, got {type(self.model.embedding).__name__}")
+        self.table: Tensor = full_table(self.model.embedding)
+
+    @cached_property
+    def moments(self) -> Moments:
+        experiment = self.experiment
+        return Moments.of(Calibrated(experiment.task, self.model, training_rows(experiment)))
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """The predicted loss of each way to code each field."""
+        return predictions(self.table, self.model.kept, self.moments)
+
+    def plans(self, limit: int) -> list[Plan]:
+        """The plan of each field within ``limit`` bytes.
+
+        Raises:
+            TooFewBytes: if there is none.
+        """
+        return choose(self.predictions, limit)
+
+    def coded(self, limit: int) -> Model:
+        """A copy of the model whose tables are coded within ``limit`` bytes."""
+        model, experiment = self.model, self.experiment
+        embedding = CodedTables.of(self.table, model.kept, self.plans(limit), self.moments)
+        with torch.random.fork_rng(devices=[]):
+            coded = Model(model.schema, embedding, experiment.backbone, experiment.backbone_options, model.kept)
+        coded.backbone.load_state_dict(model.backbone.state_dict())
+        return coded.eval()

@@ -1,0 +1,32 @@
+"""Coded tables: full tables, trained, then coded with the bits per field, block and component that cost the least loss.
+
+The loss of a coding is predicted by its Gauss-Newton matrix (as in LeCun, Denker & Solla 1990, "Optimal Brain Damage",
+with the matrix of each field's vectors instead of a diagonal); the bits are chosen as in reverse water-filling (Shannon
+1959; Goyal 2001), exactly, by a knapsack. See docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.evidence import Evidence, Problem
+from pipeline.coding import arrays
+from pipeline.coding.choice import choose
+from pipeline.data.schema import Schema
+from pipeline.embeddings.coded import CodedTables, ExaminedTables
+
+
+def find(problem: Problem) -> ExaminedTables:
+    """Full tables, which are examined after their training."""
+    return ExaminedTables(problem.schema, problem.dim)
+
+
+def derive(evidence: Evidence) -> Allocation:
+    """The bits with the least predicted loss within the limit; dims are numbers of components with bits, at least 1."""
+    predictions = arrays.predictions(evidence.arrays, evidence.schema.cardinalities.tolist(), evidence.dim)
+    plans = choose(predictions, evidence.limit)
+    dims = {name: max(int(plan.used.sum()), 1) for name, plan in zip(evidence.schema.names, plans, strict=True)}
+    return evidence.allocation(dims, arrays=arrays.of_plans(plans))
+
+
+def build(schema: Schema, dim: int, allocation: Allocation) -> CodedTables:
+    return CodedTables(schema, dim, arrays.plans(allocation.arrays, schema.cardinalities.tolist(), dim))

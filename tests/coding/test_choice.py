@@ -1,0 +1,89 @@
+"""The choice of bits: exact, within its limit, and with all that is stored paid for."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.allocation.budget import TooFewBytes
+from pipeline.coding import arrays
+from pipeline.coding.choice import CODE, LEVEL, PADDING, Plan, choose
+from pipeline.coding.prediction import Prediction, predict
+from pipeline.coding.quantiser import BITS
+
+DIM = 4
+
+
+def prediction(rows: int, seed: int) -> Prediction:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(rows, DIM, generator=generator) * torch.logspace(0, -1, DIM)
+    weights = 1 / (1 + torch.arange(rows).float())
+    root = torch.randn(DIM, DIM, generator=generator).double()
+    return predict(table, weights / weights.sum(), root @ root.T)
+
+
+def loss(one: Prediction, plan: Plan) -> float:
+    numbers = np.searchsorted(BITS, plan.bits)
+    if plan.by_rows:
+        return float(one.rows[numbers[0, 0]])
+    blocks, components = np.indices(numbers.shape)
+    return float(one.components[blocks, components, numbers].sum())
+
+
+def test_no_plan_within_the_limit_is_better() -> None:
+    """All combinations of one block of two components, some hundreds of prices, by brute force."""
+    one = prediction(40, 0)
+    small = Prediction(np.array([0, 40]), one.components.sum(0)[None, :2], np.full(len(BITS), np.inf), DIM)
+    small.rows[-1] = 1e9  # possible, and far too bad
+    plans = [Plan(small.cuts, np.array([pair], np.uint8), False) for pair in itertools.product(BITS, repeat=2)]
+    least = min(plan.size(DIM) for plan in plans)
+    for limit in range(-(-(least + PADDING) // 8), 200):
+        fitting = [loss(small, plan) for plan in plans if plan.size(DIM) <= 8 * limit - PADDING]
+        (found,) = choose([small], limit)
+        assert found.size(DIM) <= 8 * limit - PADDING
+        assert loss(small, found) == pytest.approx(min(fitting))
+
+
+def test_a_plan_pays_for_codes_quantisers_means_and_every_decoder_row_once() -> None:
+    plan = Plan(np.array([0, 10, 30]), np.array([[2, 1, 0, 0], [1, 0, 0, 0]], np.uint8), False)
+    codes, described = 10 * 3 + 20 * 1, 8 + 32 + CODE * 8
+    assert plan.size(DIM) == codes + LEVEL * (DIM + 2 * DIM + 2 * 3) + described
+    assert plan.used.tolist() == [True, True, False, False]
+    rows = Plan(np.array([0, 30]), np.full((1, DIM), 3, np.uint8), True)
+    assert rows.size(DIM) == 30 * (3 * DIM + LEVEL) + 8 + CODE
+
+
+def test_more_bytes_never_lose_more_and_the_least_is_named() -> None:
+    fields = [prediction(rows, seed) for seed, rows in enumerate((3, 30, 400))]
+    with pytest.raises(TooFewBytes, match=r"the least is (\d+); raise the budget") as refused:
+        choose(fields, 20)
+    least = int(str(refused.value).split("least is ")[1].split(";")[0])
+    losses = []
+    for limit in (least, 2 * least, 4 * least, 8 * least, 16 * least):
+        plans = choose(fields, limit)
+        assert sum(plan.size(DIM) for plan in plans) <= 8 * limit - PADDING
+        losses.append(sum(loss(one, plan) for one, plan in zip(fields, plans, strict=True)))
+    assert losses == sorted(losses, reverse=True)
+    with pytest.raises(TooFewBytes):
+        choose(fields, least - 1)
+
+
+def test_few_values_are_coded_by_rows_and_many_by_components() -> None:
+    plans = choose([prediction(2, 0), prediction(4000, 1)], 2500)
+    assert [plan.by_rows for plan in plans] == [True, False]
+
+
+def test_predictions_and_plans_pass_through_arrays() -> None:
+    numbers = [2, 30, 400]
+    fields = [prediction(rows, seed) for seed, rows in enumerate(numbers)]
+    again = arrays.predictions(arrays.of_predictions(fields), numbers, DIM)
+    for one, other in zip(fields, again, strict=True):
+        assert np.array_equal(one.cuts, other.cuts) and np.array_equal(one.components, other.components)
+        assert np.array_equal(one.rows, other.rows)
+    plans = choose(fields, 800)
+    stored = arrays.of_plans(plans)
+    assert len(stored["bits"]) == arrays.number_of_bits(stored["blocks"].tolist(), numbers, DIM)
+    for plan, copy in zip(plans, arrays.plans(stored, numbers, DIM), strict=True):
+        assert np.array_equal(plan.cuts, copy.cuts) and np.array_equal(plan.bits, copy.bits)
+        assert plan.by_rows == copy.by_rows

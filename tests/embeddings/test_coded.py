@@ -1,0 +1,78 @@
+"""Coded tables: their predicted loss, their training after coding, and the moments that they are coded by."""
+
+import numpy as np
+import torch
+
+from pipeline.coding.choice import choose
+from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.batch import Lookup
+from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, in_order, predictions
+
+SCHEMA = Schema((Field("user", 300), Field("age", 4)))
+DIM = 4
+
+
+def moments(seed: int = 0) -> Moments:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.cat([1 / (1 + torch.arange(number).float()) for number in (300, 4)])
+    root = torch.randn(2, DIM, DIM, generator=generator).double()
+    return Moments(weights, root @ root.transpose(1, 2))
+
+
+def trained(limit: int) -> tuple[CodedTables, torch.Tensor, float]:
+    """Coded tables, the vectors (R, D) before coding, and the predicted rise of the loss."""
+    torch.manual_seed(0)
+    full = ExaminedTables(SCHEMA, DIM)
+    table = full_table(full)
+    fields = predictions(table, SCHEMA, moments())
+    plans = choose(fields, limit)
+    coded = CodedTables.of(table, SCHEMA, plans, moments())
+    predicted = 0.0
+    for one, plan in zip(fields, plans, strict=True):
+        n = np.searchsorted((0, 1, 2, 3, 4, 5, 6, 8), plan.bits)
+        rows, columns = np.indices(n.shape)
+        predicted += one.rows[n[0, 0]] if plan.by_rows else one.components[rows, columns, n].sum()
+    return coded, table.clone(), float(predicted)
+
+
+def vectors(coded: CodedTables) -> torch.Tensor:
+    """(R, D) of all rows."""
+    ids = torch.stack([torch.arange(300), torch.arange(300) % 4], 1).int()
+    with torch.no_grad():
+        embedded = coded(Lookup(SCHEMA)(ids))
+    return torch.cat([embedded[:, 0], embedded[:4, 1]])
+
+
+def test_the_loss_of_the_coded_vectors_is_the_predicted_one() -> None:
+    for limit in (150, 300, 900):
+        coded, table, predicted = trained(limit)
+        off = (vectors(coded) - table).double()
+        fields = zip(in_order(off, SCHEMA), in_order(moments().weights, SCHEMA), moments().metrics, strict=True)
+        rise = sum(0.5 * float((weights.double() * ((d @ g) * d).sum(1)).sum()) for d, weights, g in fields)
+        assert abs(rise / predicted - 1) < 0.02  # decoders and means are stored in float16
+
+
+def test_after_coding_the_gradient_passes_the_rounding_and_another_finish_settles_it() -> None:
+    coded, _, _ = trained(300)
+    before = vectors(coded)
+    occ = Lookup(SCHEMA)(torch.tensor([[1, 2], [7, 3]]).int())
+    coded(occ).sum().backward()
+    assert coded.table.weight.grad is not None
+    rows = coded.table.weight.grad.coalesce()
+    block, _ = coded._places(rows.indices()[0], torch.tensor([0, 0, 1, 1]))
+    used = coded.blocks.bits[block] > 0
+    decoders = torch.where(coded.blocks.centred[:, None], coded.decoder.sum(2), 1.0)[torch.tensor([0, 0, 1, 1])]
+    torch.testing.assert_close(rows.values(), torch.where(used, decoders, 0.0))
+    with torch.no_grad():
+        coded.table.weight.add_(1e-6)
+    torch.testing.assert_close(vectors(coded), before)  # too small a move to reach another level
+    coded.finish()
+    torch.testing.assert_close(vectors(coded), before)
+    with torch.no_grad():
+        coded.table.weight.add_(10.0)
+    assert not torch.equal(vectors(coded), before)
+
+
+def test_the_unknown_id_is_the_last_in_the_order_of_coding() -> None:
+    table = torch.arange(304)
+    assert [part[[0, -1]].tolist() for part in in_order(table, SCHEMA)] == [[1, 0], [301, 300]]
