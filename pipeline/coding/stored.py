@@ -1,0 +1,150 @@
+"""One table as a module that holds nothing but its coded form."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.coding import arrays
+from pipeline.coding.bitstring import Layout, pack, read
+from pipeline.coding.choice import CODE, Plan
+from pipeline.coding.quantiser import BITS, fit, quantised, row_scales
+from pipeline.coding.ranks import Ranks
+from pipeline.coding.store import Blocks, Levels
+from pipeline.coding.transform import transform
+
+
+class StoredTable(nn.Module):
+    """Row numbers (n,) -> vectors (n, D), decoded one by one.
+
+    Args:
+        rows: V.
+        dim: D.
+        state: the buffers, as `of` makes them or ``state_dict()`` returns them.
+
+    Raises:
+        ValueError: if a buffer is missing or does not fit the plan.
+    """
+
+    NAMES = ("cuts", "bits", "data", "scale", "quantiser", "decoder", "mean", "block_codes", "block_counts")
+
+    def __init__(self, rows: int, dim: int, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        missing = sorted(set(self.NAMES) - set(state))
+        if missing:
+            raise ValueError(f"a coded table needs {list(self.NAMES)}, but there is no {missing}")
+        for name in self.NAMES:
+            self.register_buffer(name, state[name])
+        self.rows, self.dim = rows, dim
+        self.plan = self._plan()
+        blocks = Blocks([self.plan], dim)
+        sizes = {
+            "data": blocks.layout.size,
+            "scale": blocks.num_scales,
+            "quantiser": int(blocks.quantised.sum()),
+            "decoder": int(blocks.decoded.sum()),
+            "mean": int(blocks.centred.sum()),
+        }
+        wrong = {name: (len(state[name]), size) for name, size in sizes.items() if len(state[name]) != size}
+        if wrong:
+            raise ValueError(f"lengths of the parts of a coded table do not fit its plan (found, expected): {wrong}")
+
+    cuts: Tensor
+    bits: Tensor
+    data: Tensor
+    scale: Tensor
+    quantiser: Tensor
+    decoder: Tensor
+    mean: Tensor
+    block_codes: Tensor
+    block_counts: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, table: Tensor, weights: Tensor, metric: Tensor, plan: Plan, order: Tensor) -> StoredTable:
+        """A table (V, D), coded by a plan.
+
+        Args:
+            table, weights, metric: see `pipeline.coding.transform.transform`.
+            plan: of its rows in the order of coding.
+            order: (V,) the rows in the order of coding.
+        """
+        rows, dim = table.shape
+        blocks = Blocks([plan], dim)
+        vectors, weights = table[order], weights[order]
+        scale, low, step = torch.zeros(0).half(), *(torch.zeros(blocks.bits.shape).half() for _ in range(2))
+        decoder, mean = torch.zeros(0, dim).half(), torch.zeros(0, dim).half()
+        if plan.by_rows:
+            coefficients, scale = vectors, row_scales(vectors, int(plan.bits[0, 0]))
+        else:
+            coordinates = transform(vectors, weights, metric)
+            coefficients = coordinates.coefficients
+            width = coefficients.shape[1]
+            decoder = coordinates.decoder[torch.from_numpy(plan.used)].half()
+            mean = coordinates.mean[None].half()
+            for j, (a, b) in enumerate(plan.ranges):
+                quantisers = fit(coefficients[a:b], weights[a:b])
+                chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
+                low[j, :width] = quantisers.low.gather(1, chosen)[:, 0]
+                step[j, :width] = quantisers.step.gather(1, chosen)[:, 0]
+            coefficients = nn.functional.pad(coefficients, (0, dim - width))
+        levels = Levels(blocks, low, step, scale)
+        codes = []
+        for j, (a, b) in enumerate(plan.ranges):
+            lows, steps = levels.of(torch.full((b - a,), j), torch.arange(b - a))
+            codes.append(quantised(coefficients[a:b], lows, steps, blocks.bits[j]))
+        described = arrays.of_plans([plan])
+        number = 0 if plan.by_rows else len(plan.rows)
+        of_rows = torch.zeros(rows, dtype=torch.uint8)
+        for j, (a, b) in enumerate(plan.ranges):
+            of_rows[order[a:b]] = j
+        ranks = Ranks.of(of_rows) if len(plan.rows) > 1 else None
+        return cls(
+            rows,
+            dim,
+            {
+                "cuts": torch.from_numpy(np.concatenate([[number], described["cuts"]])).int(),
+                "bits": pack(_numbers(len(described["bits"])), [torch.from_numpy(described["bits"])[:, None]]),
+                "data": pack(blocks.layout, codes),
+                "scale": scale,
+                "quantiser": torch.stack([low[blocks.quantised], step[blocks.quantised]], 1),
+                "decoder": decoder,
+                "mean": mean,
+                "block_codes": ranks.codes if ranks else torch.zeros(0, dtype=torch.uint8),
+                "block_counts": ranks.counts if ranks else torch.zeros(0, 4, dtype=torch.int32),
+            },
+        )
+
+    def _plan(self) -> Plan:
+        blocks = int(self.cuts[0])
+        count = arrays.number_of_bits([blocks], [self.rows], self.dim)
+        bits = read(self.bits.cpu(), torch.arange(count) * CODE, torch.full((count,), CODE))
+        found = {"blocks": np.array([blocks]), "cuts": self.cuts[1:].cpu().numpy(), "bits": bits.numpy()}
+        return arrays.plans(found, [self.rows], self.dim)[0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that is stored."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    @torch.no_grad()
+    def forward(self, rows: Tensor) -> Tensor:
+        blocks = Blocks([self.plan], self.dim)
+        low, step = (torch.zeros(blocks.bits.shape, dtype=torch.float16) for _ in range(2))
+        low[blocks.quantised], step[blocks.quantised] = self.quantiser.cpu().unbind(1)
+        decoder, mean = torch.eye(self.dim), torch.zeros(self.dim)
+        if not self.plan.by_rows:
+            decoder = torch.zeros(self.dim, self.dim)
+            decoder[blocks.decoded[0]], mean = self.decoder.float().cpu(), self.mean[0].float().cpu()
+        found = rows.cpu()
+        if len(self.block_counts):
+            block, within = Ranks(self.block_codes.cpu(), self.block_counts.cpu()).find(found)
+        else:
+            block, within = torch.zeros_like(found), found
+        values = Levels(blocks, low, step, self.scale.cpu()).read(self.data.cpu(), block, within)
+        return (values @ decoder + mean).to(rows.device)
+
+
+def _numbers(count: int) -> Layout:
+    return Layout(np.array([count]), np.array([[CODE]]))
