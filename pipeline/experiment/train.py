@@ -12,12 +12,13 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batches
 from pipeline.data.split import Split
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.finetune import finetune
 from pipeline.experiment.method import build
 from pipeline.models.model import Model, assemble
 from pipeline.training.calibration import Calibrated
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights, Record, nowhere
-from pipeline.workflow.params import Finetune, Retrain, Training
+from pipeline.workflow.params import Retrain, Training
 
 GoOn = Callable[[int, float], bool]  # (epoch, objective on val) -> whether to train on
 
@@ -103,60 +104,30 @@ def train(
     """
     patience = experiment.params.retrain.patience if settings is None else None
     chosen = experiment.params.retrain if settings is None else settings
-    finetune = chosen.finetune if isinstance(chosen, Retrain) else None
     module, batches = prepare(experiment, allocation, seed, chosen, patience, share)
     watch = _Watch(module, record, go_on)
     module.record = watch
     fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
-    model, history = module.model, module.history
+    model, rows = module.model, training_rows(experiment, share)
     model.load_state_dict(module.best)
-    model.embedding.calibrate(Calibrated(experiment.task, model, training_rows(experiment, share)))
+    model.embedding.calibrate(Calibrated(experiment.task, model, rows))
     model.embedding.finish()
-    validation = _validated(experiment, model)
-    if finetune and not watch.stopped:
-        validation = _finetuned(experiment, model, seed, chosen, finetune, validation, checkpoint, share, title, record)
-    return Trained(model, history, validation, not watch.stopped)
-
-
-def _validated(experiment: Experiment, model: Model) -> dict[str, float]:
-    split = experiment.data.split("val")
-    return experiment.task.measure(experiment.task.predict(model, split), split)
-
-
-def _finetuned(
-    experiment: Experiment,
-    model: Model,
-    seed: int,
-    settings: Training,
-    chosen: Finetune,
-    before: dict[str, float],
-    checkpoint: Path,
-    share: float,
-    title: str,
-    record: Record,
-) -> dict[str, float]:
-    """Train a finished model on, and restore it if that does not improve the objective on ``val``.
-
-    Returns:
-        Its metrics on ``val``, ``before`` if it is restored.
-    """
-    task = experiment.task
-    restored = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    torch.manual_seed(seed)
-    model.train()
-    batches = task.batches(training_rows(experiment, share), settings.batch_size, seed + 1)
-    planned = chosen.epochs * len(batches)
-    module = LitWeights(model, task, experiment.data.split("val"), planned, lr=chosen.lr, decay=True, record=record)
-    second = checkpoint.with_suffix(".finetune")
-    fit(module, batches, chosen.epochs, f"{title or f'seed {seed}'}, finetuning", second, settings.checkpoint_seconds)
-    second.unlink(missing_ok=True)
-    model.load_state_dict(module.best)
-    model.embedding.finish()
-    after = _validated(experiment, model)
-    if after[task.objective] > before[task.objective]:
-        return after
-    model.load_state_dict(restored)
-    return before
+    val = module.validation
+    validation = experiment.task.measure(experiment.task.predict(model, val), val)
+    if isinstance(chosen, Retrain) and chosen.finetune and not watch.stopped:
+        validation = finetune(
+            experiment,
+            model,
+            rows,
+            seed,
+            checkpoint.with_suffix(".finetune"),
+            chosen=chosen.finetune,
+            settings=chosen,
+            title=f"{title or f'seed {seed}'}, finetuning",
+            steps=module.steps,
+            record=record,
+        )
+    return Trained(model, module.history, validation, not watch.stopped)
 
 
 class _Watch:

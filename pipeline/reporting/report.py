@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.metrics.difference import Difference
 from pipeline.reporting.text import mean_sd, table, with_interval
 
@@ -19,7 +21,9 @@ def markdown(report: Report) -> str:
         lines += [_int8(report), ""]
     if "curve" in report:
         lines += [_curve(report), ""]
-    lines += [f"- {line}" for line in (*_comparisons(report), *_warnings(report), *_planted(report))]
+    lines += [
+        f"- {line}" for line in (*_comparisons(report), *_components(report), *_warnings(report), *_planted(report))
+    ]
     return "\n".join(lines)
 
 
@@ -96,6 +100,17 @@ def _comparisons(report: Report) -> Iterator[str]:
             f"searched minus {compared['against']}: {title} {with_interval(difference)}, {covers}, at "
             f"{compared['bytes_ratio']:.2f} x its bytes"
         )
+
+
+def _components(report: Report) -> Iterator[str]:
+    """The dimension that each field deserves: its components with bits, at the knee of the curve."""
+    curve = report.get("curve")
+    if not curve or curve["knee"] is None:
+        return
+    point = curve["points"][curve["knee"]]
+    shown = ", ".join(f"{name} {np.mean(of_seeds):.3g}" for name, of_seeds in point["components"].items())
+    over = f", means of {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else ""
+    yield f"components with bits in the full models, coded at {point['ratio']:.1%}{over}: {shown}"
 
 
 def _warnings(report: Report) -> Iterator[str]:

@@ -162,6 +162,8 @@ class LitSearch(LitWeights):
             self._arch_state = None
 
     def progress(self) -> dict[str, str]:
+        if not self.model.embedding.arch_parameters():
+            return super().progress()
         if math.isnan(self.expected_bytes):
             return super().progress() | {"expected MB": "warm-up"}
         return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.3g}"}

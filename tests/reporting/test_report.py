@@ -116,7 +116,7 @@ def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
 
 def point(size: int, val: float, test: float) -> dict[str, Any]:
     figures = {"val": {"mean": val, "values": [val]}, "test": {"mean": test, "values": [test]}}
-    return {"bytes": size, "ratio": size / 8000, **figures}
+    return {"bytes": size, "ratio": size / 8000, **figures, "components": {"a": [2, 3], "b": [0, 0]}}
 
 
 def test_the_curve_names_its_knee_and_its_distance_from_the_full_models() -> None:
@@ -126,5 +126,7 @@ def test_the_curve_names_its_knee_and_its_distance_from_the_full_models() -> Non
     assert "| full, coded | of full | AUC on val | AUC on test | test minus full |" in lines
     assert "| 200 bytes | 2.5% | 0.7000 | 0.6900 | -0.0500 |" in lines
     assert "| 400 bytes (knee) | 5.0% | 0.7397 | 0.7401 | +0.0001 |" in lines
+    said = "- components with bits in the full models, coded at 5.0%, means of 2 seeds: a 2.5, b 0"
+    assert said in lines and said not in report.markdown(changed(curve=drawn | {"knee": None}))
     assert [knee(drawn, tolerance) for tolerance in (0.0001, 0.0005, 0.1)] == [2, 1, 0]
     assert knee(drawn | {"points": points[:1]}, 0.0005) is None

@@ -1,0 +1,73 @@
+"""A second, short training of a model in the form that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pipeline.data.split import Split
+from pipeline.experiment.experiment import Experiment
+from pipeline.models.model import Model
+from pipeline.training.loop import fit
+from pipeline.training.weights import LitWeights, Record, nowhere
+from pipeline.workflow.params import Finetune, Training
+
+
+def finetune(
+    experiment: Experiment,
+    model: Model,
+    rows: Split,
+    seed: int,
+    checkpoint: Path,
+    *,
+    chosen: Finetune,
+    settings: Training,
+    title: str = "finetuning",
+    steps: int = 0,
+    record: Record = nowhere,
+) -> dict[str, float]:
+    """Train a finished model on, or resume that. If it does not improve the objective on ``val``, restore the model.
+
+    The learning rate falls linearly to 0, and there is no weight decay.
+
+    Args:
+        experiment: data and task.
+        model: after `pipeline.embeddings.contract.FieldEmbedding.finish`; changed in place.
+        rows: to train on.
+        seed: of the order of the rows and of dropout.
+        checkpoint: file to resume from and to write at intervals; removed at the end.
+        chosen: epochs and learning rate.
+        settings: batch size, and seconds between two checkpoints.
+        title: of the progress bar.
+        steps: steps of the first training; records count on from there.
+        record: receives (step, names, values).
+
+    Returns:
+        The metrics of the model on ``val``.
+    """
+    task, val = experiment.task, experiment.data.split("val")
+
+    def measured() -> dict[str, float]:
+        return task.measure(task.predict(model, val), val)
+
+    def record_after(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
+        record(steps + step, names, values)
+
+    before = measured()
+    restored = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(seed)
+    model.train()
+    batches = task.batches(rows, settings.batch_size, seed + 1)
+    planned = chosen.epochs * len(batches)
+    module = LitWeights(model, task, val, planned, lr=chosen.lr, decay=True, record=record_after)
+    fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
+    model.load_state_dict(module.best)
+    model.embedding.finish()
+    after = measured()
+    checkpoint.unlink(missing_ok=True)
+    if after[task.objective] > before[task.objective]:
+        return after
+    model.load_state_dict(restored)
+    return before
