@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,16 @@ class Blocks:
         used = [_wide(plan.used[None] & (not plan.by_rows), dim)[0] for plan in plans]
         self.decoded = torch.from_numpy(np.stack(used))
         self.centred = torch.from_numpy(np.array([not plan.by_rows for plan in plans]))
+
+    def on(self, device: torch.device) -> Blocks:
+        """The same blocks with their tensors on a device."""
+        if self.bits.device == device:
+            return self
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
 
 def _wide(array: np.ndarray, dim: int) -> np.ndarray:

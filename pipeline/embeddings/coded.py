@@ -154,8 +154,9 @@ class CodedTables(FieldEmbedding):
             setattr(self, name, nn.Parameter(numbers))
         table = self.table.weight
         levels = self._levels()
-        for rows in torch.arange(len(table)).split(TOGETHER):
-            fields = torch.from_numpy(np.searchsorted(self.schema.first_rows, rows.numpy(), side="right") - 1)
+        firsts = torch.from_numpy(self.schema.first_rows.astype(np.int64)).to(table.device)
+        for rows in torch.arange(len(table), device=table.device).split(TOGETHER):
+            fields = torch.bucketize(rows, firsts, right=True) - 1
             table[rows] = levels.nearest(table[rows], *self._places(rows, fields))
 
     def encode(self, moments: Moments) -> None:
@@ -163,7 +164,7 @@ class CodedTables(FieldEmbedding):
         table = self.table.weight
         block = scaled = 0
         firsts = self.schema.first_rows.tolist()
-        fields = moments.of_fields(table.detach().clone(), self.schema)
+        fields = moments.of_fields(table.detach().cpu().clone(), self.schema)
         for f, (plan, first, (vectors, weights, metric)) in enumerate(zip(self.plans, firsts, fields, strict=True)):
             if plan.by_rows:
                 self.scale[scaled : scaled + len(vectors)] = row_scales(vectors, int(plan.bits[0, 0]))
@@ -192,26 +193,34 @@ class CodedTables(FieldEmbedding):
             return values
         fields = _fields(occ)
         block, within = self._places(occ.rows, fields)
-        levels = self._levels().nearest(values.detach(), block, within)
-        rounded = torch.where(self.blocks.bits[block] > 0, values + (levels - values.detach()), 0)
-        decoder = torch.where(self.blocks.decoded[..., None], _stored(self.decoder), self._fixed())
-        mean = torch.where(self.blocks.centred[:, None], _stored(self.mean), 0)
+        levels, blocks = self._levels(), self._blocks()
+        nearest = levels.nearest(values.detach(), block, within)
+        rounded = torch.where(blocks.bits[block] > 0, values + (nearest - values.detach()), 0)
+        decoder = torch.where(blocks.decoded[..., None], _stored(self.decoder), self._fixed())
+        mean = torch.where(blocks.centred[:, None], _stored(self.mean), 0)
         return grouped_matmul(rounded, decoder, occ.ends) + mean[fields]
 
     def _fixed(self) -> Tensor:
         """(F, D, D) decoders that are not stored: identities of fields that are coded by rows, and zeros."""
-        return torch.eye(self.dim) * ~self.blocks.centred[:, None, None]
+        blocks = self._blocks()
+        return torch.eye(self.dim, device=blocks.centred.device) * ~blocks.centred[:, None, None]
+
+    def _blocks(self) -> Blocks:
+        """The blocks on the device of the table."""
+        self.blocks = self.blocks.on(self.table.weight.device)
+        return self.blocks
 
     def _levels(self) -> Levels:
-        return Levels(self.blocks, self.low, self.step, self.scale)
+        return Levels(self._blocks(), self.low, self.step, self.scale)
 
     def _places(self, rows: Tensor, fields: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the joint table (u,), their fields (u,) -> their blocks (u,), their numbers within these (u,)."""
-        first = torch.from_numpy(self.schema.first_rows.astype(np.int64))[fields]
-        number = torch.from_numpy(self.schema.cardinalities.astype(np.int64))[fields]
+        first = torch.from_numpy(self.schema.first_rows.astype(np.int64)).to(rows.device)[fields]
+        number = torch.from_numpy(self.schema.cardinalities.astype(np.int64)).to(rows.device)[fields]
         place = first + torch.where(rows == first, number, rows - first) - 1
-        block = torch.bucketize(place, self.blocks.begins, right=True) - 1
-        return block, place - self.blocks.begins[block]
+        begins = self._blocks().begins
+        block = torch.bucketize(place, begins, right=True) - 1
+        return block, place - begins[block]
 
     def packed(self) -> dict[str, Tensor]:
         plan = arrays.of_plans(self.plans)
@@ -241,10 +250,10 @@ class CodedTables(FieldEmbedding):
     @torch.no_grad()
     def _codes(self) -> Iterator[Tensor]:
         """The codes (n, D) of each block."""
-        block, levels = 0, self._levels()
+        block, levels, device = 0, self._levels(), self.table.weight.device
         for plan, coefficients in zip(self.plans, in_order(self.table.weight, self.schema), strict=True):
             for a, b in plan.ranges:
-                low, step = levels.of(torch.full((b - a,), block), torch.arange(b - a))
+                low, step = levels.of(torch.full((b - a,), block, device=device), torch.arange(b - a, device=device))
                 yield quantised(coefficients[a:b], low, step, self.blocks.bits[block])
                 block += 1
 
@@ -270,7 +279,7 @@ class CodedTables(FieldEmbedding):
 def _fields(occ: Occurrences) -> Tensor:
     """(U,) field of each distinct row."""
     lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
-    return torch.arange(len(lengths)).repeat_interleave(lengths, output_size=len(occ.rows))
+    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(occ.rows))
 
 
 def _stored(numbers: Tensor) -> Tensor:
