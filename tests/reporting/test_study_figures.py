@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from pipeline.reporting.study_figures import curves, differences
 
@@ -47,4 +48,6 @@ def test_a_curve_is_the_mean_over_seeds_by_size_in_the_range_of_the_seeds() -> N
 @pytest.mark.parametrize("name", ["$", r"$\frac$"])
 def test_a_setting_may_have_any_name(name: str) -> None:
     figure = differences({name: {name: (0.1, [0.0, 0.2])}}, name, name)
-    figure.draw_without_rendering()
+    figure.draw_without_rendering()  # where matplotlib would read the name as a formula
+    shown = [text.get_text() for text in figure.findobj(Text) if name in text.get_text().replace("\\$", "$")]
+    assert len(shown) >= 2
