@@ -82,7 +82,7 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
         slack = 1 + 1e-12 * incumbent  # covers the rounding of the interpolation
         bound = losses + np.interp(left, rest.sizes, rest.losses)
         keep = np.flatnonzero(bound <= incumbent + slack)
-        keep = keep[_pareto(sizes[keep], losses[keep])]
+        keep = keep[pareto(sizes[keep], losses[keep])]
         size, loss = sizes[keep], losses[keep]
         parent, picked = np.divmod(fits[keep], len(field.prices))
         steps.append((parent, field.candidates[picked]))
@@ -143,11 +143,11 @@ class _Frontier:
 
 def _frontier(losses: np.ndarray, prices: np.ndarray) -> _Frontier:
     offered = np.flatnonzero((losses < NO_CANDIDATE) & (prices < NO_CANDIDATE))
-    keep = offered[_pareto(prices[offered], losses[offered])]
+    keep = offered[pareto(prices[offered], losses[offered])]
     return _Frontier(prices[keep], losses[keep], keep)
 
 
-def _pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Positions of the Pareto-optimal pairs of size and loss, sorted by size."""
     order = np.lexsort((losses, sizes))
     best = np.minimum.accumulate(losses[order])

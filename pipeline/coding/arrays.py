@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pipeline.coding.choice import Plan
+from pipeline.coding.bitstring import Layout, pack, read
+from pipeline.coding.choice import CODE, Plan
 from pipeline.coding.prediction import Prediction
 from pipeline.coding.quantiser import BITS
 
@@ -63,6 +66,18 @@ def plans(arrays: Mapping[str, np.ndarray], numbers: Sequence[int], dim: int) ->
         found.append(Plan(cuts, of_field if blocks else np.repeat(of_field, dim, 1), not blocks))
         begin += of_field.size
     return found
+
+
+def pack_bits(bits: np.ndarray) -> Tensor:
+    """``bits`` in the arrays of `of_plans` as a string of `CODE` bits each."""
+    return pack(Layout(np.array([len(bits)]), np.array([[CODE]])), [torch.from_numpy(bits)[:, None]])
+
+
+def read_plans(blocks: np.ndarray, cuts: np.ndarray, bits: Tensor, numbers: Sequence[int], dim: int) -> list[Plan]:
+    """The plans in arrays of `of_plans`, with ``bits`` packed by `pack_bits`; see `predictions` for the rest."""
+    count = number_of_bits(blocks.tolist(), numbers, dim)
+    read_bits = read(bits, torch.arange(count) * CODE, torch.full((count,), CODE)).numpy()
+    return plans({"blocks": blocks, "cuts": cuts, "bits": read_bits}, numbers, dim)
 
 
 def number_of_bits(blocks: Sequence[int], numbers: Sequence[int], dim: int) -> int:

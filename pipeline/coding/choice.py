@@ -9,13 +9,13 @@ blocks of a component together are one item of a multiple-choice knapsack.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.allocation.budget import NO_CANDIDATE, TooFewBytes
-from pipeline.allocation.knapsack import within_budget
+from pipeline.allocation.knapsack import pareto, within_budget
 from pipeline.coding.prediction import Prediction
 from pipeline.coding.quantiser import BITS, LEVEL
 
@@ -128,7 +128,7 @@ class _Field:
         total = int(rows.sum())
         offered = np.flatnonzero(np.isfinite(prediction.rows))
         prices = total * (of_bits[offered] * dim + LEVEL) + _described(1, 1) + besides_rows
-        keep = _pareto(prices, prediction.rows[offered])
+        keep = pareto(prices, prediction.rows[offered])
         numbers = offered[keep].astype(np.int8)[:, None]
         self.rows = [_Item(prices[keep], prediction.rows[offered][keep], numbers)]
 
@@ -144,8 +144,9 @@ class _Field:
         pairs = [item.cheapest(price) for item in self.items(by_rows)]
         return sum(size for size, _ in pairs) + (0 if by_rows else self.fixed), sum(loss for _, loss in pairs)
 
-    def plan(self, by_rows: bool, chosen: object) -> Plan:
-        numbers = [next(chosen) for _ in self.items(by_rows)]  # type: ignore[call-overload]
+    def plan(self, by_rows: bool, chosen: Iterator[np.ndarray]) -> Plan:
+        """The plan of the choices for the field's items, which are taken from ``chosen``."""
+        numbers = [next(chosen) for _ in self.items(by_rows)]
         bits = np.array(BITS, np.uint8)[np.stack(numbers, 1)]  # (J, K)
         if by_rows:
             return Plan(self.cuts[[0, -1]], np.repeat(bits, self.dim, 1), True)
@@ -192,18 +193,11 @@ def _component(losses: np.ndarray, rows: np.ndarray, decoder: int) -> _Item:
     for of_block, number in zip(losses, rows.tolist(), strict=True):
         sums = (prices[:, None] + number * of_bits + 2 * LEVEL * (of_bits > 0)).ravel()
         lost = (total[:, None] + of_block).ravel()
-        keep = _pareto(sums, lost)
+        keep = pareto(sums, lost)
         parent, picked = np.divmod(keep, len(BITS))
         prices, total = sums[keep], lost[keep]
         choices = np.concatenate([choices[parent], picked[:, None].astype(np.int8)], 1)
     return _Item(prices + decoder * (prices > 0), total, choices)
-
-
-def _pareto(prices: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    order = np.lexsort((losses, prices))
-    best = np.minimum.accumulate(losses[order])
-    kept: np.ndarray = order[np.concatenate([[True], best[1:] < best[:-1]])]
-    return kept
 
 
 def _exact(items: Sequence[_Item], bits: int) -> list[np.ndarray]:

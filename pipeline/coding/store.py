@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.coding.bitstring import Layout, read
 from pipeline.coding.choice import Plan
-from pipeline.coding.quantiser import by_rows, dequantised, quantised
+from pipeline.coding.quantiser import BITS, by_rows, dequantised, fit, quantised, row_scales
+from pipeline.coding.transform import transform
 
 
 class Blocks:
@@ -60,6 +61,42 @@ def _wide(array: np.ndarray, dim: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A table coded by a plan, its coefficients not rounded yet.
+
+    Args:
+        coefficients: (V, K); by rows: the vectors themselves, (V, D).
+        decoder: (K, D), 0 for components without bits; by rows: none, (0, D).
+        mean: (D,); by rows: 0.
+        low, step: (J, K) float16; by rows: 0.
+        scale: (V,) float16; by components: none, (0,).
+    """
+
+    coefficients: Tensor
+    decoder: Tensor
+    mean: Tensor
+    low: Tensor
+    step: Tensor
+    scale: Tensor
+
+
+def encode(table: Tensor, weights: Tensor, metric: Tensor, plan: Plan) -> Code:
+    """Code a table (V, D); see `pipeline.coding.transform.transform` for ``weights`` and ``metric``."""
+    dim = table.shape[1]
+    none, zeros = torch.zeros(0, dim), torch.zeros(plan.bits.shape, dtype=torch.float16)
+    if plan.by_rows:
+        return Code(table, none, torch.zeros(dim), zeros, zeros, row_scales(table, int(plan.bits[0, 0])))
+    found = transform(table, weights, metric)
+    low, step = zeros, zeros.clone()
+    for j, (a, b) in enumerate(plan.ranges):
+        quantisers = fit(found.coefficients[a:b], weights[a:b])
+        chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
+        low[j], step[j] = (of_bits.gather(1, chosen)[:, 0] for of_bits in (quantisers.low, quantisers.step))
+    decoder = found.decoder * torch.from_numpy(plan.used)[:, None]
+    return Code(found.coefficients, decoder, found.mean, low, step, torch.zeros(0, dtype=torch.float16))
+
+
+@dataclass(frozen=True)
 class Levels:
     """The levels that coefficients may have.
 
@@ -73,6 +110,19 @@ class Levels:
     low: Tensor
     step: Tensor
     scale: Tensor
+
+    @classmethod
+    def stored(cls, blocks: Blocks, quantiser: Tensor, scale: Tensor) -> Levels:
+        """The levels whose low ends and steps (n, 2) are stored where `Blocks.quantised` says."""
+        low, step = (torch.zeros(blocks.bits.shape, dtype=torch.float16) for _ in range(2))
+        low[blocks.quantised], step[blocks.quantised] = quantiser.unbind(1)
+        return cls(blocks, low, step, scale)
+
+    def codes(self, coefficients: Tensor, block: int) -> Tensor:
+        """The codes of all rows of a block: (n, D) -> (n, D)."""
+        number, device = len(coefficients), coefficients.device
+        low, step = self.of(torch.full((number,), block, device=device), torch.arange(number, device=device))
+        return quantised(coefficients, low, step, self.blocks.bits[block])
 
     def of(self, block: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
         """Low ends and steps (u, D) of rows, given their blocks (u,) and their numbers within these (u,)."""

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.coding import arrays
-from pipeline.coding.bitstring import Layout, pack, read
-from pipeline.coding.choice import CODE, Plan
-from pipeline.coding.quantiser import BITS, fit, quantised, row_scales
+from pipeline.coding.bitstring import pack
+from pipeline.coding.choice import Plan
 from pipeline.coding.ranks import Ranks
-from pipeline.coding.store import Blocks, Levels
-from pipeline.coding.transform import transform
+from pipeline.coding.store import Blocks, Levels, encode
 
 
 class StoredTable(nn.Module):
@@ -37,8 +35,9 @@ class StoredTable(nn.Module):
         for name in self.NAMES:
             self.register_buffer(name, state[name])
         self.rows, self.dim = rows, dim
-        self.plan = self._plan()
-        blocks = Blocks([self.plan], dim)
+        number, cuts = state["cuts"][:1].cpu().numpy(), state["cuts"][1:].cpu().numpy()
+        (self.plan,) = arrays.read_plans(number, cuts, state["bits"].cpu(), [rows], dim)
+        self.blocks = blocks = Blocks([self.plan], dim)
         sizes = {
             "data": blocks.layout.size,
             "scale": blocks.num_scales,
@@ -72,28 +71,14 @@ class StoredTable(nn.Module):
         """
         rows, dim = table.shape
         blocks = Blocks([plan], dim)
-        vectors, weights = table[order], weights[order]
-        scale, low, step = torch.zeros(0).half(), *(torch.zeros(blocks.bits.shape).half() for _ in range(2))
-        decoder, mean = torch.zeros(0, dim).half(), torch.zeros(0, dim).half()
-        if plan.by_rows:
-            coefficients, scale = vectors, row_scales(vectors, int(plan.bits[0, 0]))
-        else:
-            coordinates = transform(vectors, weights, metric)
-            coefficients = coordinates.coefficients
-            width = coefficients.shape[1]
-            decoder = coordinates.decoder[torch.from_numpy(plan.used)].half()
-            mean = coordinates.mean[None].half()
-            for j, (a, b) in enumerate(plan.ranges):
-                quantisers = fit(coefficients[a:b], weights[a:b])
-                chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
-                low[j, :width] = quantisers.low.gather(1, chosen)[:, 0]
-                step[j, :width] = quantisers.step.gather(1, chosen)[:, 0]
-            coefficients = nn.functional.pad(coefficients, (0, dim - width))
-        levels = Levels(blocks, low, step, scale)
-        codes = []
-        for j, (a, b) in enumerate(plan.ranges):
-            lows, steps = levels.of(torch.full((b - a,), j), torch.arange(b - a))
-            codes.append(quantised(coefficients[a:b], lows, steps, blocks.bits[j]))
+        code = encode(table[order], weights[order], metric, plan)
+        missing = dim - code.coefficients.shape[1]
+        low, step, coefficients = (
+            nn.functional.pad(of, (0, missing)) for of in (code.low, code.step, code.coefficients)
+        )
+        decoder = nn.functional.pad(code.decoder, (0, 0, 0, dim - len(code.decoder)))
+        levels = Levels(blocks, low, step, code.scale)
+        codes = [levels.codes(coefficients[a:b], j) for j, (a, b) in enumerate(plan.ranges)]
         described = arrays.of_plans([plan])
         number = 0 if plan.by_rows else len(plan.rows)
         of_rows = torch.zeros(rows, dtype=torch.uint8)
@@ -105,23 +90,16 @@ class StoredTable(nn.Module):
             dim,
             {
                 "cuts": torch.from_numpy(np.concatenate([[number], described["cuts"]])).int(),
-                "bits": pack(_numbers(len(described["bits"])), [torch.from_numpy(described["bits"])[:, None]]),
+                "bits": arrays.pack_bits(described["bits"]),
                 "data": pack(blocks.layout, codes),
-                "scale": scale,
+                "scale": code.scale,
                 "quantiser": torch.stack([low[blocks.quantised], step[blocks.quantised]], 1),
-                "decoder": decoder,
-                "mean": mean,
+                "decoder": decoder[blocks.decoded[0]].half(),
+                "mean": code.mean[None][blocks.centred].half(),
                 "block_codes": ranks.codes if ranks else torch.zeros(0, dtype=torch.uint8),
                 "block_counts": ranks.counts if ranks else torch.zeros(0, 4, dtype=torch.int32),
             },
         )
-
-    def _plan(self) -> Plan:
-        blocks = int(self.cuts[0])
-        count = arrays.number_of_bits([blocks], [self.rows], self.dim)
-        bits = read(self.bits.cpu(), torch.arange(count) * CODE, torch.full((count,), CODE))
-        found = {"blocks": np.array([blocks]), "cuts": self.cuts[1:].cpu().numpy(), "bits": bits.numpy()}
-        return arrays.plans(found, [self.rows], self.dim)[0]
 
     @property
     def bytes(self) -> int:
@@ -130,9 +108,7 @@ class StoredTable(nn.Module):
 
     @torch.no_grad()
     def forward(self, rows: Tensor) -> Tensor:
-        blocks = Blocks([self.plan], self.dim)
-        low, step = (torch.zeros(blocks.bits.shape, dtype=torch.float16) for _ in range(2))
-        low[blocks.quantised], step[blocks.quantised] = self.quantiser.cpu().unbind(1)
+        blocks = self.blocks
         decoder, mean = torch.eye(self.dim), torch.zeros(self.dim)
         if not self.plan.by_rows:
             decoder = torch.zeros(self.dim, self.dim)
@@ -142,9 +118,5 @@ class StoredTable(nn.Module):
             block, within = Ranks(self.block_codes.cpu(), self.block_counts.cpu()).find(found)
         else:
             block, within = torch.zeros_like(found), found
-        values = Levels(blocks, low, step, self.scale.cpu()).read(self.data.cpu(), block, within)
+        values = Levels.stored(blocks, self.quantiser.cpu(), self.scale.cpu()).read(self.data.cpu(), block, within)
         return (values @ decoder + mean).to(rows.device)
-
-
-def _numbers(count: int) -> Layout:
-    return Layout(np.array([count]), np.array([[CODE]]))

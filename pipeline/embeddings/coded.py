@@ -12,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.coding import arrays
-from pipeline.coding.bitstring import Layout, pack, read
-from pipeline.coding.choice import CODE, Plan
+from pipeline.coding.bitstring import pack
+from pipeline.coding.choice import Plan
 from pipeline.coding.prediction import Prediction, predict
-from pipeline.coding.quantiser import BITS, fit, quantised, row_scales
-from pipeline.coding.store import Blocks, Levels
-from pipeline.coding.transform import transform
+from pipeline.coding.store import Blocks, Levels, encode
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import Calibration, FieldEmbedding, Findings, Judge
@@ -165,26 +163,16 @@ class CodedTables(FieldEmbedding):
         block = scaled = 0
         firsts = self.schema.first_rows.tolist()
         fields = moments.of_fields(table.detach().cpu().clone(), self.schema)
-        for f, (plan, first, (vectors, weights, metric)) in enumerate(zip(self.plans, firsts, fields, strict=True)):
-            if plan.by_rows:
-                self.scale[scaled : scaled + len(vectors)] = row_scales(vectors, int(plan.bits[0, 0]))
-                scaled += len(vectors)
-                coefficients = vectors
-            else:
-                coordinates = transform(vectors, weights, metric)
-                coefficients = coordinates.coefficients
-                used = torch.from_numpy(plan.used)
-                self.decoder[f, : len(used)] = coordinates.decoder * used[:, None]
-                self.mean[f] = coordinates.mean
-                for j, (a, b) in enumerate(plan.ranges):
-                    quantisers = fit(coefficients[a:b], weights[a:b])
-                    chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
-                    self.low[block + j, : len(used)] = quantisers.low.gather(1, chosen)[:, 0]
-                    self.step[block + j, : len(used)] = quantisers.step.gather(1, chosen)[:, 0]
-            block += len(plan.rows)
-            table[first : first + len(vectors)] = nn.functional.pad(
-                coefficients, (0, self.dim - coefficients.shape[1])
-            ).roll(1, 0)
+        for f, (plan, first, field) in enumerate(zip(self.plans, firsts, fields, strict=True)):
+            code = encode(*field, plan)
+            number, width = code.coefficients.shape
+            self.decoder[f, : len(code.decoder)], self.mean[f] = code.decoder, code.mean
+            of_field = slice(block, block + len(plan.rows))
+            self.low[of_field, :width], self.step[of_field, :width] = code.low, code.step
+            self.scale[scaled : scaled + len(code.scale)] = code.scale
+            block, scaled = block + len(plan.rows), scaled + len(code.scale)
+            wide = nn.functional.pad(code.coefficients, (0, self.dim - width))
+            table[first : first + number] = wide.roll(1, 0)
         self.coded.fill_(True)
 
     def vectors(self, occ: Occurrences) -> Tensor:
@@ -225,11 +213,10 @@ class CodedTables(FieldEmbedding):
     def packed(self) -> dict[str, Tensor]:
         plan = arrays.of_plans(self.plans)
         blocks, meta = self.blocks, self.table.weight.is_meta
-        layout = Layout(np.array([len(plan["bits"])]), np.array([[CODE]]))
         kept = {
             "plan.blocks": torch.from_numpy(plan["blocks"]),
             "plan.cuts": torch.from_numpy(plan["cuts"]),
-            "plan.bits": pack(layout, [torch.from_numpy(plan["bits"])[:, None]]),
+            "plan.bits": arrays.pack_bits(plan["bits"]),
         }
         if meta:
             sizes = (blocks.quantised.sum(), blocks.decoded.sum(), blocks.centred.sum())
@@ -250,30 +237,22 @@ class CodedTables(FieldEmbedding):
     @torch.no_grad()
     def _codes(self) -> Iterator[Tensor]:
         """The codes (n, D) of each block."""
-        block, levels, device = 0, self._levels(), self.table.weight.device
+        block, levels = 0, self._levels()
         for plan, coefficients in zip(self.plans, in_order(self.table.weight, self.schema), strict=True):
             for a, b in plan.ranges:
-                low, step = levels.of(torch.full((b - a,), block, device=device), torch.arange(b - a, device=device))
-                yield quantised(coefficients[a:b], low, step, self.blocks.bits[block])
+                yield levels.codes(coefficients[a:b], block)
                 block += 1
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
-        blocks = Blocks(self._packed_plans(packed), self.dim)
-        low, step = (torch.zeros(blocks.bits.shape, dtype=torch.float16) for _ in range(2))
-        low[blocks.quantised], step[blocks.quantised] = packed["quantiser"].unbind(1)
+        numbers, (number, cuts) = self.schema.cardinalities.tolist(), (packed["plan.blocks"], packed["plan.cuts"])
+        plans = arrays.read_plans(number.numpy(), cuts.numpy(), packed["plan.bits"], numbers, self.dim)
+        blocks = Blocks(plans, self.dim)
         decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.dim)
         decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
         fields = _fields(occ)
         block, within = self._places(occ.rows, fields)
-        values = Levels(blocks, low, step, packed["scale"]).read(packed["table"], block, within)
+        values = Levels.stored(blocks, packed["quantiser"], packed["scale"]).read(packed["table"], block, within)
         return grouped_matmul(values, decoder, occ.ends) + mean[fields]
-
-    def _packed_plans(self, packed: Mapping[str, Tensor]) -> list[Plan]:
-        numbers, blocks = self.schema.cardinalities.tolist(), packed["plan.blocks"].numpy()
-        count = arrays.number_of_bits(blocks.tolist(), numbers, self.dim)
-        bits = read(packed["plan.bits"], torch.arange(count) * CODE, torch.full((count,), CODE))
-        found = {"blocks": blocks, "cuts": packed["plan.cuts"].numpy(), "bits": bits.numpy()}
-        return arrays.plans(found, numbers, self.dim)
 
 
 def _fields(occ: Occurrences) -> Tensor:

@@ -297,9 +297,9 @@ def finest(
 ) -> Allocation:
     """The codes with the most bits per row within the limit; ties go to more centroids, then to fewer bytes.
 
-    A row of G codes distinguishes 2 ** (G log2 K) vectors. At a high rate, the error falls by a factor of 4 for every D
-    bits, however they are split into codes. For equal numbers of bits, fewer and wider groups have the smaller error,
-    because they can use the dependence between their coordinates.
+    A row of G codes distinguishes 2 ** (G log2 K) vectors. With many bits, each further D bits divide the squared error
+    by 4, for any G. For equal numbers of bits, fewer and wider groups have the smaller error, because they can use the
+    dependence between their coordinates.
 
     Args:
         evidence: the limit, the schema and D.

@@ -22,6 +22,7 @@ def finetune(
     seed: int,
     checkpoint: Path,
     *,
+    before: dict[str, float],
     chosen: Finetune,
     settings: Training,
     title: str = "finetuning",
@@ -38,6 +39,7 @@ def finetune(
         rows: to train on.
         seed: of the order of the rows and of dropout.
         checkpoint: file to resume from and to write at intervals; removed at the end.
+        before: metrics of the model on ``val``.
         chosen: epochs and learning rate.
         settings: batch size, and seconds between two checkpoints.
         title: of the progress bar.
@@ -49,13 +51,9 @@ def finetune(
     """
     task, val = experiment.task, experiment.data.split("val")
 
-    def measured() -> dict[str, float]:
-        return task.measure(task.predict(model, val), val)
-
     def record_after(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
         record(steps + step, names, values)
 
-    before = measured()
     restored = {name: value.detach().clone() for name, value in model.state_dict().items()}
     torch.manual_seed(seed)
     model.train()
@@ -65,7 +63,7 @@ def finetune(
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
     model.embedding.finish()
-    after = measured()
+    after = task.measure(task.predict(model, val), val)
     checkpoint.unlink(missing_ok=True)
     if after[task.objective] > before[task.objective]:
         return after

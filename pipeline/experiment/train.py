@@ -121,6 +121,7 @@ def train(
             rows,
             seed,
             checkpoint.with_suffix(".finetune"),
+            before=validation,
             chosen=chosen.finetune,
             settings=chosen,
             title=f"{title or f'seed {seed}'}, finetuning",

@@ -2,7 +2,7 @@
 
 The loss of a coding is predicted by its Gauss-Newton matrix (as in LeCun, Denker & Solla 1990, "Optimal Brain Damage",
 with the matrix of each field's vectors instead of a diagonal); the bits are chosen as in reverse water-filling (Shannon
-1959; Goyal 2001), exactly, by a knapsack. See docs/methods.md.
+1959; Goyal 2001), exactly, by a knapsack. See docs/coding.md.
 """
 
 from __future__ import annotations
