@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table, the best trial's parameters, figures, and one page that shows it all."""
+"""The report of a sweep: a table of trials, the best trial's parameters, figures, and a page that shows everything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.reporting.text import number_of
 from pipeline.sweeps import space as spaces
 from pipeline.sweeps.sweep import Sweep
 
-Row = Mapping[str, Any]  # of a trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
+Row = Mapping[str, Any]  # one trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
 FIGURES = {
     "front": "{title} on val against bytes, a dot for each trial",
     "history": "Trial by trial",
@@ -24,19 +24,25 @@ FIGURES = {
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
-    """The best trial, of several on a front the one with the best objective; None if none is complete."""
+    """The best trial; on a front of several, the one with the best objective. None if no trial is complete.
+
+    Args:
+        rows: of all trials; see `Sweep.rows`.
+    """
     return max((row for row in rows if row["best"]), key=lambda row: row["objective"], default=None)
 
 
 def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Write all of it into a new folder.
+    """Write the report into a new folder.
 
     Args:
-        rows: of every trial; see `Sweep.rows`.
-        importances: share of each parameter, by what it decides.
+        folder: the folder to create.
+        sweep: the sweep of these trials.
+        rows: of all trials; see `Sweep.rows`.
+        importances: share of each parameter, for each measured quantity; see `Sweep.importances`.
 
     Returns:
-        What is to be printed.
+        The lines to print.
     """
     folder.mkdir()
     _write_csv(folder / "trials.csv", rows)
