@@ -26,7 +26,7 @@ from pipeline.workflow.validation import AsTuple, Budget, Positive, Section, val
 
 STUDIES = ROOT / "studies"
 SIZED = ("searched", "uniform", "random")  # arms whose size depends on the budget
-READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # sections that a cell reads
+READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # of a cell
 Arm = Literal["searched", "uniform", "random", "full", "alone"]
 
 

@@ -1,4 +1,4 @@
-"""The report of a study: its results, tables, figures, and its section of the page of all studies."""
+"""The report of a study: its results, tables, figures, and its section of the page on all studies."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ CORRECTED = (
 
 @dataclass
 class _Found:
-    """The results of a study's cells, by what is known of them.
+    """The results of a study's cells, and the cells without a usable result.
 
     Args:
-        results: of the cells, by name.
-        unknown: cells whose kept result cannot be checked, because their data are not here.
+        results: by the name of the cell.
+        unknown: cells whose kept result cannot be checked, because their encoded data are missing.
         missing: names of cells without a result.
     """
 
@@ -67,18 +67,19 @@ class _Found:
 
 
 def write(study: Study, partial: bool = False) -> str:
-    """Write ``results/<profile>/`` in the study's folder, the working directory: whole or not at all.
+    """Write ``results/<profile>/`` in the working directory, the study's folder: whole or not at all.
 
-    It holds the results themselves (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
+    The folder has the results (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
 
     Args:
-        partial: report the cells that have results, instead of refusing if some have none.
+        study: its definition.
+        partial: report the cells that have results, even if others have none.
 
     Returns:
         The contents of ``table.md``.
 
     Raises:
-        ValueError: if cells have no results, naming them.
+        ValueError: if cells have no results, or the frames cannot be made; see `Frames.of`.
     """
     found = _find(study, partial)
     results = list(found.results.values())
@@ -121,7 +122,7 @@ def _find(study: Study, partial: bool) -> _Found:
 
 
 def _keep(study: Study, found: _Found, folder: Path) -> None:
-    """Copy the results, and those that cannot be checked as they are: older code may have written them."""
+    """Copy the results. Those that cannot be checked are copied unchanged, since older code may have written them."""
     folder.mkdir(parents=True)
     for name, result in found.results.items():
         write_json(folder / f"{name}.json", result, indent=None)
@@ -130,7 +131,7 @@ def _keep(study: Study, found: _Found, folder: Path) -> None:
 
 
 def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
-    """What the study is, how to read the tables, and what is not in them: a paragraph each."""
+    """Paragraphs on the study, on how to read its tables, and on the cells that are not in them."""
     contest = contests.is_contest(study)
     commits = sorted({result["commit"] for result in found.results.values()})
     seeds = ", ".join(map(str, study.seeds))
@@ -153,7 +154,7 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
 
 
 def _section(study: Study, frames: Frames, about: Sequence[str], made: Sequence[Table], pictures: Sequence[str]) -> str:
-    """The study's part of the page of all studies."""
+    """The study's section of the page on all studies, as HTML."""
     body = [page.heading(f"{study.name}, {study.profile}"), *map(page.paragraph, about)]
     for table in made:
         body += [page.titled(table.title, table.note), page.table(table.head, table.rows)]
@@ -183,7 +184,7 @@ def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """The objective against bytes, a figure for each data set and method."""
+    """The curves of the objective against bytes, a figure for each data set and method."""
     for (dataset, method), rows in frames.rows.groupby(["dataset", "method"], sort=False):
         points = {
             str(arm): [(one["bytes"].mean(), one[frames.objective].tolist()) for _, one in of_arm.groupby("budget")]
@@ -195,7 +196,7 @@ def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """Each searched group minus one dimension of its size; of many methods, a figure for each data set."""
+    """Each searched group minus one uniform dimension of the same size; a contest has a figure for each data set."""
     grouped = groups(study, frames)
     contest = contests.is_contest(study)
     keys = ["method"] if contest else list(study.grid)

@@ -139,7 +139,7 @@ class StudyRun:
             raise RuntimeError("\n  ".join([f"see {self.study.folder / output}", *tail]))
 
     def _environment(self) -> dict[str, str]:
-        """The environment of the stages: they share the cores, run the code of this checkout and end with this process."""
+        """The environment of the stages: shared cores, the code of this checkout, and an end with this process."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         code = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = str(max(1, process.cores() // self.jobs))

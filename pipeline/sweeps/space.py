@@ -2,7 +2,8 @@
 
 ``sweep.space`` in params.yaml has the same nesting as the parameters. In the place of a parameter's value it has a list
 of choices, or a range ``{low: 0.1, high: 1.0}``. ``log: true`` draws uniformly over the logarithm; ``step`` draws
-``low`` plus multiples of a step. A range between two whole numbers draws whole numbers, unless the parameter has a decimal point.
+``low`` plus multiples of a step. A range between two whole numbers draws whole numbers, unless the parameter has a
+decimal point.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ class Sweep:
         log.info("sweep: %s: %s, %s bytes (%s), %.0f s", name, worth, f"{outcome.bytes:,}", share, seconds)
 
     def _result(self, trial: Trial, outcome: Outcome) -> Any:
-        """The objective values for Optuna. Stores the outcome in the trial, and raises `TrialPruned` for an early end."""
+        """The objective values for Optuna. Stores the outcome in the trial; raises `TrialPruned` for an early end."""
         for name in ("dims", "bytes", "objective"):
             trial.set_user_attr(name, getattr(outcome, name))
         if outcome.objective is not None and math.isnan(outcome.objective):
