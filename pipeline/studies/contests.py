@@ -136,7 +136,7 @@ class _Contest:
         return [Table(title, ["method", "average rank", *heads, *kinds], lines, note)]
 
     def _means(self, dataset: str) -> dict[str, tuple[Difference, float | None]]:
-        """Each method's mean difference on a data set, over settings with nearly equal sizes, and its corrected p-value."""
+        """Each method's mean difference on a data set, over settings of nearly equal sizes, and its corrected p."""
         pairs: dict[str, list[tuple[Group, Group]]] = {}
         for group, one in self.compared:
             if one is not None and one.fair and group.place["dataset"] == dataset:
@@ -229,10 +229,8 @@ def claims(study: Study, frames: Frames) -> list[Table]:
                 ]
     columns = ("difference", "budgets", "p", "verdict")
     head = ["source", "claim", "tested", *(f"{name}, {dataset}" for dataset in datasets for name in columns)]
-    note = (
-        f"{GAIN} claims a higher {frames.title}. {NO_LOSS} claims one that is lower by no more than {MARGIN}, and is "
-    )
-    note += f"judged by the interval. {intervals(differences)}"
+    note = f"{GAIN} claims a higher {frames.title}. {NO_LOSS} claims a loss of at most {MARGIN}; the interval "
+    note += f"decides. {intervals(differences)}"
     return [Table("Claims, with their sources", head, lines, note.strip())]
 
 

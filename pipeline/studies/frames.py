@@ -73,7 +73,7 @@ class Frames:
         objectives = {result["objective"]: _name(result) for result in results}
         if len(objectives) > 1:
             said = ", ".join(f"{objective} for {cell}" for objective, cell in objectives.items())
-            raise ValueError(f"study {study.name}: a report compares one objective, and its cells have {said}")
+            raise ValueError(f"study {study.name}: a report compares one objective, but its cells have {said}")
         (objective,) = objectives
         metrics = {name: title for result in results for name, title in result["metrics"].items()}
         metrics = {objective: metrics[objective], **metrics}
@@ -81,8 +81,8 @@ class Frames:
         for names in (columns, [*study.grid, *SEARCH_COLUMNS]):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(
-                    f"study {study.name}: the tables have a column {twice[0]} of their own; give the grid's key, or "
-                    "the metric, of this name another one"
+                    f"study {study.name}: the tables have a column {twice[0]} of their own; rename the grid's key or "
+                    "the metric of this name"
                 )
         ids = _mlflow_ids(results)
         rows = [line for result in results for line in _rows(result, objective, ids)]

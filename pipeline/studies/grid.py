@@ -198,7 +198,9 @@ class Study:
             raise ValueError(f"a cell of {self.name} has the keys {', '.join(self.grid)}, got {', '.join(keys)}")
         entry, place = self._entry(keys)
         if "encode" in entry.params:
-            raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
+            raise ValueError(
+                f"{place}: params must not change encode; all cells use that of the repository's params.yaml"
+            )
         params = merged(read_yaml(ROOT / "params.yaml"), entry.params)
         tuning = [merged(params, change) for change in entry.tuning] if entry.tuned else []
         settings = [
@@ -217,7 +219,7 @@ class Study:
             place = f"{self._place()}: {key}: {value}"
             source = self.datasets.get(self.profile, {}) if key == "dataset" else self.values.get(key, {})
             if value not in source:
-                raise ValueError(f"{place} is in the grid, but nothing says what it stands for")
+                raise ValueError(f"{place} is in the grid, but has no section that defines it")
             values = merged(values, source[value] or {})
         return validated(Entry, values, place), place
 

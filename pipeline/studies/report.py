@@ -23,31 +23,31 @@ from pipeline.studies.results import Results
 from pipeline.workflow.outputs import whole, write_json, write_text
 
 ABOUT = {
-    "overall": "Every backbone and method, beside one dimension for all fields and random dimensions of the same size.",
+    "overall": "Every backbone and method, against one dimension for all fields and random dimensions of that size.",
     "components": "AD-1 shares one table between the candidate dimensions and pads with zeros. AD-2, the method "
     "itself, shares the table and maps linearly. AD-3 has separate tables and pads with zeros. AD-4 has separate "
     "tables and maps linearly. Single-level learns weights and architecture from the same batches. All are retrained "
     "with linear maps.",
-    "schedule": "f is the number of weight steps for each architecture step. The temperature cools over the run, not "
-    "at all, or as in the paper. During the warm-up, a share of the steps, all candidates have the same weight.",
-    "transfer": "Dimensions found with FM, in backbones that had no part in the search.",
-    "stability": "Whether seeds choose alike: the mean correlation of the chosen dimensions over all pairs of seeds.",
-    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives it.",
-    "budget": "One search, many budgets: the best choice within each budget, beside one dimension for all fields and "
-    "random dimensions of the same size.",
-    "data": "The search sees a share of the rows, the retraining sees all of them.",
+    "schedule": "f is the number of weight steps for each architecture step. The temperature cools over the run, stays "
+    "constant, or follows the paper. During the warm-up, a share of the steps, all candidates have the same weight.",
+    "transfer": "Dimensions found with FM, used in other backbones.",
+    "stability": "Agreement of the seeds: the mean correlation of the chosen dimensions over all pairs of seeds.",
+    "case": "W&D trained on one field alone, at the full dimension, beside the dimension that the search chooses.",
+    "budget": "One search, many budgets: the best choice within each budget, compared with one dimension for all "
+    "fields and random dimensions of the same size.",
+    "data": "The search reads a share of the rows; the retraining reads all of them.",
 }
 CONTEST = (
-    "All methods within the same bytes, counting all that has to be kept to serve. A method may stay below its budget, "
-    "so it is compared with one dimension for all fields, of the size that the method came to. Where it stays below "
-    "several budgets, the same model stands in several settings."
+    "All methods within the same budget of bytes, which counts everything that serving needs. A method may stay below "
+    "its budget, so it is compared with one dimension for all fields at the method's actual size. If a method stays "
+    "below several budgets, the same model appears in several settings."
 )
 CORRECTED = (
-    "p-values are corrected after Holm: for all tests of a data set in the standings and the claims, and for all tests "
-    "of the table elsewhere. There is no test where the nearest uniform dimension differs by more than "
-    f"{UNEQUAL:.0%} in bytes. With so many tests of so few seeds, only large differences hold after correction; "
-    f'"{contests.HIGHER} {contests.UNCORRECTED}" and "{contests.LOWER} {contests.UNCORRECTED}" are the verdicts of '
-    f"those whose p-value is below {contests.ALPHA} by itself, but not after correction."
+    "p-values are Holm-corrected: in the standings and the claims for all tests of a data set, elsewhere for all tests "
+    "of the table. There is no test where the nearest uniform dimension differs by more than "
+    f"{UNEQUAL:.0%} in bytes. With many tests and few seeds, only large differences stay significant after "
+    f'correction. The verdicts "{contests.HIGHER} {contests.UNCORRECTED}" and "{contests.LOWER} '
+    f'{contests.UNCORRECTED}" mean that the p-value is below {contests.ALPHA} only before correction.'
 )
 
 
@@ -147,8 +147,8 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
     if found.unknown:
         names = ", ".join(cell.name for cell in found.unknown)
         paragraphs.append(
-            f"Kept in cells/, but not in the tables: {names}. Their data are not here, so nothing tells whether these "
-            "results are still those of the cells."
+            f"Kept in cells/, but not in the tables: {names}. Their encoded data are missing, so these results "
+            "cannot be checked."
         )
     return [paragraph for paragraph in paragraphs if paragraph]
 

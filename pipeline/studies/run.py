@@ -81,7 +81,7 @@ class StudyRun:
 
     def _say_plan(self, wanted: Sequence[Cell]) -> None:
         log.info(
-            "study %s, profile %s: %s, %s, %s; about %s with %s, less for what is done already",
+            "study %s, profile %s: %s, %s, %s; about %s with %s, less if some results exist already",
             self.study.name,
             self.study.profile,
             number_of(len(wanted), "cell"),
@@ -94,7 +94,7 @@ class StudyRun:
     def _run_cells(self, wanted: list[Cell]) -> list[str]:
         here = {cell.name for cell in wanted if self.results.find(cell)}
         if here:
-            log.info("here already: %d of %s", len(here), number_of(len(wanted), "cell"))
+            log.info("finished already: %d of %s", len(here), number_of(len(wanted), "cell"))
         # Finished cells first, then the longest, so that no long cell runs alone at the end.
         wanted.sort(key=lambda cell: (cell.name not in here, -cell.cost))
         clock = _Clock({cell.name: 0.0 if cell.name in here else cell.cost for cell in wanted}, self.jobs)

@@ -53,7 +53,7 @@ def main(study: Study, frames: Frames) -> list[Table]:
     differences = [one.difference for one in compared if one is not None]
     note = intervals(differences)
     if any(one is not None and one.p_value is not None for one in compared):
-        note += " p-values are corrected after Holm for all tests of the table."
+        note += " p-values are Holm-corrected for all tests of the table."
     if any(one is not None and not one.fair for one in compared):
         note += f" There is no test where the nearest uniform dimension differs by more than {UNEQUAL:.0%} in bytes."
     return [Table("On the test rows", head, rows, note.strip())]
@@ -197,7 +197,7 @@ def case(study: Study, frames: Frames) -> list[Table]:
     alone = [f"{frames.metrics[name]} alone" for name in frames.shown]
     of_paper = [f"paper's {title}" for title in (*(frames.metrics[name] for name in metrics), "dimension")]
     head = ["dataset", "field", *alone, "dimension, by seed", *of_paper]
-    return [Table("Each field alone, and the dimension that it gets", head, lines)]
+    return [Table("Each field alone, and the dimension that the search chooses", head, lines)]
 
 
 def _dims(searches: pd.DataFrame) -> np.ndarray:

@@ -275,7 +275,7 @@ def test_a_report_that_fails_leaves_the_old_one_alone(small: Study, monkeypatch:
             report.write(small)
     measured(small, "full", objective="cost")
     with pytest.raises(
-        ValueError, match="one objective, and its cells have order for tiny-fm-autodim, cost for tiny-fm"
+        ValueError, match="one objective, but its cells have order for tiny-fm-autodim, cost for tiny-fm"
     ):
         report.write(small)
     assert sorted(Path("results").rglob("*")) == sorted([Path("results/quick"), *files])
