@@ -515,7 +515,7 @@ def test_claims_are_judged_on_the_results(contest: tuple[Study, Frames]) -> None
         ",c is better,c,>,a\n,a is better,a,>,c\n,d is better,d,>,a\n"
     )
     (table,) = contests.claims(study, of)
-    assert "lower by no more than 0.002" in table.note and "A higher" not in table.note
+    assert "a loss of at most 0.002" in table.note and "A higher" not in table.note
     assert "claims a higher rank agreement" in table.note and "cover seeds and test rows" in table.note
     lines = [dict(zip(table.head, line, strict=True)) for line in table.rows]
     groups = {(each.place["method"], each.place["budget"]): each for each in comparisons.groups(study, of)}
