@@ -1,7 +1,7 @@
-"""One cell of a study: for every seed search, derive, train all arms, and open ``test`` for each trained model.
+"""One cell of a study: for every seed search, derive, train all arms, and evaluate each trained model on ``test``.
 
-Nothing that ``test`` says is fed back into anything. Every finished search and training is kept in ``work`` until the
-cell is complete, so that an interrupted cell goes on where it was.
+No result on ``test`` influences a choice. Finished searches and trainings stay in the work folder until the cell is
+complete, so an interrupted cell continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.params import Params
 from pipeline.workflow.validation import validated
 
-TUNING_SEED = 1000  # of all that is tried before the seeds of the study
+TUNING_SEED = 1000  # of the settings that are tried before the seeds of the study
 
 log = logging.getLogger("pipeline.studies")
 
@@ -43,8 +43,8 @@ class Searched:
     """A finished search.
 
     Args:
-        found: what it found.
-        summary: seconds, memory, the choice without any budget of its own; None where nothing was searched.
+        found: its findings.
+        summary: its duration, memory, chosen dimensions, and bytes; None if the cell does not search.
     """
 
     found: Found
@@ -52,22 +52,27 @@ class Searched:
 
 
 def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
-    """Run a cell, or what is left of it.
+    """Run a cell, or the rest of an interrupted one.
 
     Args:
-        data: encoded.
+        cell: its definition.
+        data: encoded data.
         work: folder of finished pieces and checkpoints; the caller removes it.
+        tracker: records a run for each search and each training.
 
     Returns:
-        ``rows``, one per seed, budget and arm; ``searches``, one per seed, or more where budgets have settings or
-        targets of their own; ``tried``, one per setting and budget; ``fields``, their names in order; ``metrics``,
-        name -> title, and the ``objective`` among them.
+        ``rows``, one per seed, budget and arm; ``searches``, one per seed, or several if the search depends on the
+        budget; ``tried``, one per setting and budget; ``fields``, their names in order; ``metrics``, name -> title;
+        and ``objective``, the name of the metric that judges.
+
+    Raises:
+        ValueError: if no setting keeps a budget, or a budget is too small.
     """
     return _CellRun(cell, data, work, tracker).run()
 
 
 class _CellRun:
-    """A cell at work; see `run`."""
+    """A run of a cell; see `run`."""
 
     def __init__(self, cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> None:
         self.cell, self.data, self.work, self.tracker = cell, data, work, tracker
@@ -96,12 +101,12 @@ class _CellRun:
         about = {"metrics": dict(self.task.metrics), "objective": self.task.objective}
         return {**about, "fields": list(self.data.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
-    # --- what is tried first
+    # --- settings tried first
 
     def _tried(self) -> list[dict[str, Any]]:
-        """Every setting under every budget, searched and trained once, judged on ``val``.
+        """Search and train every setting once for every budget, and evaluate it on ``val``.
 
-        A setting that cannot keep a budget has None for its objective there, and why in ``problem``.
+        If a setting cannot keep a budget, its ``objective`` is None and ``problem`` contains the reason.
         """
         tried: list[dict[str, Any]] = []
         work = self.work / f"seed-{TUNING_SEED}"
@@ -116,7 +121,7 @@ class _CellRun:
                     except TooFewBytes as error:
                         tried.append({"setting": number, "budget": budget, "objective": None, "problem": str(error)})
                         continue
-                    tracked = self.tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=_shown(cell))
+                    tracked = self.tracker.run(f"tried/{number}-{budget}", seed=TUNING_SEED, params=_recorded(cell))
                     title, checkpoint = f"{cell.name}, setting {number}, budget {budget}", done.with_suffix(".ckpt")
                     trained = self._trained(cell, TUNING_SEED, allocations["searched"], checkpoint, title, tracked)
                     objective = trained.validation[self.task.objective]
@@ -129,7 +134,7 @@ class _CellRun:
         return tried
 
     def _best(self, tried: list[dict[str, Any]], budget: Any) -> int:
-        """Number of the setting to take under a budget."""
+        """Number of the setting that is best on ``val`` for a budget."""
         of_budget = [trial for trial in tried if trial["budget"] == budget]
         able = [trial for trial in of_budget if trial["objective"] is not None]
         if of_budget and not able:
@@ -137,7 +142,7 @@ class _CellRun:
         return int(max(able, key=lambda trial: trial["objective"])["setting"]) if able else 0
 
     def _first_alike(self, number: int) -> int:
-        """Number of the first setting with the same search; settings may differ in the retraining alone."""
+        """Number of the first setting with the same search, since some settings differ only in the retraining."""
 
         def searched(cell: Cell) -> dict[str, Any]:
             return cell.setting.search.only([key for key in READ if key != "retrain"]).to_dict()
@@ -147,7 +152,7 @@ class _CellRun:
     # --- searches
 
     def _searched(self, number: int, seed: int, budget: Any, work: Path) -> Searched:
-        """The search of a setting; ``budget`` counts for a method whose search depends on the bytes that it is for."""
+        """The finished search of a setting. ``budget`` matters only to methods whose search has a target in bytes."""
         cell = self.settings[number]
         params = _with_seed(cell, seed, budget)
         experiment = Experiment(params.only(READ), self.data)
@@ -163,7 +168,7 @@ class _CellRun:
         return Searched(Found.load(scores, self.data.schema), kept)
 
     def _search(self, cell: Cell, experiment: Experiment, name: str, seed: int, budget: Any, work: Path) -> None:
-        """Search, and keep what was found and what it took."""
+        """Search, and write the findings and the costs to the work folder."""
         began, before = time.monotonic(), _peak_mib()
         whole = not (work / name).exists()
         tracked = self.tracker.run(f"{name}/seed-{seed}", seed=seed, params=experiment.params.to_dict())
@@ -190,7 +195,7 @@ class _CellRun:
     def _tested(
         self, cell: Cell, seed: int, arm: str, budget: Any, allocation: Allocation, name: str
     ) -> dict[str, Any]:
-        """One arm, trained and tested. One that was trained under another name is not trained again."""
+        """Train and test one arm. An identical model that is already trained for another arm or budget is reused."""
         place = {"seed": seed, "arm": arm, "budget": budget, "dims": allocation.dims}
         done, checkpoint = self.work / f"{name}.row", self.work / f"{name}.ckpt"
         settings = cell.params.retrain.model_dump()
@@ -201,7 +206,7 @@ class _CellRun:
                 return {**kept, **place}
         began, whole = time.monotonic(), not checkpoint.exists()
         run_name = name.replace("seed-", "retrain/seed-")
-        tracked = self.tracker.run(run_name, seed=seed, params=_shown(cell), tags={"allocation": arm})
+        tracked = self.tracker.run(run_name, seed=seed, params=_recorded(cell), tags={"allocation": arm})
         trained = self._trained(cell, seed, allocation, checkpoint, f"{cell.name}, {name}", tracked)
         seconds = time.monotonic() - began
         experiment = Experiment(cell.params.only(READ), self.data)
@@ -220,7 +225,7 @@ class _CellRun:
             "training_bytes": tested.training_bytes,
             "validation": trained.validation[self.task.objective],
             "epochs": len(trained.history),
-            "seconds": seconds if whole else None,  # what an interrupted training took, nobody knows
+            "seconds": seconds if whole else None,  # unknown for an interrupted training
             "run": tracked.name,
             "rows": len(tested.influence),
             "sketch": encoded(sketch(tested.influence)),
@@ -239,30 +244,30 @@ class _CellRun:
 
 
 def _allocations(cell: Cell, data: Encoded, seed: int, budget: Any, searched: Searched) -> dict[str, Allocation]:
-    """The allocation of every arm under a budget. Arms without a size of their own come with the first budget alone."""
+    """The allocation of every arm for a budget. Arms whose size is fixed come only with the first budget."""
     chosen: dict[str, Allocation] = {}
-    given = evidence(searched.found, data.schema, budget)
+    known = evidence(searched.found, data.schema, budget)
     arms = cell.entry.arms
     match = 0
     if {"searched", "uniform", "random"} & set(arms):
-        allocation, match = derive(cell.method, given)
+        allocation, match = derive(cell.method, known)
         if "searched" in arms:
             chosen["searched"] = allocation
     first = budget == cell.entry.budgets[0]
     for arm in arms:
         if arm in ("uniform", "random"):
-            chosen[arm] = control(arm, given, seed, match)
+            chosen[arm] = control(arm, known, seed, match)
         elif arm == "full" and first:
-            chosen[arm] = Method.named(arm).derive(replace(given, method=arm))
+            chosen[arm] = Method.named(arm).derive(replace(known, method=arm))
         elif arm == "alone" and first:
             data.schema.check_names([cell.entry.field or ""])
-            dims = {name: given.dim if name == cell.entry.field else 0 for name in data.schema.names}
+            dims = {name: known.dim if name == cell.entry.field else 0 for name in data.schema.names}
             chosen[arm] = Allocation("full", dims)
     return chosen
 
 
 def _with_seed(cell: Cell, seed: int, budget: Any) -> Params:
-    """The parameters of a cell's search with a seed, and for a method that searches for some bytes, with these."""
+    """The parameters of a cell's search with a seed, and with the budget if the method has a target in bytes."""
     changes: dict[str, Any] = {"search": {"seed": seed}}
     values = merged(cell.setting.search.model_dump(mode="json"), changes)
     if cell.method.targets and budget is not None:
@@ -271,11 +276,12 @@ def _with_seed(cell: Cell, seed: int, budget: Any) -> Params:
     return validated(Params, values, f"cell {cell.name}")
 
 
-def _shown(cell: Cell) -> dict[str, Any]:
+def _recorded(cell: Cell) -> dict[str, Any]:
+    """The parameters that the tracker records."""
     return cell.params.only(READ).to_dict()
 
 
 def _peak_mib() -> float | None:
-    """Memory of this process at its peak until now; None where the system does not tell."""
+    """Peak memory of this process until now; None if the system does not report it."""
     status = Path("/proc/self/status")
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024 if status.exists() else None

@@ -1,4 +1,4 @@
-"""Groups of models of a study beside each other: paired by seed, with an interval over seeds and test rows."""
+"""Comparisons of groups of models in a study: paired by seed, with an interval over seeds and test rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pipeline.reporting.statistics import holm
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import Study
 
-EQUAL = 0.02  # share of its bytes by which a control may be smaller and still count as no smaller
-UNEQUAL = 0.2  # share of its bytes by which a control may differ for a test; whole dimensions come no nearer
+EQUAL = 0.02  # a control that is smaller by no more than this share still counts as no smaller
+UNEQUAL = 0.2  # largest share of bytes by which a control may differ for a test; whole dimensions allow no less
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trained models that differ in the seed alone.
+    """Trained models that differ only in the seed.
 
     Args:
-        place: their keys of the grid, ``budget`` (None for none) and ``arm``.
-        rows: of `Frames.rows`, one for each seed, indexed by seed.
+        place: their values in the grid, ``budget`` (None without a budget) and ``arm``.
+        rows: their rows of `Frames.rows`, one for each seed, indexed by seed.
     """
 
     place: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Group:
 
     @property
     def bytes(self) -> float:
-        """Mean over the seeds."""
+        """Mean size over the seeds, in bytes."""
         return float(self.rows["bytes"].mean())
 
 
@@ -42,9 +42,9 @@ class Comparison:
 
     Args:
         difference: of the objective.
-        size: bytes of the group, as a multiple of the control's.
-        control: what it is compared with.
-        p_value: corrected for all tests of its table; None where there is no test.
+        size: bytes of the group divided by the bytes of the control.
+        control: the group that is subtracted.
+        p_value: corrected for all tests of its table; None if there is no test.
     """
 
     difference: Difference
@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def fair(self) -> bool:
-        """Whether both are nearly equal in size."""
+        """Whether both are nearly equal in size, so that a test is allowed."""
         return near(self.size)
 
 
@@ -71,25 +71,32 @@ def budget_text(budget: float | None) -> str:
 
 
 def groups(study: Study, frames: Frames) -> list[Group]:
-    """All groups, in the order of the grid."""
+    """All groups of a study, in the order of the grid.
+
+    Args:
+        study: its definition.
+        frames: its results.
+    """
     by = [*study.grid, "budget", "arm"]
-    made = []
+    all_groups = []
     for values, rows in frames.rows.groupby(by, sort=False, dropna=False):
         place = dict(zip(by, values, strict=True))
         place["budget"] = None if pd.isna(place["budget"]) else place["budget"]
         once = rows.drop_duplicates("seed")  # a study may name a budget twice
-        made.append(Group(place, once.set_index("seed", drop=False).sort_index()))
-    return made
+        all_groups.append(Group(place, once.set_index("seed", drop=False).sort_index()))
+    return all_groups
 
 
 def averaged(pairs: Sequence[tuple[Group, Group]], objective: str) -> Difference | None:
     """The first group of each pair minus the second, paired by seed and averaged over the pairs.
 
     Args:
-        pairs: of one data set, so that all of them are tested on the same rows.
+        pairs: groups of the same data set, which are tested on the same rows.
+        objective: name of the metric to compare.
 
     Returns:
-        None if they have no seed in common. Without the sketch of a model the interval covers the seeds alone.
+        The mean difference with its interval; None if the groups have no seed in common. If a model has no sketch, the
+        interval covers only the seeds.
     """
     sides = [[pair[side].rows for pair in pairs] for side in (0, 1)]
     every = [rows for side in sides for rows in side]
@@ -103,7 +110,7 @@ def averaged(pairs: Sequence[tuple[Group, Group]], objective: str) -> Difference
 
 
 def _row_variance(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame]) -> tuple[float | None, int | None]:
-    """Variance over the test rows, and their number; None where a sketch is missing or the rows are not the same."""
+    """Variance over the test rows, and their number; None if a sketch is missing or the numbers of rows differ."""
     sketches = [[sketch for rows in side for sketch in rows["sketch"]] for side in (a, b)]
     tested = pd.concat([rows["test_rows"] for rows in (*a, *b)]).unique()
     if len(tested) > 1 or any(sketch is None for side in sketches for sketch in side):
@@ -114,11 +121,16 @@ def _row_variance(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame]) -> tuple
 def against_uniform(
     study: Study, frames: Frames, grouped: Sequence[Group], family: Sequence[str] = ()
 ) -> list[Comparison | None]:
-    """Each searched group minus one dimension for all fields of its size; None for a group without such a control.
+    """Compare each searched group with its control: one dimension for all fields, at the same size.
 
     Args:
-        grouped: all groups; the controls are among them.
-        family: the part of a place that the tests of one table have in common; p-values are corrected within a table.
+        study: its definition.
+        frames: its results.
+        grouped: all groups, including the controls.
+        family: keys of the place that the tests of one table share; p-values are corrected within a table.
+
+    Returns:
+        A comparison for each group; None for a group without a control.
     """
     compared: list[Comparison | None] = []
     for group in grouped:
@@ -140,10 +152,19 @@ def against_uniform(
 
 
 def uniform_of(study: Study, group: Group, grouped: Sequence[Group]) -> Group | None:
-    """The control of a searched group: one dimension for all fields, of its size.
+    """The control of a searched group: one dimension for all fields, at the same size.
 
-    It is the arm ``uniform`` of its own cell. Where the cell has none, it is the model of the method ``uniform`` in the
-    same setting that is nearest in bytes: of those that are no smaller, if one of these is near enough for a test.
+    The control is the arm ``uniform`` of the same cell. If the cell has none, it is the model of the method ``uniform``
+    in the same setting whose bytes are nearest. Models that are no smaller than the group are preferred, if one of them
+    is near enough for a test.
+
+    Args:
+        study: its definition.
+        group: the searched group.
+        grouped: all groups, including the controls.
+
+    Returns:
+        The control; None if there is none, or the group is not searched.
     """
     if group.place["arm"] != "searched" or group.place.get("method") == "uniform":
         return None
@@ -165,13 +186,13 @@ def uniform_of(study: Study, group: Group, grouped: Sequence[Group]) -> Group | 
 
 
 def covered(differences: Iterable[Difference]) -> str:
-    """What the intervals cover, in a few words: "seeds and test rows"; empty if there are none."""
+    """A phrase for the coverage of the intervals, e.g. "seeds and test rows"; empty without intervals."""
     kinds = {one.covers for one in differences if one.interval is not None}
     return f"{COVERS}, or {SEEDS_ALONE} where it says so" if len(kinds) > 1 else "".join(kinds)
 
 
 def intervals(differences: Sequence[Difference]) -> str:
-    """What the intervals of a table cover, and why some are missing, in a few sentences; empty without differences."""
+    """Sentences on the coverage of a table's intervals, and the reasons for missing ones; empty without differences."""
     said = []
     if covers := covered(differences):
         because = ": the results keep nothing about single test rows" if SEEDS_ALONE in covers else ""

@@ -1,4 +1,4 @@
-"""The tables of a study of many methods: who stands where, what was claimed of whom, and each setting by itself."""
+"""The tables of a study of many methods: standings, published claims, and one table for each setting."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from pipeline.studies.comparisons import (
 from pipeline.studies.frames import Frames, Result
 from pipeline.studies.grid import Study
 
-CONTEST = 4  # methods; a study of more ranks them, the best first
+CONTEST = 4  # a study with more methods than this ranks them
 ALPHA = 0.05
-MARGIN = 0.002  # of the objective, which on data of this size is within the noise of the seeds
+MARGIN = 0.002  # of the objective; on data of this size it is within the noise of the seeds
 
 HIGHER, LOWER = "higher", "lower"
 UNCORRECTED = "before correction"
@@ -40,18 +40,23 @@ NO_LOSS, GAIN = ">=", ">"  # signs of a claim
 
 
 def is_contest(study: Study) -> bool:
-    """Whether a study compares so many methods that its tables rank them."""
+    """Whether a study has more than `CONTEST` methods, so that its tables rank them."""
     return len(study.grid.get("method", [])) > CONTEST
 
 
 def tables(study: Study, frames: Frames) -> list[Table]:
-    """Standings, claims, and a table for each setting and budget."""
+    """The standings, the claims, and a table for each setting and budget.
+
+    Args:
+        study: its definition.
+        frames: its results.
+    """
     contest = _Contest(study, frames)
     return [*contest.standings(), *claims(study, frames), *contest.settings()]
 
 
 class _Contest:
-    """All groups of a study with their controls; p-values are corrected within a setting and budget."""
+    """All groups of a study with their controls. p-values are corrected within each setting and budget."""
 
     def __init__(self, study: Study, frames: Frames) -> None:
         self.frames = frames
@@ -61,7 +66,7 @@ class _Contest:
         self.compared = list(zip(grouped, compared, strict=True))
 
     def settings(self) -> list[Table]:
-        """For every setting and budget all methods, the best first, with what they take to serve, train and search."""
+        """A table for each setting and budget: all methods, the best first, with their size and costs."""
         found: dict[tuple[str, ...], list[tuple[Group, Comparison | None]]] = {}
         for group, one in self.compared:
             found.setdefault(self._place(group), []).append((group, one))
@@ -99,10 +104,10 @@ class _Contest:
         ]
 
     def standings(self) -> list[Table]:
-        """Every method over all settings and budgets: its rank, its mean difference, and its verdicts.
+        """The rank, the mean difference and the verdicts of every method, over all settings and budgets.
 
-        The mean difference is averaged over the settings of a data set, seed by seed; its p-values are corrected for
-        the methods of the table.
+        The mean difference is averaged over the settings of a data set, paired by seed. Its p-values are corrected for
+        all methods of the table.
         """
         figures: dict[str, dict[tuple[str, ...], float]] = {}
         verdicts: dict[str, list[str]] = {}
@@ -131,7 +136,7 @@ class _Contest:
         return [Table(title, ["method", "average rank", *heads, *kinds], lines, note)]
 
     def _means(self, dataset: str) -> dict[str, tuple[Difference, float | None]]:
-        """By method, its mean difference on a data set over settings of nearly equal sizes, and the corrected p."""
+        """Each method's mean difference on a data set, over settings of nearly equal sizes, and its corrected p."""
         pairs: dict[str, list[tuple[Group, Group]]] = {}
         for group, one in self.compared:
             if one is not None and one.fair and group.place["dataset"] == dataset:
@@ -146,7 +151,7 @@ class _Contest:
 
 
 def verdict(one: Comparison) -> str:
-    """One of `VERDICTS`, or that there is no test."""
+    """The verdict on a comparison: one of `VERDICTS`, or `UNTESTED`."""
     if not one.fair:
         return UNLIKE
     if one.p_value is None or one.difference.p_value is None:
@@ -164,7 +169,7 @@ def _cells(tested: tuple[Difference, float | None] | None) -> list[str]:
 def _ranks(
     figures: Mapping[str, Mapping[tuple[str, ...], float]], places: Sequence[tuple[str, ...]]
 ) -> dict[str, float]:
-    """Average rank of each method that has a figure for all places."""
+    """Average rank of each method that has a result at all places."""
     complete = [method for method, of_method in figures.items() if set(places) <= of_method.keys()]
     if not complete:
         return {}
@@ -177,18 +182,22 @@ def _ranks(
 
 @dataclass(frozen=True)
 class _Test:
-    """A claim on one data set."""
+    """The test of a claim on one data set."""
 
     difference: Difference
     budgets: str
 
 
 def claims(study: Study, frames: Frames) -> list[Table]:
-    """What ``claims.csv`` says of a method beside another one, and whether the results support it.
+    """The table of the claims in ``claims.csv``, each of which compares two methods; empty without that file.
 
-    ``>``: its objective is higher, averaged over the budgets at which both are of nearly the same size; p-values are
-    corrected for the claims of a data set. ``>=``, beside full tables: at its largest budget it is not lower by more
-    than `MARGIN`, judged by the interval.
+    The sign ``>`` claims a higher objective, averaged over the budgets at which both methods have nearly the same size.
+    Its p-values are corrected for all claims of a data set. The sign ``>=`` compares with full tables: at the largest
+    budget the objective is lower by no more than `MARGIN`, judged by the interval.
+
+    Args:
+        study: its definition.
+        frames: its results.
     """
     file = study.folder / "claims.csv"
     if not file.exists():
@@ -220,23 +229,23 @@ def claims(study: Study, frames: Frames) -> list[Table]:
                 ]
     columns = ("difference", "budgets", "p", "verdict")
     head = ["source", "claim", "tested", *(f"{name}, {dataset}" for dataset in datasets for name in columns)]
-    note = (
-        f"{GAIN} claims a higher {frames.title}. {NO_LOSS} claims one that is lower by no more than {MARGIN}, and is "
-    )
-    note += f"judged by the interval. {intervals(differences)}"
+    note = f"{GAIN} claims a higher {frames.title}. {NO_LOSS} claims a loss of at most {MARGIN}; the interval "
+    note += f"decides. {intervals(differences)}"
     return [Table("Claims, with their sources", head, lines, note.strip())]
 
 
 def _is_of(group: Group, method: str) -> bool:
-    """Whether a group is what the method itself builds, and not one of its controls."""
+    """Whether a group belongs to the method itself, and is not one of its controls."""
     return bool(group.place["method"] == method and group.place["arm"] == ("full" if method == "full" else "searched"))
 
 
 def _test(one: Sequence[Group], other: Sequence[Group], sign: str, frames: Frames) -> _Test | None:
-    """The test of a claim; None if a method is missing, or there are no two models of nearly the same size.
+    """The test of a claim; None if a method is missing, or no two models have nearly the same size.
 
     Args:
-        one, other: all groups of either method.
+        one, other: all groups of the two methods.
+        sign: of the claim.
+        frames: the results of the study.
     """
 
     def place(group: Group, *without: str) -> dict[str, Any]:
@@ -255,11 +264,12 @@ def _test(one: Sequence[Group], other: Sequence[Group], sign: str, frames: Frame
 
 
 def upheld(sign: str, difference: Difference, corrected: float | None) -> str:
-    """What a test says of a claim: "supported", "contradicted", "undecided", or that there is no test.
+    """The verdict on a claim: "supported", "contradicted", "undecided", or `UNTESTED`.
 
     Args:
         sign: of the claim.
-        corrected: p-value, for a claim of a gain.
+        difference: of the objective, with its interval.
+        corrected: corrected p-value of a claim of a gain; None for other claims.
     """
     if difference.interval is None:
         return UNTESTED
@@ -275,7 +285,13 @@ def upheld(sign: str, difference: Difference, corrected: float | None) -> str:
 
 
 def tried(study: Study, frames: Frames, results: Sequence[Result]) -> list[Table]:
-    """What each setting reached that was tried before the seeds of the study, if any were."""
+    """The objective on ``val`` of each setting that was tried before the test; no table if none was tried.
+
+    Args:
+        study: its definition.
+        frames: its results, for the title of the objective.
+        results: of the cells.
+    """
     lines = []
     for result in results:
         by_budget: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The data of a study: ingested and encoded with the parameters of its profile, one folder for each data set."""
+"""The data of a study: each data set is ingested and encoded once, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from pipeline.workflow.plug import file_of
 
 
 def prepare(cell: Cell, folder: Path) -> int:
-    """Write the encoded data that a cell reads; the number of rows."""
+    """Write the encoded data that a cell reads.
+
+    Args:
+        cell: any cell of the data set.
+        folder: the folder to write, whole or not at all.
+
+    Returns:
+        The number of rows.
+    """
     dataset = cell.params.dataset
     source = opened(dataset)
     with whole(folder) as draft:
@@ -33,6 +41,6 @@ def prepare(cell: Cell, folder: Path) -> int:
 
 
 def recipe(cell: Cell) -> str:
-    """Names all that the data depend on but the files of the data set."""
+    """A hash of all that the encoded data depend on, except the files of the data set."""
     values = cell.params.only(["dataset", "encode"]).to_dict()
     return content_key(["pipeline/studies/data.py", file_of("datasets", cell.params.dataset.name)], values)

@@ -1,4 +1,4 @@
-"""The results of a study as data frames, with MLflow's ids of the runs that they come from."""
+"""The results of a study as data frames, with the MLflow ids of their runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.tracking.place import StoreError
 from pipeline.tracking.sync import run_ids
 from pipeline.workflow.places import root
 
-Result = Mapping[str, Any]  # of one cell, see `pipeline.studies.cell.run`
+Result = Mapping[str, Any]  # the result of one cell, see `pipeline.studies.cell.run`
 
-COLUMNS = [  # of a trained model, beside its metrics
+COLUMNS = [  # of a trained model, in addition to its metrics
     *("cell", "budget", "arm", "seed", "bytes", "of_full", "table_params", "training_bytes", "epochs", "seconds"),
     *("search_seconds", "setting", "test_rows", "dims", "run", "mlflow_run", "commit", "sketch"),
 ]
@@ -29,14 +29,14 @@ SEARCH_COLUMNS = [  # of a search
 
 @dataclass(frozen=True)
 class Frames:
-    """What the cells of a study measured.
+    """The measurements of a study's cells.
 
     Args:
         rows: one row for each trained model, with a column for each key of the grid, each metric and each of
             `COLUMNS`; ``dims`` is JSON, ``sketch`` is an array or None.
         searches: one row for each search, with the keys of the grid and `SEARCH_COLUMNS`.
         metrics: name of each metric -> its title.
-        objective: the metric that judges; more of it is better.
+        objective: name of the metric that judges the models; higher is better.
     """
 
     rows: pd.DataFrame
@@ -46,30 +46,34 @@ class Frames:
 
     @property
     def title(self) -> str:
-        """What tables and axes call the objective."""
+        """Title of the objective in tables and on axes."""
         return self.metrics[self.objective]
 
     @property
     def shown(self) -> list[str]:
-        """The metrics that have room in a table; the objective comes first."""
+        """Names of the metrics that tables show, at most two; the objective comes first."""
         return list(self.metrics)[:2]
 
     @property
     def details(self) -> pd.DataFrame:
-        """Every single figure: of the trained models, or of the searches where nothing was trained."""
+        """All single results: of the trained models, or of the searches if no model was trained."""
         return self.rows.drop(columns="sketch") if len(self.rows) else self.searches
 
     @classmethod
     def of(cls, study: Study, results: Sequence[Result]) -> Frames:
-        """The frames of one or more results.
+        """Make the frames of one or more results.
+
+        Args:
+            study: the study of the results.
+            results: one for each cell.
 
         Raises:
-            ValueError: if the cells have different objectives, or a column would have two meanings.
+            ValueError: if the cells have different objectives, or two columns would have the same name.
         """
         objectives = {result["objective"]: _name(result) for result in results}
         if len(objectives) > 1:
             said = ", ".join(f"{objective} for {cell}" for objective, cell in objectives.items())
-            raise ValueError(f"study {study.name}: a report compares one objective, and its cells have {said}")
+            raise ValueError(f"study {study.name}: a report compares one objective, but its cells have {said}")
         (objective,) = objectives
         metrics = {name: title for result in results for name, title in result["metrics"].items()}
         metrics = {objective: metrics[objective], **metrics}
@@ -77,8 +81,8 @@ class Frames:
         for names in (columns, [*study.grid, *SEARCH_COLUMNS]):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(
-                    f"study {study.name}: the tables have a column {twice[0]} of their own; give the grid's key, or "
-                    "the metric, of this name another one"
+                    f"study {study.name}: the tables have a column {twice[0]} of their own; rename the grid's key or "
+                    "the metric of this name"
                 )
         ids = _mlflow_ids(results)
         rows = [line for result in results for line in _rows(result, objective, ids)]
@@ -121,7 +125,7 @@ def _name(result: Result) -> str:
 
 
 def _mlflow_ids(results: Sequence[Result]) -> dict[tuple[str, str], str]:
-    """Ids of the runs that have arrived in the store, by the cell's key and the run's name."""
+    """MLflow ids of the runs that are in the store, by the key of the cell and the name of the run."""
     try:
         return run_ids(root(), "study", [result["key"] for result in results])
     except StoreError as error:

@@ -1,9 +1,9 @@
-"""What a study consists of: a grid of cells, each with parameters, arms and seeds of its own.
+"""The definition of a study: a grid of cells, each with its own parameters, arms and seeds.
 
-``studies/<name>/params.yaml`` has a section for each profile, with the lists that the grid is the product of and the
-seeds, and a section for each key of the grid, which says what a value of it stands for. ``studies/datasets.yaml`` does
-so for ``dataset``. All cells begin with what stands under ``every``, in the file or in a profile. What a value stands
-for is an `Entry`.
+``studies/<name>/params.yaml`` has a section for each profile, with the seeds and a list of values for each key of the
+grid; the grid is the product of these lists. It also has a section for each key, which defines each value with an
+`Entry`. ``studies/datasets.yaml`` defines the values of the key ``dataset``. The section ``every``, in the file or in a
+profile, applies to all cells.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ from pipeline.workflow.plug import file_of
 from pipeline.workflow.validation import AsTuple, Budget, Positive, Section, validated
 
 STUDIES = ROOT / "studies"
-SIZED = ("searched", "uniform", "random")  # arms that have a size of their own for every budget
-READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # by a cell
+SIZED = ("searched", "uniform", "random")  # arms whose size depends on the budget
+READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # of a cell
 Arm = Literal["searched", "uniform", "random", "full", "alone"]
 
 
 class Entry(Section):
-    """What a value of the grid stands for.
+    """The definition of a value of the grid.
 
     Args:
-        params: differs from the repository's params.yaml.
-        search: differs from that in the search alone.
-        arms: what is trained and tested: ``searched``, ``uniform`` and ``random`` of its size, ``full``, or ``alone``,
-            the one field that ``field`` names, at the full dimension; an empty list ends a cell with the search.
-        budgets: bytes, shares of the full tables, or null, for the search's own choice; one set of arms each.
-        tuning: settings to try before anything is tested, each as ``params`` is, if ``tuned`` is true. For every budget
-            the best on ``val`` is kept, of one search and training each, with a seed of their own; a setting that
-            cannot keep a budget is left out there.
-        share: of the rows of ``train`` and ``arch`` that the search sees, 1/k.
-        seconds: what a search or a training takes, roughly, on one thread, for the estimate and the order of the cells.
-        slower: how many times that it takes with this value.
+        params: changes to the repository's params.yaml.
+        search: further changes, for the search alone.
+        arms: the models to train and test: ``searched``; ``uniform`` and ``random``, of the same size; ``full``; or
+            ``alone``, with one field at the full dimension. An empty list ends the cell after the search.
+        budgets: bytes, shares of the full tables, or null for no budget. All arms are trained for each budget.
+        tuning: settings to try before the test, if ``tuned`` is true; each is a set of changes like ``params``. Each
+            setting has one search and one training, with a separate seed. The setting that is best on ``val`` is used,
+            for each budget separately; a setting that cannot keep a budget is left out there.
+        tuned: whether to try the settings of ``tuning``.
+        share: share of the rows of ``train`` and ``arch`` that the search reads, 1/k.
+        field: name of the field of the arm ``alone``.
+        seconds: rough duration of a search or a training on one thread, for the estimate and the order of the cells.
+        slower: factor on ``seconds`` with this value.
     """
 
     params: dict[str, Any] = Field(default_factory=dict)
@@ -61,7 +63,12 @@ class Entry(Section):
 
 @dataclass(frozen=True)
 class Setting:
-    """Parameters of a cell, and of its search, which may differ."""
+    """The parameters of a cell and of its search.
+
+    Args:
+        params: of everything except the search.
+        search: of the search.
+    """
 
     params: Params
     search: Params
@@ -72,11 +79,13 @@ class Cell:
     """One cell of a study.
 
     Args:
-        keys: its place in the grid.
-        seeds: of search and retraining alike.
+        study: name of the study.
+        profile: name of the profile.
+        keys: its place in the grid: key -> value.
+        seeds: of both search and retraining.
         setting: its parameters.
-        entry: arms, budgets, and the like.
-        tuning: settings to try.
+        entry: arms, budgets and costs, merged from the entries of all its values.
+        tuning: settings to try before the test.
     """
 
     study: str
@@ -88,29 +97,32 @@ class Cell:
     tuning: tuple[Setting, ...] = ()
 
     def settings(self) -> list[Cell]:
-        """The cell under each of the settings that are tried; itself if there is nothing to try."""
+        """The cell with each of the settings to try; the cell itself if there are none."""
         return [replace(self, setting=setting, tuning=()) for setting in self.tuning] or [self]
 
     @property
     def name(self) -> str:
+        """Its values in the grid, joined by hyphens."""
         return "-".join(self.keys.values())
 
     @property
     def params(self) -> Params:
+        """Its parameters, of everything except the search."""
         return self.setting.params
 
     @property
     def method(self) -> Method:
+        """Its method, with the method's options."""
         return Method.named(self.params.method.name, self.params.method.own_options)
 
     @property
     def searches(self) -> bool:
-        """Whether there is anything to search: the arms ask for it, or it is all that the cell does."""
+        """Whether the cell searches: an arm needs a search, or the cell has no arms."""
         return self.method.finds and (not self.entry.arms or bool(set(SIZED) & set(self.entry.arms)))
 
     @property
     def runs(self) -> int:
-        """Searches and trainings, of all seeds."""
+        """Number of searches and trainings, over all seeds."""
         sized, budgets = len([arm for arm in self.entry.arms if arm in SIZED]), len(self.entry.budgets)
         searches = self.searches * (budgets if self.method.targets else 1)
         tried = len(self.tuning) * (searches + budgets)
@@ -118,11 +130,11 @@ class Cell:
 
     @property
     def cost(self) -> float:
-        """Seconds that all of it takes, roughly, on one thread."""
+        """Rough duration of the cell on one thread, in seconds."""
         return self.runs * self.entry.seconds * self.entry.slower
 
     def recipe(self) -> str:
-        """Names all that its figures depend on but the data: parameters, arms, seeds and code."""
+        """A hash of all that its figures depend on, except the data: parameters, arms, seeds and code."""
         settings = [
             [one.params.only(READ).to_dict(), one.search.only(READ).to_dict()] for one in (self.setting, *self.tuning)
         ]
@@ -136,10 +148,15 @@ class Cell:
 
 
 class Study:
-    """A study's definition.
+    """The definition of a study, read from its files.
+
+    Args:
+        name: of the study.
+        profile: name of a section of the study's params.yaml that has seeds.
+        folder: of the study; by default ``studies/<name>``.
 
     Raises:
-        ValueError: naming the file and the place, if it is not as the module says.
+        ValueError: if there is no such study or profile.
     """
 
     def __init__(self, name: str, profile: str, folder: Path | None = None) -> None:
@@ -159,17 +176,31 @@ class Study:
         self.grid: dict[str, list[str]] = grid
 
     def cells(self) -> list[Cell]:
+        """All cells, in the order of the grid.
+
+        Raises:
+            ValueError: as `cell`.
+        """
         return [
             self.cell(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
         ]
 
     def cell(self, keys: Mapping[str, str]) -> Cell:
-        """The cell at a place of the grid."""
+        """The cell at a place in the grid.
+
+        Args:
+            keys: a value for each key of the grid.
+
+        Raises:
+            ValueError: if the keys are not those of the grid, a value is not defined, or its parameters are not valid.
+        """
         if set(keys) != set(self.grid):
             raise ValueError(f"a cell of {self.name} has the keys {', '.join(self.grid)}, got {', '.join(keys)}")
         entry, place = self._entry(keys)
         if "encode" in entry.params:
-            raise ValueError(f"{place}: params: encode is that of the repository's params.yaml, for all cells alike")
+            raise ValueError(
+                f"{place}: params must not change encode; all cells use that of the repository's params.yaml"
+            )
         params = merged(read_yaml(ROOT / "params.yaml"), entry.params)
         tuning = [merged(params, change) for change in entry.tuning] if entry.tuned else []
         settings = [
@@ -180,7 +211,7 @@ class Study:
         return Cell(self.name, self.profile, ordered, self.seeds, settings[0], entry, tuple(settings[1:]))
 
     def _entry(self, keys: Mapping[str, str]) -> tuple[Entry, str]:
-        """What the values of a place stand for together, and the place of the last one."""
+        """The merged entries of all values, and where the last one stands in the file, for messages."""
         values: dict[str, Any] = copy.deepcopy(self.every)
         place = f"{self._place()}: every"
         for key, value in keys.items():
@@ -188,23 +219,35 @@ class Study:
             place = f"{self._place()}: {key}: {value}"
             source = self.datasets.get(self.profile, {}) if key == "dataset" else self.values.get(key, {})
             if value not in source:
-                raise ValueError(f"{place} is in the grid, but nothing says what it stands for")
+                raise ValueError(f"{place} is in the grid, but has no section that defines it")
             values = merged(values, source[value] or {})
         return validated(Entry, values, place), place
 
     def dataset(self, name: str) -> Cell:
-        """Some cell of a data set; they all read the same data."""
-        found = next((cell for cell in self.cells() if cell.keys["dataset"] == name), None)
-        if found is None:
+        """Any cell of a data set; all of them read the same data.
+
+        Args:
+            name: of the data set.
+
+        Raises:
+            ValueError: if no cell has this data set.
+        """
+        first = next((cell for cell in self.cells() if cell.keys["dataset"] == name), None)
+        if first is None:
             raise ValueError(f"study {self.name}, profile {self.profile}, has no data set {name!r}")
-        return found
+        return first
 
     def _place(self) -> str:
         return str((self.folder / "params.yaml").relative_to(self.folder.parents[1]))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested mapping, changed where another one says so; options do not outlive the name that they belong to."""
+    """A copy of a nested mapping with changes. If ``name`` changes, the old ``options`` of that name are dropped.
+
+    Args:
+        base: the mapping, which stays unchanged.
+        changes: new values, nested as in ``base``.
+    """
     result = dict(copy.deepcopy(dict(base)))
     if "name" in result and changes.get("name", result["name"]) != result["name"]:
         result.pop("options", None)

@@ -1,4 +1,4 @@
-"""The report of a study: its results, tables, figures, and its section of the page of all studies."""
+"""The report of a study: its results, tables, figures, and its section of the page on all studies."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from pipeline.studies.results import Results
 from pipeline.workflow.outputs import whole, write_json, write_text
 
 ABOUT = {
-    "overall": "Every backbone and method, beside one dimension for all fields and random dimensions of the same size.",
+    "overall": "Every backbone and method, against one dimension for all fields and random dimensions of that size.",
     "components": "AD-1 shares one table between the candidate dimensions and pads with zeros. AD-2, the method "
     "itself, shares the table and maps linearly. AD-3 has separate tables and pads with zeros. AD-4 has separate "
     "tables and maps linearly. Single-level learns weights and architecture from the same batches. All are retrained "
     "with linear maps.",
-    "schedule": "f is the number of weight steps for each architecture step. The temperature cools over the run, not "
-    "at all, or as in the paper. During the warm-up, a share of the steps, all candidates have the same weight.",
-    "transfer": "Dimensions found with FM, in backbones that had no part in the search.",
-    "stability": "Whether seeds choose alike: the mean correlation of the chosen dimensions over all pairs of seeds.",
-    "case": "W&D that sees one field alone, at the full dimension, beside the dimension that the search gives it.",
-    "budget": "One search, many budgets: the best choice within each budget, beside one dimension for all fields and "
-    "random dimensions of the same size.",
-    "data": "The search sees a share of the rows, the retraining sees all of them.",
+    "schedule": "f is the number of weight steps for each architecture step. The temperature cools over the run, stays "
+    "constant, or follows the paper. During the warm-up, a share of the steps, all candidates have the same weight.",
+    "transfer": "Dimensions found with FM, used in other backbones.",
+    "stability": "Agreement of the seeds: the mean correlation of the chosen dimensions over all pairs of seeds.",
+    "case": "W&D trained on one field alone, at the full dimension, beside the dimension that the search chooses.",
+    "budget": "One search, many budgets: the best choice within each budget, compared with one dimension for all "
+    "fields and random dimensions of the same size.",
+    "data": "The search reads a share of the rows; the retraining reads all of them.",
 }
 CONTEST = (
-    "All methods within the same bytes, counting all that has to be kept to serve. A method may stay below its budget, "
-    "so it is compared with one dimension for all fields, of the size that the method came to. Where it stays below "
-    "several budgets, the same model stands in several settings."
+    "All methods within the same budget of bytes, which counts everything that serving needs. A method may stay below "
+    "its budget, so it is compared with one dimension for all fields at the method's actual size. If a method stays "
+    "below several budgets, the same model appears in several settings."
 )
 CORRECTED = (
-    "p-values are corrected after Holm: for all tests of a data set in the standings and the claims, and for all tests "
-    "of the table elsewhere. There is no test where the nearest uniform dimension differs by more than "
-    f"{UNEQUAL:.0%} in bytes. With so many tests of so few seeds, only large differences hold after correction; "
-    f'"{contests.HIGHER} {contests.UNCORRECTED}" and "{contests.LOWER} {contests.UNCORRECTED}" are the verdicts of '
-    f"those whose p-value is below {contests.ALPHA} by itself, but not after correction."
+    "p-values are Holm-corrected: in the standings and the claims for all tests of a data set, elsewhere for all tests "
+    "of the table. There is no test where the nearest uniform dimension differs by more than "
+    f"{UNEQUAL:.0%} in bytes. With many tests and few seeds, only large differences stay significant after "
+    f'correction. The verdicts "{contests.HIGHER} {contests.UNCORRECTED}" and "{contests.LOWER} '
+    f'{contests.UNCORRECTED}" mean that the p-value is below {contests.ALPHA} only before correction.'
 )
 
 
 @dataclass
 class _Found:
-    """The results of a study's cells, by what is known of them.
+    """The results of a study's cells, and the cells without a usable result.
 
     Args:
-        results: of the cells, by name.
-        unknown: cells whose kept result cannot be checked, because their data are not here.
+        results: by the name of the cell.
+        unknown: cells whose kept result cannot be checked, because their encoded data are missing.
         missing: names of cells without a result.
     """
 
@@ -67,18 +67,19 @@ class _Found:
 
 
 def write(study: Study, partial: bool = False) -> str:
-    """Write ``results/<profile>/`` in the study's folder, the working directory: whole or not at all.
+    """Write ``results/<profile>/`` in the working directory, the study's folder: whole or not at all.
 
-    It holds the results themselves (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
+    The folder has the results (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
 
     Args:
-        partial: report the cells that have results, instead of refusing if some have none.
+        study: its definition.
+        partial: report the cells that have results, even if others have none.
 
     Returns:
         The contents of ``table.md``.
 
     Raises:
-        ValueError: if cells have no results, naming them.
+        ValueError: if cells have no results, or the frames cannot be made; see `Frames.of`.
     """
     found = _find(study, partial)
     results = list(found.results.values())
@@ -121,7 +122,7 @@ def _find(study: Study, partial: bool) -> _Found:
 
 
 def _keep(study: Study, found: _Found, folder: Path) -> None:
-    """Copy the results, and those that cannot be checked as they are: older code may have written them."""
+    """Copy the results. Those that cannot be checked are copied unchanged, since older code may have written them."""
     folder.mkdir(parents=True)
     for name, result in found.results.items():
         write_json(folder / f"{name}.json", result, indent=None)
@@ -130,7 +131,7 @@ def _keep(study: Study, found: _Found, folder: Path) -> None:
 
 
 def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
-    """What the study is, how to read the tables, and what is not in them: a paragraph each."""
+    """Paragraphs on the study, on how to read its tables, and on the cells that are not in them."""
     contest = contests.is_contest(study)
     commits = sorted({result["commit"] for result in found.results.values()})
     seeds = ", ".join(map(str, study.seeds))
@@ -146,14 +147,14 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
     if found.unknown:
         names = ", ".join(cell.name for cell in found.unknown)
         paragraphs.append(
-            f"Kept in cells/, but not in the tables: {names}. Their data are not here, so nothing tells whether these "
-            "results are still those of the cells."
+            f"Kept in cells/, but not in the tables: {names}. Their encoded data are missing, so these results "
+            "cannot be checked."
         )
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
 def _section(study: Study, frames: Frames, about: Sequence[str], made: Sequence[Table], pictures: Sequence[str]) -> str:
-    """The study's part of the page of all studies."""
+    """The study's section of the page on all studies, as HTML."""
     body = [page.heading(f"{study.name}, {study.profile}"), *map(page.paragraph, about)]
     for table in made:
         body += [page.titled(table.title, table.note), page.table(table.head, table.rows)]
@@ -183,7 +184,7 @@ def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """The objective against bytes, a figure for each data set and method."""
+    """The curves of the objective against bytes, a figure for each data set and method."""
     for (dataset, method), rows in frames.rows.groupby(["dataset", "method"], sort=False):
         points = {
             str(arm): [(one["bytes"].mean(), one[frames.objective].tolist()) for _, one in of_arm.groupby("budget")]
@@ -195,7 +196,7 @@ def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """Each searched group minus one dimension of its size; of many methods, a figure for each data set."""
+    """Each searched group minus one uniform dimension of the same size; a contest has a figure for each data set."""
     grouped = groups(study, frames)
     contest = contests.is_contest(study)
     keys = ["method"] if contest else list(study.grid)

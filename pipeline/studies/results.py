@@ -1,8 +1,8 @@
-"""Where a study's results are, and whether they are still those of its cells.
+"""The files of a study's results, and the check that they are up to date.
 
-A cell's result is named by its key: the cell's recipe (parameters, arms, seeds, code) and the encoded data. A result
-with another key is of something else, and is not used. Results that a report has kept, in
-``results/<profile>/cells``, count for whoever has the repository and not its DVC cache.
+Each result contains the key of its cell: a hash of the cell's recipe (parameters, arms, seeds, code) and of the encoded
+data. A result with another key is out of date and is not used. Reports keep results in ``results/<profile>/cells``, for
+users who have the repository without its DVC cache.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ ARTIFACTS = Path("artifacts")
 
 @dataclass(frozen=True)
 class Results:
-    """The results of one study, relative to its folder.
+    """The results of one study. All paths are relative to the study's folder.
 
     Args:
-        study: whose they are.
+        study: its definition.
     """
 
     study: Study
 
     @property
     def keys(self) -> Path:
-        """Folder of recipes, which DVC compares to decide what has to run again."""
+        """Folder of the recipes. DVC compares them to decide which stages run again."""
         return ARTIFACTS / "keys" / self.study.profile
 
     def data(self, dataset: str) -> Path:
+        """Folder of the encoded data of a data set."""
         return ARTIFACTS / "data" / self.study.profile / dataset
 
     def own(self, cell: Cell) -> Path:
@@ -61,12 +62,12 @@ class Results:
             write_json(folder / "report.json", {"recipe": key})
 
     def key(self, cell: Cell) -> str | None:
-        """The key of a cell; None where its data are not here."""
+        """The key of a cell; None if its encoded data are missing."""
         schema = self.data(cell.keys["dataset"]) / SCHEMA_FILE
         return content_key([], cell.recipe(), inputs=[schema]) if schema.is_file() else None
 
     def find(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's result, computed here or kept by a report; None if neither is the cell's."""
+        """The result of a cell, computed here or kept by a report; None if neither has the cell's key."""
         key = self.key(cell)
         for path in (self.own(cell), self.kept(cell)):
             if key is not None and path.is_file():
@@ -76,7 +77,7 @@ class Results:
         return None
 
     def unknown(self, cell: Cell) -> dict[str, Any] | None:
-        """A result that a report has kept of data that are not here to compare it with."""
+        """A result that a report has kept and that cannot be checked, because the encoded data are missing; or None."""
         if self.key(cell) is not None or not self.kept(cell).is_file():
             return None
         result: dict[str, Any] = read_json(self.kept(cell))

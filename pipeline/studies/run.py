@@ -1,4 +1,4 @@
-"""Runs the cells of a study, several at a time, each as a stage of DVC."""
+"""Run the cells of a study in parallel, each as a DVC stage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ log = logging.getLogger("pipeline.studies")
 
 
 class StudyRun:
-    """A study at work, in its folder.
+    """A run of a study. The working directory must be the study's folder.
 
     Args:
-        jobs: cells at a time.
+        study: its definition.
+        jobs: number of cells to run at the same time.
     """
 
     def __init__(self, study: Study, jobs: int) -> None:
@@ -35,10 +36,16 @@ class StudyRun:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, only: Mapping[str, Sequence[str]]) -> list[str]:
-        """Run the cells that ``only`` names, or all of them; what failed, one line each.
+        """Run the cells of a study.
+
+        Args:
+            only: values to run, for keys of the grid; a key that is left out does not restrict the cells.
+
+        Returns:
+            One message for each data set or cell that failed.
 
         Raises:
-            ValueError: if it names something that the study does not have.
+            ValueError: if ``only`` names a value that is not in the grid, or selects no cell.
         """
         wanted = self._wanted(only)
         self._say_plan(wanted)
@@ -56,7 +63,7 @@ class StudyRun:
         return failed + self._run_cells(wanted)
 
     def report(self) -> None:
-        """Have DVC write the report of all cells."""
+        """Write the report of all cells, as a DVC stage."""
         command = [dvc(), "repro", "--quiet", "--single-item", f"report-{self.study.profile}"]
         subprocess.run(command, stdout=subprocess.DEVNULL, env=self._environment(), check=True)
 
@@ -74,7 +81,7 @@ class StudyRun:
 
     def _say_plan(self, wanted: Sequence[Cell]) -> None:
         log.info(
-            "study %s, profile %s: %s, %s, %s; about %s with %s, less for what is done already",
+            "study %s, profile %s: %s, %s, %s; about %s with %s, less if some results exist already",
             self.study.name,
             self.study.profile,
             number_of(len(wanted), "cell"),
@@ -87,8 +94,8 @@ class StudyRun:
     def _run_cells(self, wanted: list[Cell]) -> list[str]:
         here = {cell.name for cell in wanted if self.results.find(cell)}
         if here:
-            log.info("here already: %d of %s", len(here), number_of(len(wanted), "cell"))
-        # What is here goes first; then the longest, so that none is left over at the end.
+            log.info("finished already: %d of %s", len(here), number_of(len(wanted), "cell"))
+        # Finished cells first, then the longest, so that no long cell runs alone at the end.
         wanted.sort(key=lambda cell: (cell.name not in here, -cell.cost))
         clock = _Clock({cell.name: 0.0 if cell.name in here else cell.cost for cell in wanted}, self.jobs)
         pool = ThreadPoolExecutor(self.jobs)
@@ -106,16 +113,16 @@ class StudyRun:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for running in list(self._running):
-                running.terminate()  # its stage ends with it, and goes on from its checkpoint the next time
+                running.terminate()  # the stage ends with it; the next run continues from its checkpoint
             raise
         pool.shutdown()
         return failed
 
     def _reproduce(self, stage: str, name: str) -> None:
-        """Have DVC run one stage; what it says goes to a file.
+        """Run one DVC stage and write its output to a log file.
 
         Raises:
-            RuntimeError: with the end of that file, if the stage fails.
+            RuntimeError: with the end of the log, if the stage fails.
         """
         output = Path("artifacts/logs") / self.study.profile / f"{name}.log"
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +139,7 @@ class StudyRun:
             raise RuntimeError("\n  ".join([f"see {self.study.folder / output}", *tail]))
 
     def _environment(self) -> dict[str, str]:
-        """Of the stages: they share the cores, run the code of this checkout, and end with this process."""
+        """The environment of the stages: shared cores, the code of this checkout, and an end with this process."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         code = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = str(max(1, process.cores() // self.jobs))
@@ -141,7 +148,7 @@ class StudyRun:
 
 
 class _Clock:
-    """Says after every cell how much is done and how long the rest will take."""
+    """Estimates after every cell the time that remains."""
 
     def __init__(self, cost: Mapping[str, float], jobs: int) -> None:
         self.cost, self.jobs = cost, jobs
@@ -161,20 +168,20 @@ class _Clock:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it: "80 s", "12 min", "3.4 h"."""
+    """Seconds as text: "80 s", "12 min", "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def dvc() -> str:
-    """The one of this environment, whatever the path."""
+    """The path of ``dvc`` in this environment; ``dvc`` itself if it is not installed here."""
     beside = Path(sys.executable).with_name("dvc")
     return str(beside) if beside.exists() else "dvc"
 
 
 def git(*words: str) -> str:
-    """What git says in the repository; nothing where there is no git, or no repository of git."""
+    """The output of a git command in the repository; empty if git or the repository is missing."""
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
     except OSError:

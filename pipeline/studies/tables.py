@@ -1,4 +1,4 @@
-"""The tables of a study that compares each search with its own controls; see `contests` for those of many methods."""
+"""The tables of a study that compares each search with its own controls; `contests` has those of many methods."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, 
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import Study
 
-PAPER_DATASET = "movielens_1m"  # that studies/case/paper.csv is of
+PAPER_DATASET = "movielens_1m"  # data set of studies/case/paper.csv
 
 
 def of_study(study: Study, frames: Frames) -> list[Table]:
-    """The tables that the study of this name shows."""
+    """All tables of a study; its name decides which ones.
+
+    Args:
+        study: its definition.
+        frames: its results.
+    """
     return [table for make in OF_STUDY.get(study.name, [main]) for table in make(study, frames)]
 
 
 def main(study: Study, frames: Frames) -> list[Table]:
-    """What every arm reaches on the test rows and takes; the searched one beside one dimension of its size."""
+    """Test metrics and size of every arm, and the difference between the searched arm and one uniform dimension."""
     grouped = groups(study, frames)
     compared = against_uniform(study, frames, grouped)
     budgets = any(group.place["budget"] is not None for group in grouped)
@@ -48,7 +53,7 @@ def main(study: Study, frames: Frames) -> list[Table]:
     differences = [one.difference for one in compared if one is not None]
     note = intervals(differences)
     if any(one is not None and one.p_value is not None for one in compared):
-        note += " p-values are corrected after Holm for all tests of the table."
+        note += " p-values are Holm-corrected for all tests of the table."
     if any(one is not None and not one.fair for one in compared):
         note += f" There is no test where the nearest uniform dimension differs by more than {UNEQUAL:.0%} in bytes."
     return [Table("On the test rows", head, rows, note.strip())]
@@ -68,7 +73,7 @@ def ranks(study: Study, frames: Frames) -> list[Table]:
 
 
 def paper(study: Study, frames: Frames) -> list[Table]:
-    """The paper's figures beside ours, for the data sets that it used."""
+    """Our figures beside the paper's, for the paper's data sets."""
     file = study.folder.parent / "paper.csv"
     known = pd.read_csv(file) if file.exists() else pd.DataFrame()
     metrics = [name for name in frames.metrics if name in known]
@@ -90,9 +95,9 @@ def paper(study: Study, frames: Frames) -> list[Table]:
 
 
 def areas(study: Study, frames: Frames) -> list[Table]:
-    """Each curve of the objective over bytes as one number, from where all of them have begun up to the full tables.
+    """The mean height of each curve of the objective over bytes, from the largest first point to the full tables.
 
-    A curve stays level after its last point: more bytes do not change a choice that does not use them.
+    After its last point a curve stays level, because a larger budget does not change a choice that does not use it.
     """
     rows = []
     keys = list(study.grid)
@@ -109,7 +114,7 @@ def areas(study: Study, frames: Frames) -> list[Table]:
 
 
 def costs(study: Study, frames: Frames) -> list[Table]:
-    """What the searches took."""
+    """Time and memory of the searches, and the size of their choices."""
     rows = []
     for values, group in frames.searches.groupby(list(study.grid), sort=False):
         memory = group["peak_mib"].dropna()
@@ -123,7 +128,7 @@ def costs(study: Study, frames: Frames) -> list[Table]:
 
 
 def stability(study: Study, frames: Frames) -> list[Table]:
-    """How alike the dimensions are that several seeds choose."""
+    """Agreement of the dimensions that several seeds choose, as correlations."""
     rows = []
     for values, group in frames.searches.groupby(list(study.grid), sort=False):
         alike = statistics.agreement(_dims(group))
@@ -134,7 +139,7 @@ def stability(study: Study, frames: Frames) -> list[Table]:
 
 
 def choices(study: Study, frames: Frames) -> list[Table]:
-    """The dimension that each seed chooses for each field."""
+    """The dimension that each seed chooses for each field, a table for each cell."""
     made = []
     for values, group in frames.searches.groupby(list(study.grid), sort=False):
         names = list(json.loads(group["dims"].iloc[0]))
@@ -145,7 +150,7 @@ def choices(study: Study, frames: Frames) -> list[Table]:
 
 
 def same_dims(study: Study, frames: Frames) -> list[Table]:
-    """How near the choice from a share of the rows is to the choice from all of them, seed by seed."""
+    """Agreement between the dimensions chosen from a share of the rows and from all rows, paired by seed."""
     lines = []
     for dataset, group in frames.searches.groupby("dataset", sort=False):
         complete = {row["seed"]: row for row in group[group["rows"] == "all"].to_dict("records")}
@@ -165,14 +170,14 @@ def same_dims(study: Study, frames: Frames) -> list[Table]:
 
 
 def _saved(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    """Share of the search time that the first search of each pair saves; empty if all of them were interrupted."""
+    """Share of the search time that the first search of each pair saves; empty if no pair has both durations."""
     seconds = np.array([[row["seconds"] for row in pair] for pair in pairs], dtype=float)
     known = seconds[~np.isnan(seconds).any(axis=1)].sum(0)
     return f"{1 - known[0] / known[1]:.0%}" if known.any() else ""
 
 
 def case(study: Study, frames: Frames) -> list[Table]:
-    """What each field is worth alone, beside the dimension that the search gives it."""
+    """The metrics of each field alone, beside the dimension that the search chooses for it."""
     file = study.folder / "paper.csv"
     known = pd.read_csv(file).set_index("field") if file.exists() else pd.DataFrame()
     metrics = [name for name in frames.metrics if name in known]
@@ -192,7 +197,7 @@ def case(study: Study, frames: Frames) -> list[Table]:
     alone = [f"{frames.metrics[name]} alone" for name in frames.shown]
     of_paper = [f"paper's {title}" for title in (*(frames.metrics[name] for name in metrics), "dimension")]
     head = ["dataset", "field", *alone, "dimension, by seed", *of_paper]
-    return [Table("Each field alone, and the dimension that it gets", head, lines)]
+    return [Table("Each field alone, and the dimension that the search chooses", head, lines)]
 
 
 def _dims(searches: pd.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table, the best trial's parameters, figures, and one page that shows it all."""
+"""The report of a sweep: a table of trials, the best trial's parameters, figures, and a page that shows everything."""
 
 from __future__ import annotations
 
@@ -15,28 +15,34 @@ from pipeline.reporting.text import number_of
 from pipeline.sweeps import space as spaces
 from pipeline.sweeps.sweep import Sweep
 
-Row = Mapping[str, Any]  # of a trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
+Row = Mapping[str, Any]  # one trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
 FIGURES = {
     "front": "{title} on val against bytes, a dot for each trial",
     "history": "Trial by trial",
-    "importances": "What decides",
+    "importances": "Importance of the parameters",
 }
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
-    """The best trial, of several on a front the one with the best objective; None if none is complete."""
+    """The best trial; on a front of several, the one with the best objective. None if no trial is complete.
+
+    Args:
+        rows: of all trials; see `Sweep.rows`.
+    """
     return max((row for row in rows if row["best"]), key=lambda row: row["objective"], default=None)
 
 
 def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Write all of it into a new folder.
+    """Write the report into a new folder.
 
     Args:
-        rows: of every trial; see `Sweep.rows`.
-        importances: share of each parameter, by what it decides.
+        folder: the folder to create.
+        sweep: the sweep of these trials.
+        rows: of all trials; see `Sweep.rows`.
+        importances: share of each parameter, for each measured quantity; see `Sweep.importances`.
 
     Returns:
-        What is to be printed.
+        The lines to print.
     """
     folder.mkdir()
     _write_csv(folder / "trials.csv", rows)
@@ -55,7 +61,7 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
     said = f"trial {best['trial']}: val {sweep.title} {best['objective']:.4f}, {best['bytes']:,} bytes, "
     said += f"{best['of_full']:.1%} of the full tables'"
     seed = sweep.params.retrain.seeds[0]
-    head = f"# The best of {sweep.name}, {said}. This command makes its seed {seed} again:\n"
+    head = f"# The best of {sweep.name}, {said}. This command repeats its seed {seed}:\n"
     patched = yaml.safe_dump(spaces.patch(sweep.values_now, values[best["trial"]]), sort_keys=False)
     (folder / "best.yaml").write_text(f"{head}# {commands[best['trial']]}\n{patched}")
     others = sum(row["best"] for row in rows) - 1
@@ -82,10 +88,10 @@ def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int,
     aim = f"best {sweep.title} on val, fewest bytes"
     if sweep.budget is not None:
         aim = f"best {sweep.title} on val within {sweep.budget:,} bytes"
-    body = [page.paragraph(f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not opened.")]
+    body = [page.paragraph(f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not used.")]
     best = sorted((row for row in rows if row["best"]), key=lambda row: row["bytes"])
     if best:
-        body.append(page.heading("The best trial" if len(best) == 1 else "The trials that no other beats"))
+        body.append(page.heading("The best trial" if len(best) == 1 else "The trials on the Pareto front"))
         body.append(page.table(*_table(best, sweep.title)))
     for stem, title in FIGURES.items():
         if (drawn / f"{stem}.svg").exists():
@@ -93,7 +99,7 @@ def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int,
             body += [page.heading(shown), page.image(drawn / f"{stem}.svg", shown)]
     body += [page.heading("All trials"), page.table(*_table(rows, sweep.title))]
     if best:
-        body.append(page.heading("Make them again, with controls and the test rows"))
+        body.append(page.heading("Commands that repeat them, with controls and the test rows"))
     for row in best:
         dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
         body.append(page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"))

@@ -1,9 +1,9 @@
-"""What a sweep searches: the part of the parameters that it may change, and how.
+"""The search space of a sweep: the parameters that it varies, and their values.
 
-``sweep.space`` in params.yaml is nested as the parameters themselves are. Where they have a value it has a list of
-choices, or a range ``{low: 0.1, high: 1.0}``: with ``log: true`` it is drawn evenly over its logarithm, with ``step``
-in steps. A range from one whole number to another holds whole numbers, unless the parameter itself has a decimal
-point.
+``sweep.space`` in params.yaml has the same nesting as the parameters. In the place of a parameter's value it has a list
+of choices, or a range ``{low: 0.1, high: 1.0}``. ``log: true`` draws uniformly over the logarithm; ``step`` draws
+``low`` plus multiples of a step. A range between two whole numbers draws whole numbers, unless the parameter has a
+decimal point.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ PLACE = "params.yaml: sweep.space"
 SEARCHED = (("method", "options"), ("backbone", "options"), ("search",), ("retrain",))
 FIXED = {("search", "seed"), ("search", "checkpoint_seconds"), ("retrain", "seeds"), ("retrain", "checkpoint_seconds")}
 CANDIDATES = ("search", "candidates")
-DIGITS = 4  # of a number from a range: enough for a choice, and short enough to write down
+DIGITS = 4  # significant digits of a number drawn from a range; short enough to copy
 
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of some values; a mapping may be one, e.g. of fields to sets of candidates."""
+    """A list of values to choose from. A value may be a mapping, e.g. from fields to sets of candidates."""
 
     values: Sequence[Any]
 
     def labels(self) -> list[str | int | float | bool | None]:
-        """Each value as a plain one, which a mapping is not."""
+        """The values as Optuna stores them: mappings and lists become JSON."""
         return [json.dumps(value) if isinstance(value, Mapping | list) else value for value in self.values]
 
     def value(self, label: Any) -> Any:
+        """The value with this label."""
         return self.values[self.labels().index(label)]
 
     def ends(self) -> Sequence[Any]:
+        """The values to check before the sweep starts: all of them."""
         return self.values
 
 
@@ -56,17 +58,20 @@ class Range:
 
     @property
     def whole(self) -> bool:
+        """Whether the range draws whole numbers."""
         return all(isinstance(value, int) for value in (self.low, self.high, self.step or 0))
 
     def value(self, drawn: float) -> float:
+        """The drawn number, rounded to `DIGITS` significant digits if it is not whole."""
         return drawn if self.whole else min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
 
     def ends(self) -> Sequence[float]:
+        """The values to check before the sweep starts: the two ends."""
         return self.low, self.high
 
 
 class WrittenRange(Section):
-    """A range as a person writes it."""
+    """A range as it stands in params.yaml."""
 
     low: int | float
     high: int | float
@@ -88,10 +93,18 @@ Space = dict[Path, Choices | Range]
 
 
 def read(space: Mapping[str, Any], params: Mapping[str, Any]) -> Space:
-    """What ``sweep.space`` says, by place in the parameters.
+    """Read ``sweep.space``.
+
+    Args:
+        space: the section ``sweep.space`` of params.yaml.
+        params: all parameters, nested.
+
+    Returns:
+        The choices or the range of each searched parameter, by its place in the parameters.
 
     Raises:
-        ValueError: naming what is no parameter, or neither choices nor a range.
+        ValueError: if the space is empty, names an unknown parameter or one that a sweep may not change, or has
+            neither choices nor a range for it.
     """
     leaves = dict(_leaves(space, params, ()))
     if not leaves:
@@ -113,7 +126,7 @@ def _leaves(space: Any, params: Any, at: Path) -> list[tuple[Path, Choices | Ran
         raise ValueError(f"{place} must be a list of choices, or a range {{low: ..., high: ...}}, got {space!r}")
     leaves = []
     for name, inner in space.items():
-        by_field = at == CANDIDATES  # the parameters may name one set, and the space one for some fields
+        by_field = at == CANDIDATES  # params.yaml may name one set for all fields where the space names one for some
         if not by_field and (not isinstance(params, Mapping) or name not in params):
             there = ", ".join(params) if isinstance(params, Mapping) else "none"
             raise ValueError(f"{place}: params.yaml has no {'.'.join((*at, name))} to search; there are {there}")
@@ -122,7 +135,7 @@ def _leaves(space: Any, params: Any, at: Path) -> list[tuple[Path, Choices | Ran
 
 
 def _searched(at: Path) -> Path:
-    """Refuse what decides on the data, on the size of the full tables, or on chance."""
+    """The place itself. Parameters of the data, of the full tables' size and seeds are refused with a `ValueError`."""
     inside = any(len(at) > len(part) and at[: len(part)] == part for part in SEARCHED)
     if not inside or at in FIXED:
         allowed = ", ".join(".".join(part) for part in SEARCHED)
@@ -133,7 +146,12 @@ def _searched(at: Path) -> Path:
 
 
 def apply(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, Any]:
-    """The parameters with these values in their places."""
+    """A copy of the parameters in which these values are set.
+
+    Args:
+        params: all parameters, nested.
+        values: values by place in the parameters.
+    """
     changed: dict[str, Any] = deepcopy(dict(params))
     for path, value in values.items():
         if path != _whole(path):
@@ -147,14 +165,19 @@ def apply(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, An
 
 
 def _set_by_field(search: dict[str, Any], group: str, name: str) -> None:
-    """One set of candidates for the fields of a group, ``"user, item"``."""
+    """Set one set of candidates for all fields of a group such as ``"user, item"``."""
     if isinstance(search["candidates"], str):
         search["candidates"] = {"default": search["candidates"]}
     search["candidates"].update({field.strip(): name for field in group.split(",")})
 
 
 def patch(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, Any]:
-    """Of the parameters with these values, those that the values concern, nested."""
+    """The part of the parameters that these values change, nested, with the values set.
+
+    Args:
+        params: all parameters, nested.
+        values: values by place in the parameters.
+    """
     changed = apply(params, values)
     patched: dict[str, Any] = {}
     for path in map(_whole, values):
@@ -166,12 +189,17 @@ def patch(params: Mapping[str, Any], values: Mapping[Path, Any]) -> dict[str, An
 
 
 def _whole(path: Path) -> Path:
-    """Where a value stands in the parameters; those of fields stand together."""
+    """The place of a value in the parameters. The candidates of all fields share one place."""
     return CANDIDATES if path[: len(CANDIDATES)] == CANDIDATES else path
 
 
 def command(params: Mapping[str, Any], values: Mapping[Path, Any]) -> str:
-    """The ``dvc exp run`` that gives params.yaml these values."""
+    """The ``dvc exp run`` command that sets these values in params.yaml.
+
+    Args:
+        params: all parameters as params.yaml has them now, nested.
+        values: values by place in the parameters.
+    """
     changed = apply(params, values)
     words: list[str] = []
     for path in dict.fromkeys(map(_whole, values)):
@@ -183,7 +211,10 @@ def command(params: Mapping[str, Any], values: Mapping[Path, Any]) -> str:
 
 
 def _overrides(place: str, before: Any, after: Any) -> list[str]:
-    """Hydra merges a mapping with the one that is there, so each of its keys is set, added (++) or removed (~)."""
+    """The overrides that turn ``before`` into ``after``.
+
+    Hydra merges mappings, so each key is set, added (++) or removed (~).
+    """
     if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
         return [f"{place}={_written(after)}"]
     words = [f"~{place}.{name}" for name in before if name not in after]
@@ -196,7 +227,7 @@ def _overrides(place: str, before: Any, after: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """As Hydra's overrides have it."""
+    """A value in the syntax of Hydra's overrides."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}:{_written(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):

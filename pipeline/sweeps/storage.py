@@ -1,6 +1,6 @@
-"""Where a sweep's trials are kept, how they are numbered, and what happens to those whose process has died.
+"""The storage of a sweep's trials, their numbers, and the recovery of trials whose process has died.
 
-A trial that is interrupted is given back: it waits, with its parameters and its number, to be done again.
+An interrupted trial is given back: it waits with its parameters and its number until a process runs it again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pipeline.workflow.places import work
 
 Direction = Literal["maximize", "minimize"]
 STORAGE = "PIPELINE_SWEEP_STORAGE"  # environment: URL of a database, e.g. postgresql://user:password@host/optuna
-RETRIES = 2  # of a trial whose process died; the third time it may be the trial's fault
-HEARTBEAT_SECONDS = 30  # of trials in a database, where other machines may work too
-UNPRUNED_TRIALS = 5  # that the median needs before any trial is ended early
-NAMELESS_SECONDS = 60  # for which a trial may run without saying in which process, its first act
+RETRIES = 2  # of a trial whose process died; after more deaths the trial itself may be the cause
+HEARTBEAT_SECONDS = 30  # of trials in a database, which other machines may use too
+UNPRUNED_TRIALS = 5  # trials that must finish before the median ends any trial early
+NAMELESS_SECONDS = 60  # in which a new trial must name its process, the first thing that it does
 LOST = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 SAMPLERS = {
     "tpe": optuna.samplers.TPESampler,
@@ -47,9 +47,15 @@ with warnings.catch_warnings():
 
 
 def open_study(name: str, directions: Sequence[Direction], sampler: str, seed: int) -> optuna.Study:
-    """The study of that name, begun if there is none.
+    """Open the study of this name, or create it.
 
-    Under a lock: two processes must not create one database at the same time.
+    A lock prevents two processes from creating the same database at the same time.
+
+    Args:
+        name: of the study.
+        directions: "maximize" or "minimize" for each objective.
+        sampler: a key of `SAMPLERS`.
+        seed: of the sampler.
 
     Raises:
         ValueError: if the storage cannot be used.
@@ -75,7 +81,10 @@ def open_study(name: str, directions: Sequence[Direction], sampler: str, seed: i
 
 @contextlib.contextmanager
 def in_use(name: str) -> Iterator[None]:
-    """A block that works with the storage of an open study; if the storage is lost, it is told in one line.
+    """Context in which the loss of the storage raises a `ValueError` with a one-line message.
+
+    Args:
+        name: of the open study.
 
     Raises:
         ValueError: if the storage is lost.
@@ -87,8 +96,8 @@ def in_use(name: str) -> Iterator[None]:
 
 
 def _refused(name: str, error: BaseException) -> ValueError:
-    """The storage and what is wrong with it, without passwords."""
-    while error.__cause__ is not None:  # the driver's own words are the shortest
+    """An error that names the storage and the cause, without passwords."""
+    while error.__cause__ is not None:  # the driver's own message is the shortest
         error = error.__cause__
     storage = f"the database that {STORAGE} names" if os.environ.get(STORAGE) else str(_journal(name))
     return ValueError(f"{storage} cannot be used: {masked(' '.join(str(error).split()))[:300]}")
@@ -104,7 +113,7 @@ def _storage(name: str) -> optuna.storages.BaseStorage:
         place = _journal(name)
         backend = JournalFileBackend(str(place), _Lock(place.with_suffix(".lock")))  # type: ignore[arg-type]
         return optuna.storages.JournalStorage(backend)
-    if url.partition("://")[2].partition("/")[0].count("@") > 1:  # half of the password would count as the host
+    if url.partition("://")[2].partition("/")[0].count("@") > 1:  # part of the password would count as the host
         raise ValueError("its address has more than one '@'; write the '@' of a password as %40")
     return optuna.storages.RDBStorage(
         url,
@@ -115,7 +124,7 @@ def _storage(name: str) -> optuna.storages.BaseStorage:
 
 
 class _Lock:
-    """The lock of a journal; it ends with its process. After a kill, Optuna's own would keep everybody waiting 30 s."""
+    """The lock of a journal. It ends with its process; Optuna's own lock blocks everybody for 30 s after a kill."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -130,9 +139,14 @@ class _Lock:
 
 
 class ByTrial(BaseSampler):
-    """Draws that depend on the seed, the trial and those before it, so that an interrupted study goes on unchanged.
+    """A sampler whose draws depend on the seed, the trial's number and the trials before it.
 
-    Optuna's samplers, made anew from the same seed, would repeat what they drew at first.
+    An interrupted study therefore continues as if it had not been interrupted. Optuna's own samplers, created again
+    from the same seed, repeat their first draws.
+
+    Args:
+        kind: a key of `SAMPLERS`.
+        seed: of the study.
     """
 
     def __init__(self, kind: str, seed: int) -> None:
@@ -167,10 +181,15 @@ class ByTrial(BaseSampler):
 
 
 def counted(study: optuna.Study, *, before: int | None = None, waiting: bool = False) -> int:
-    """Trials that are finished or running, and with ``waiting`` those that wait to be done again.
+    """The number of trials that are finished or running.
 
-    A trial is surplus if all that the sweep may have are numbered below it. Numbers are the storage's, so that of two
-    processes that begin a trial at once only one takes the last.
+    A trial is surplus if the trials before it already reach the limit of the sweep. The storage numbers the trials,
+    so when two processes begin a trial at the same time only one of them takes the last place.
+
+    Args:
+        study: an open study.
+        before: count only trials with a number below this one.
+        waiting: count also the trials that wait to run again.
     """
     trials = study.get_trials(deepcopy=False)[:before]
     gone = {TrialState.FAIL} if waiting else {TrialState.FAIL, TrialState.WAITING}
@@ -178,14 +197,19 @@ def counted(study: optuna.Study, *, before: int | None = None, waiting: bool = F
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """In the order in which they were first begun."""
+    """The finished trials, in the order in which they first began."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     done = [t for t in study.get_trials(deepcopy=False) if t.state in states or "diverged" in t.user_attrs]
     return sorted(done, key=lambda trial: trial.user_attrs["trial"])
 
 
 def ordinal(study: optuna.Study, number: int) -> int:
-    """What a trial is called: one that is done again keeps its first number, and takes none from others."""
+    """The number by which reports call a trial. A trial that runs again keeps its first number.
+
+    Args:
+        study: an open study.
+        number: Optuna's number of the trial, which is new for every repetition.
+    """
     trials = study.get_trials(deepcopy=False)
     known = trials[number].user_attrs.get("trial")
     if known is not None:
@@ -194,10 +218,12 @@ def ordinal(study: optuna.Study, number: int) -> int:
 
 
 def give_back(study: optuna.Study, number: int, ours: bool = False) -> None:
-    """End a trial, and let it be done again, unless it has not drawn anything or another process was faster.
+    """End a trial and let it run again, unless it has no number yet or another process has already ended it.
 
     Args:
-        ours: the trial of this process, which Optuna may have ended already.
+        study: an open study.
+        number: Optuna's number of the trial.
+        ours: whether the trial belongs to this process; Optuna may have ended it already.
     """
     try:
         study.tell(number, state=TrialState.FAIL)
@@ -208,13 +234,15 @@ def give_back(study: optuna.Study, number: int, ours: bool = False) -> None:
 
 
 def do_again(study: optuna.Study, trial: FrozenTrial, ours: bool = False) -> None:
-    """Let a trial that failed wait to be done again, unless it waits already or too many of its processes have died.
+    """Queue a failed trial to run again, unless it is queued already or more than `RETRIES` of its processes have died.
 
-    What waits has the name and the values of the trial, but not its process: that one is dead, and whoever begins the
-    trial again would count as dead until it has written down its own.
+    The queued trial keeps the number and the values, but not the process: the next process to run the trial would count
+    as dead until it has written its own.
 
     Args:
-        ours: the process of the trial is this one, which has been interrupted: that is not the trial's fault.
+        study: an open study.
+        trial: the failed trial.
+        ours: whether the trial belongs to this process, which was interrupted; that does not count as a death.
     """
     deaths = trial.user_attrs.get("deaths", 0) + (not ours)
     known = (other.system_attrs.get("retry_history", ()) for other in study.get_trials(deepcopy=False))
@@ -226,7 +254,7 @@ def do_again(study: optuna.Study, trial: FrozenTrial, ours: bool = False) -> Non
 
 
 def reap(study: optuna.Study) -> None:
-    """Give back the trials of dead processes: of this machine, and where the storage has heartbeats, of any."""
+    """Give back the trials of dead processes: on this machine, or on any machine if the storage has heartbeats."""
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         process: Mapping[str, str] | None = trial.user_attrs.get("process")

@@ -1,10 +1,10 @@
-"""A sweep: the parameters of a search are searched themselves, with Optuna.
+"""A sweep: Optuna searches the parameters of the dimension search.
 
-A trial searches, derives and retrains with its parameters (`pipeline.sweeps.trial`). It is judged by the task's first
-metric on ``val`` and by the bytes: by both ("pareto"), or by the metric of what stays within some bytes ("budget").
+A trial searches, derives and retrains with its parameters (`pipeline.sweeps.trial`). The objective "pareto" judges it
+by the task's first metric on ``val`` and by the bytes; "budget" judges by the metric alone, within a limit of bytes.
 
-A study is named after all that its trials depend on, so that a sweep which is started again continues its own trials
-and never those of other settings, data or code.
+The name of a study contains a hash of all that its trials depend on. A sweep that is started again therefore continues
+its own trials, and never those of other settings, data or code.
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ class Surplus(Exception):
 
 
 class Sweep:
-    """One study and what its trials are made of.
+    """One Optuna study, with the parameters and the data of its trials.
 
     Args:
         params: all parameters.
-        keys: those that trials may read; see `Params.only`.
-        data: encoded.
+        keys: sections of the parameters that trials may read; see `Params.only`.
+        data: encoded data.
+
+    Raises:
+        ValueError: if ``sweep.space`` is wrong, or allows values that an experiment refuses.
     """
 
     def __init__(self, params: Params, keys: list[str], data: Encoded) -> None:
@@ -69,14 +72,22 @@ class Sweep:
         self.work = work("sweep", self.name)
 
     def experiment(self, values: Mapping[spaces.Path, Any], data: Encoded | None = None) -> Experiment:
-        """What a trial with these values runs."""
+        """The experiment of a trial.
+
+        Args:
+            values: values of the searched parameters, by their place in the parameters.
+            data: other data than the sweep's.
+
+        Raises:
+            ValueError: if the parameters with these values are not valid.
+        """
         params = validated(Params, spaces.apply(self.values_now, values), "params.yaml")
         return Experiment(params.only(self.keys), data or self.data)
 
     def _check_space(self) -> None:
-        """Try the ends of all that is searched: a sweep must not find in its last hour what cannot be.
+        """Check the ends of every range and all choices, so that no trial fails hours later on values that are refused.
 
-        Those of one section are tried together, for they may exclude each other, as a floor above the start does.
+        Values of one section are checked in pairs, because they may exclude each other, as a floor above the start.
         """
         small = Schema(tuple(Field(field.name, 1, field.width) for field in self.data.schema.fields))
         data = Encoded(self.data.folder, small, self.data.labels, self.data.record)
@@ -93,7 +104,7 @@ class Sweep:
                     raise ValueError(f"params.yaml: sweep.space allows {shown}, which is refused: {error}") from error
 
     def _key(self) -> str:
-        """All that a trial's figures depend on, in short."""
+        """A short hash of all that a trial's figures depend on."""
         fixed = self.params.only(self.keys).to_dict()
         fixed.pop("sweep", None)
         for path in self.space:
@@ -105,11 +116,16 @@ class Sweep:
         return content_key(code, fixed, searched, settings, inputs=[self.data.folder / "schema.json"])[:8]
 
     def open(self) -> optuna.Study:
+        """Open the study, or create it.
+
+        Raises:
+            ValueError: if the storage cannot be used.
+        """
         directions: list[Direction] = ["maximize"] if self.single else ["maximize", "minimize"]
         return open_study(self.name, directions, self.settings.sampler, self.settings.seed)
 
     def values(self, drawn: Mapping[str, Any]) -> dict[spaces.Path, Any]:
-        """A trial's values, by place in the parameters, from Optuna's, by name."""
+        """Convert Optuna's values, by name, to values by place in the parameters."""
         return {path: leaf.value(drawn[".".join(path)]) for path, leaf in self.space.items()}
 
     def _draw(self, trial: Trial) -> dict[spaces.Path, Any]:
@@ -126,10 +142,10 @@ class Sweep:
     # --- trials
 
     def work_off(self, study: optuna.Study) -> None:
-        """Run trials until as many as the sweep may have are finished or running."""
+        """Run trials until the number that are finished or running reaches ``sweep.trials``."""
         while counted(study) < self.settings.trials:
             current: list[int] = []
-            beginning = contextlib.ExitStack()  # what ends before it has a process and a number is not done again
+            beginning = contextlib.ExitStack()  # a trial that ends without process and number does not run again
 
             def objective(trial: Trial) -> Any:
                 current.append(trial.number)  # noqa: B023
@@ -155,7 +171,7 @@ class Sweep:
         return self.work / f"trial-{trial.user_attrs['trial']}"
 
     def _run(self, trial: Trial) -> Any:
-        """The objective. Keeps in the trial what the tables show."""
+        """Optuna's objective. Also stores the figures of the tables in the trial."""
         began = time.monotonic()
         experiment = self.experiment(self._draw(trial))
         folder = self._folder(trial)
@@ -183,18 +199,18 @@ class Sweep:
                 tracked.metrics(0, {f"val/{experiment.task.objective}": outcome.objective})
             tracked.metrics(0, {f"dim/{field}": d for field, d in outcome.dims.items()})
             tracked.tag("ended", "no" if outcome.ended else "early")
-        self._say(folder.name, outcome, time.monotonic() - began)
-        return self._told(trial, outcome)
+        self._log(folder.name, outcome, time.monotonic() - began)
+        return self._result(trial, outcome)
 
-    def _say(self, name: str, outcome: Outcome, seconds: float) -> None:
+    def _log(self, name: str, outcome: Outcome, seconds: float) -> None:
         worth = "over the budget, not retrained"
         if outcome.objective is not None:
             worth = f"val {self.title} {outcome.objective:.4f}{'' if outcome.ended else ', ended early'}"
         share = f"{outcome.bytes / self.full_bytes:.1%} of the full tables'"
         log.info("sweep: %s: %s, %s bytes (%s), %.0f s", name, worth, f"{outcome.bytes:,}", share, seconds)
 
-    def _told(self, trial: Trial, outcome: Outcome) -> Any:
-        """What Optuna is told of an outcome, and keeps."""
+    def _result(self, trial: Trial, outcome: Outcome) -> Any:
+        """The objective values for Optuna. Stores the outcome in the trial; raises `TrialPruned` for an early end."""
         for name in ("dims", "bytes", "objective"):
             trial.set_user_attr(name, getattr(outcome, name))
         if outcome.objective is not None and math.isnan(outcome.objective):
@@ -205,7 +221,11 @@ class Sweep:
         return outcome.objective if self.single else (outcome.objective, outcome.bytes)
 
     def tracker(self, key: str) -> Tracker:
-        """For runs under the study's own parent, which stays the same when the study goes on."""
+        """A tracker for runs under the parent run of the study, which stays the same when the study is continued.
+
+        Args:
+            key: identifies the runs of this tracker.
+        """
         params = self.params.only(self.keys)
         passing = {"trials", "workers"}
         configuration = {**params.to_dict(), "sweep": params.sweep.model_dump(exclude=passing), "study": self.name}
@@ -214,7 +234,10 @@ class Sweep:
     # --- results
 
     def rows(self, study: optuna.Study) -> list[dict[str, Any]]:
-        """What there is to say of every finished trial. ``best``: no other is better, or both better and smaller."""
+        """One row for each finished trial; see `pipeline.sweeps.report.Row`.
+
+        ``best`` is true for the best trial, or for every trial on the Pareto front of objective and bytes.
+        """
         rows = []
         for trial in finished(study):
             kept = trial.user_attrs
@@ -230,7 +253,7 @@ class Sweep:
         return rows
 
     def _beats(self, one: dict[str, Any], other: dict[str, Any]) -> bool:
-        """Whether one trial makes the other superfluous; of equal ones the first does."""
+        """Whether the first trial dominates the second. Of two equal trials the first dominates."""
         better, size = one["objective"] - other["objective"], one["bytes"] - other["bytes"]
         if (better, size) == (0, 0):
             return bool(one["trial"] < other["trial"])
@@ -239,7 +262,10 @@ class Sweep:
         return bool(better >= 0 and size <= 0)
 
     def importances(self, study: optuna.Study) -> dict[str, dict[str, float]]:
-        """How much of what is measured each parameter decides, a share; empty where too few trials tell."""
+        """The importance of each parameter, as a share, for each objective; empty if there are too few trials.
+
+        Source: Hutter et al. 2014, An Efficient Approach for Assessing Hyperparameter Importance (fANOVA).
+        """
         title = f"{self.title} on val"
         measured = {title: 0} if self.single else {title: 0, "bytes": 1}
         shares = {}

@@ -1,6 +1,6 @@
-"""One trial of a sweep: search, derive and retrain with its parameters, by the same verbs as the stages.
+"""One trial of a sweep: search, derive and retrain, with the same functions as the stages.
 
-It sees the parts ``train``, ``arch`` and ``val``, as those stages do; only the stage ``evaluate`` opens ``test``.
+A trial reads the parts ``train``, ``arch`` and ``val``. Only the stage ``evaluate`` reads ``test``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.workflow.outputs import write_json
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to.
+    """The result of a trial.
 
     Args:
-        dims: of each field.
-        bytes: of the embedding.
+        dims: dimension of each field.
+        bytes: size of the embedding.
         objective: the task's first metric on ``val``; None if the allocation was not retrained.
-        ended: whether all of it was done.
+        ended: whether the retraining ran to its end; False if it was skipped or stopped early.
     """
 
     dims: dict[str, int]
@@ -44,17 +44,21 @@ def run(
     """Search, derive, and retrain with the first seed of ``retrain.seeds``.
 
     Args:
-        folder: for what lets an interrupted trial continue; the caller removes it.
-        record: receives every metric of the search under ``search/``, of the retraining under ``retrain/``.
-        worth: receives the allocation's bytes; False skips the retraining.
-        go_on: receives every epoch of the retraining and its objective on ``val``; False ends it.
+        experiment: the parameters of the trial, with their data.
+        folder: holds the checkpoints from which an interrupted trial continues; the caller removes it.
+        record: receives the metrics of the search under ``search/`` and of the retraining under ``retrain/``.
+        worth: receives the allocation's bytes; returns False to skip the retraining.
+        go_on: receives the number of each retraining epoch and its objective on ``val``; returns False to stop.
+
+    Returns:
+        The dimensions, their bytes and the objective on ``val``.
     """
     scores = folder / "scores.json"
     if not scores.exists():
         write_json(scores, find(experiment, folder, _under("search/", record)).to_dict())
     found = Found.load(scores, experiment.schema)
-    given = evidence(found, experiment.schema, experiment.params.derive.budget)
-    allocation, spent = derive(experiment.method, given)
+    derived_from = evidence(found, experiment.schema, experiment.params.derive.budget)
+    allocation, spent = derive(experiment.method, derived_from)
     if not worth(spent):
         return Outcome(allocation.dims, spent)
     seed = experiment.params.retrain.seeds[0]
@@ -71,7 +75,7 @@ def run(
 
 
 def _under(prefix: str, record: Record) -> Record:
-    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # a tuple of names that stays the same is cheap to record
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # recording is cheaper when the same tuple object comes again
 
     def prefixed(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
         if names not in known:

@@ -1,4 +1,4 @@
-"""Processes that do the trials of a sweep, and are replaced where they are killed."""
+"""Worker processes that run the trials of a sweep. A worker that is killed is replaced."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ POLL_SECONDS = 0.2
 
 
 def start_server() -> None:
-    """Start the process that workers are forked from, and that imports what they need, which takes seconds."""
+    """Start the server process from which workers are forked. It does the slow imports once for all workers."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages", "pipeline.sweeps.workers"])
     forkserver.ensure_running()
 
 
 def do_trials(sweep: Sweep, study: optuna.Study) -> None:
-    """Have all trials done, in this process or in ``sweep.workers`` others.
+    """Run all trials, in this process or in ``sweep.workers`` worker processes.
+
+    Args:
+        sweep: its settings say how many trials and workers there are.
+        study: the open study of the sweep.
 
     Raises:
-        ValueError: if the storage is lost on the way, or the workers cannot go on.
+        ValueError: if the storage is lost, a worker ends with an error, or workers are killed again and again.
     """
     with in_use(sweep.name):
         if sweep.settings.workers > 1:
-            _employ(sweep, study)
+            _run_workers(sweep, study)
         else:
-            _do_here(sweep, study)
+            _run_here(sweep, study)
 
 
-def _do_here(sweep: Sweep, study: optuna.Study) -> None:
+def _run_here(sweep: Sweep, study: optuna.Study) -> None:
     total = sweep.settings.trials
     while len(finished(study)) < total:
         sweep.work_off(study)
         reap(study)
-        if counted(study) >= total > len(finished(study)):  # others do the rest elsewhere
+        if counted(study) >= total > len(finished(study)):  # other processes run the rest
             time.sleep(POLL_SECONDS)
 
 
-def _employ(sweep: Sweep, study: optuna.Study) -> None:
-    """Let processes of their own do the trials; replace those that are killed.
+def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
+    """Run the trials in worker processes, and replace workers that are killed.
 
     Raises:
-        ValueError: if a worker ends with an error, which it has printed, or worker after worker is killed.
+        ValueError: if a worker ends with an error, which it has printed, or too many workers are killed.
     """
     total = sweep.settings.trials
     context = multiprocessing.get_context("forkserver")
@@ -86,11 +90,11 @@ def _employ(sweep: Sweep, study: optuna.Study) -> None:
             worker.join()
 
 
-def _worker(sweep: Sweep, employer: int) -> None:
-    process.end_with(employer)
+def _worker(sweep: Sweep, parent: int) -> None:
+    process.end_with(parent)
 
     def work() -> None:
         with in_use(sweep.name):
             sweep.work_off(sweep.open())
 
-    process.main(work, arguments=True)  # the command line is the employer's
+    process.main(work, arguments=True)  # the command line belongs to the parent

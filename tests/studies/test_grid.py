@@ -155,11 +155,11 @@ def test_options_do_not_outlive_the_name_that_they_belong_to() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quick": {"dataset": ["tiny"], "method": ["mde"], "seeds": [0]}}, "method: mde is in the grid, but nothing"),
+        ({"quick": {"dataset": ["tiny"], "method": ["mde"], "seeds": [0]}}, "method: mde is in the grid, but has no"),
         ({"method": {"autodim": {"arm": ["searched"]}, "full": {}}}, r"method: autodim: there is no 'arm' \(did you"),
         ({"method": {"autodim": {"arms": ["serched"]}, "full": {}}}, r"method: autodim: arms\[0\] must be one of"),
         ({"method": {"autodim": {"params": {"dim": 0}}, "full": {}}}, "method: autodim: dim must be a whole number of"),
-        ({"method": {"autodim": {"params": {"encode": {"seed": 1}}}, "full": {}}}, "encode is that of the repository"),
+        ({"method": {"autodim": {"params": {"encode": {"seed": 1}}}, "full": {}}}, "params must not change encode"),
         ({"quick": {"dataset": ["tiny"]}}, "studies/overall/params.yaml: there is no profile 'quick'"),
     ],
 )

@@ -275,7 +275,7 @@ def test_a_report_that_fails_leaves_the_old_one_alone(small: Study, monkeypatch:
             report.write(small)
     measured(small, "full", objective="cost")
     with pytest.raises(
-        ValueError, match="one objective, and its cells have order for tiny-fm-autodim, cost for tiny-fm"
+        ValueError, match="one objective, but its cells have order for tiny-fm-autodim, cost for tiny-fm"
     ):
         report.write(small)
     assert sorted(Path("results").rglob("*")) == sorted([Path("results/quick"), *files])
@@ -515,7 +515,7 @@ def test_claims_are_judged_on_the_results(contest: tuple[Study, Frames]) -> None
         ",c is better,c,>,a\n,a is better,a,>,c\n,d is better,d,>,a\n"
     )
     (table,) = contests.claims(study, of)
-    assert "lower by no more than 0.002" in table.note and "A higher" not in table.note
+    assert "a loss of at most 0.002" in table.note and "A higher" not in table.note
     assert "claims a higher rank agreement" in table.note and "cover seeds and test rows" in table.note
     lines = [dict(zip(table.head, line, strict=True)) for line in table.rows]
     groups = {(each.place["method"], each.place["budget"]): each for each in comparisons.groups(study, of)}

@@ -73,7 +73,7 @@ def test_the_longest_cells_begin_first_after_keys_and_data(
     plan, *done = said()
     runs = 2 * 1 + 2 * 4 + 2 * 1  # seeds times searches and arms
     told = f"study overall, profile quick: 3 cells, 2 seeds, {runs} searches and trainings; about 35 min with 1 job, "
-    assert plan == told + "less for what is done already"
+    assert plan == told + "less if some results exist already"
     assert [line.split(",")[0] for line in done] == [f"[{n}/3] {CELL.findall(cells[n - 1])[0]}" for n in (1, 2, 3)]
     code, threads, watched = (tmp_path / "environment").read_text().split()
     assert code.split(os.pathsep)[0] == str(ROOT) and int(threads) >= 1 and watched == this_process()
@@ -89,7 +89,7 @@ def test_cells_that_are_here_come_first_and_cost_nothing_in_the_estimate(
     run.StudyRun(tiny, 1).run({})
     full = tiny.cells()[1]
     _, here, first, second = said()
-    assert here == "here already: 1 of 2 cells"
+    assert here == "finished already: 1 of 2 cells"
     assert first.startswith("[1/2] tiny-fm-autodim, ")
     assert first.endswith(f" about {run.duration(full.cost)} left")
     assert second.startswith("[2/2] tiny-fm-full FAILED, ") and second.endswith("about 0 s left")
