@@ -4,9 +4,9 @@
 
 MLflow needs 100 microseconds of interpreter time per point. The follower is a process, since a thread would take this
 time from training. It is detached, since it outlives a killed stage and marks its runs as KILLED. The follower holds a
-lock while it runs. A tracker tries to take the lock; if it succeeds, no follower runs, and the tracker starts one, which
-inherits the lock. The follower ends when all journals are uploaded and the process that runs the stages has ended, or
-`LINGER_SECONDS` after the last work.
+lock while it runs. A tracker tries to take the lock; if it succeeds, no follower runs, and the tracker starts one that
+inherits the lock. The follower ends when every journal is uploaded or refused, and the process that runs the stages
+has ended or has started no stage for `LINGER_SECONDS`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _Loop:
         self._refusal: str | None = None
 
     def run(self) -> None:
-        """Upload journals until none is left, and the runner has ended or has started no stage for `LINGER_SECONDS`."""
+        """Upload journals until the follower may end; see the top of this file."""
         self._write_state()
         due, busy = 0.0, time.monotonic()
         while True:

@@ -89,7 +89,7 @@ class Reader:
             while True:
                 file.seek(self.offset)
                 content = file.read(size)
-                lines = content.split(b"\n")[:-1]  # the last line may be incomplete, and its writer may still replace it
+                lines = content.split(b"\n")[:-1]  # the writer may still replace an incomplete last line
                 yield from lines
                 if not lines and len(content) < size:
                     return
