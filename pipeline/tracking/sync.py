@@ -232,9 +232,7 @@ def _repeated(action: Callable[[], Result]) -> Result:
     for _ in range(ATTEMPTS):
         with contextlib.suppress(Superseded):
             return action()
-    raise StoreError(
-        f"other repositories kept creating the same runs in {ATTEMPTS} attempts; try again when they have ended"
-    )
+    raise StoreError(f"other repositories kept creating the same runs {ATTEMPTS} times; try again later")
 
 
 def _modified(path: Path) -> float:
