@@ -1,4 +1,4 @@
-"""Names for configurations and their parameters, for the code and the person behind a run, and for its process."""
+"""Identifies the configuration of a run, its parameters, its code and author, and its process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ import psutil
 
 
 def configuration_key(configuration: Mapping[str, Any]) -> str:
-    """The name of a configuration: equal parameters give equal keys, in any order."""
+    """A hash that names a configuration; the order of the parameters does not matter.
+
+    Args:
+        configuration: all parameters, nested.
+    """
     canonical = json.dumps(configuration, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as text, under names with dots."""
+    """Flatten a nested mapping to text values; the name of a nested value has dots, e.g. ``model.lr``.
+
+    Args:
+        nested: the values.
+        prefix: put before every name.
+    """
     values: dict[str, str] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping) and value:
@@ -34,7 +43,11 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def origin(root: Path) -> dict[str, str]:
-    """Tags that say who runs which code; only who, if there is no git."""
+    """Tags with the user, the DVC experiment and the git commit; without the commit if git fails.
+
+    Args:
+        root: the repository.
+    """
     origin = {"mlflow.user": getpass.getuser()}
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         if name in os.environ:
@@ -50,7 +63,7 @@ def origin(root: Path) -> dict[str, str]:
 
 
 def this_process() -> dict[str, str]:
-    """Tags that tell this process from any other, even from a later one with the same id."""
+    """Tags that identify this process: host, process id and start time, since the system reuses ids."""
     return {
         "pipeline.host": platform.node(),
         "pipeline.pid": str(os.getpid()),
@@ -59,7 +72,11 @@ def this_process() -> dict[str, str]:
 
 
 def is_dead(tags: Mapping[str, str]) -> bool:
-    """Whether the process that `this_process` describes has ended; one on another host counts as alive."""
+    """Whether the process with these tags has ended. A process on another host counts as alive.
+
+    Args:
+        tags: tags of a run, with those of `this_process`.
+    """
     if tags.get("pipeline.host") != platform.node() or "pipeline.pid" not in tags:
         return False
     try:

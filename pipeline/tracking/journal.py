@@ -1,8 +1,8 @@
-"""The journal of one stage: every record is a line on disk before anything else happens to it.
+"""The journal of one stage: a file that holds every record before it goes to MLflow.
 
 A journal is a file of JSON lines. A line is a record ``{"k": kind, ...}`` with the fields of `FIELDS`, or, for
-metrics, ``[block, step, [values]]``, where a record of kind "names" has said what the values of the block are called.
-Whoever writes a journal holds a lock on it: a journal without a lock has no writer.
+metrics, ``[block, step, [values]]``. An earlier record of kind "names" gives the names of the values in the block.
+The writer of a journal holds a lock on it: a journal without a lock has no writer.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ FIELDS = {
     "run": {"run", "params", "tags", "time"},
     "names": {"id", "run", "names"},
     "tags": {"run", "tags"},
-    "artifact": {"run", "path", "sha256", "folder"},  # of the parent if "run" is null
+    "artifact": {"run", "path", "sha256", "folder"},  # "run" is null for an artifact of the parent
     "parent": {"metrics", "tags"},
     "end": {"run", "status", "time"},
     "close": {"status", "time"},
-    "uploaded": {"to"},  # the store has all lines above, though the stage did not finish
+    "uploaded": {"to"},  # the store has all lines above; written only if the stage did not finish
 }
-READ_BYTES = 1 << 22  # at a time
-OPEN_SECONDS = 1.0  # that a writer waits for a lock: readers hold it for a moment, another writer for longer
+READ_BYTES = 1 << 22  # per read
+OPEN_SECONDS = 1.0  # that a writer waits for the lock: a reader releases it within a moment, another writer does not
 log = logging.getLogger("pipeline.tracking")
 
 
@@ -54,17 +54,25 @@ class Points(NamedTuple):
 
 
 class Reader:
-    """Reads the whole lines of a journal, from where the last reading ended."""
+    """Reads the complete lines of a journal; each iteration continues where the last one ended.
+
+    Args:
+        path: the journal.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.offset = 0  # up to which the journal has been read, in bytes
+        self.offset = 0  # bytes read so far
         self.blocks: dict[int, tuple[str, tuple[str, ...]]] = {}
         self._runs: set[str | None] = {None}
         self._line = 0
 
     def __iter__(self) -> Iterator[Points | dict[str, Any]]:
-        """The records that have been added; raises `BadJournal` at a line that is not one."""
+        """The records added since the last iteration.
+
+        Raises:
+            BadJournal: at a line that is not a record.
+        """
         for line in self._lines():
             self._line += 1
             try:
@@ -81,7 +89,7 @@ class Reader:
             while True:
                 file.seek(self.offset)
                 content = file.read(size)
-                lines = content.split(b"\n")[:-1]  # the writer may replace the rest, but never a whole line
+                lines = content.split(b"\n")[:-1]  # the writer may still replace an incomplete last line
                 yield from lines
                 if not lines and len(content) < size:
                     return
@@ -107,9 +115,13 @@ class Reader:
 
 
 class Journal:
-    """Writes a journal, or continues one that was cut short; one that cannot be read is set aside, with a warning.
+    """Writes a new journal, or continues an interrupted one.
 
-    Another process may be writing it, since it computes the same content; this one then writes a file beside it.
+    A journal that cannot be read is renamed, with a warning. If another process that computes the same content writes
+    the journal, this one writes to a new file beside it.
+
+    Args:
+        path: the journal; its folder is created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,7 +141,7 @@ class Journal:
             self._file = self._opened()
 
     def _opened(self) -> FileIO:
-        file = _for_writing(self.path)
+        file = _open_locked(self.path)
         if file is None:
             self.path = self.path.with_name(f"{self.path.stem}-{os.getpid()}-{now()}.jsonl")
             file = FileIO(self.path, "a+")
@@ -145,14 +157,25 @@ class Journal:
                 self.marks.setdefault(record["run"], {})
         self._blocks = max(reader.blocks, default=-1) + 1
         self._end = reader.offset
-        self._file.truncate(self._end)  # a kill leaves a part of a line
+        self._file.truncate(self._end)  # a killed writer may leave an incomplete line
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record, without passwords. A full disk raises OSError, and leaves the journal as it was."""
+        """Write a record with its passwords masked.
+
+        Args:
+            record: the kind ``k`` and the fields of `FIELDS`.
+        Raises:
+            OSError: if the disk is full; the journal stays as it was.
+        """
         self._write(json.dumps(masked(record), default=str).encode() + b"\n")
 
     def declare(self, run: str, names: tuple[str, ...]) -> int:
-        """The number of a new block of metrics."""
+        """Declare a block of metrics. Returns its number.
+
+        Args:
+            run: name of the run.
+            names: of the metrics, in the order of their values.
+        """
         block = self._blocks
         self.append({"k": "names", "id": block, "run": run, "names": names})
         self._blocks += 1
@@ -160,17 +183,36 @@ class Journal:
         return block
 
     def points(self, block: int, step: int, values: Sequence[float], exact: bool) -> None:
-        """Write the values of a block, with 7 significant digits or with all of them."""
+        """Write the values of a block at one step.
+
+        Args:
+            block: number from `declare`.
+            step: the step.
+            values: one per name of the block.
+            exact: whether to write all digits instead of 7 significant ones.
+        Raises:
+            OSError: if the disk is full; the journal stays as it was.
+        """
         if exact:
             self._write(f"[{block},{step},{json.dumps(values)}]\n".encode())
             return
         line = self._formats[block] % (block, step, *values)
-        if "n" in line:  # inf, nan: JSON as Python reads it has other names for them
+        if "n" in line:  # inf or nan, which Python's JSON spells differently
             line = line.replace("inf", "Infinity").replace("nan", "NaN")
         self._write(line.encode())
 
     def artifact(self, run: str | None, path: str | Path, folder: str, output: str | Path | None = None) -> None:
-        """Keep a copy of a file beside the journal, and record it."""
+        """Copy a file to the folder beside the journal, and record it.
+
+        Args:
+            run: name of the run; None for the parent.
+            path: the file.
+            folder: folder among the artifacts of the run.
+            output: final path of the file in the workspace; ``path`` if left out.
+        Raises:
+            FileNotFoundError: if the file does not exist.
+            OSError: if the disk is full.
+        """
         content = Path(path).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         path = output or path
@@ -181,7 +223,11 @@ class Journal:
         self.append({"k": "artifact", "run": run, "path": name, "sha256": digest, "folder": folder})
 
     def copy_to(self, target: Path) -> None:
-        """Copy the journal, wholly or not at all."""
+        """Copy the journal. A copy that fails leaves ``target`` as it was.
+
+        Args:
+            target: path of the copy; its folder is created.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -190,22 +236,22 @@ class Journal:
             draft.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unlock the journal: it has no writer any more."""
+        """Close and unlock the journal."""
         self._file.close()
 
     def _write(self, line: bytes) -> None:
         rest = memoryview(line)
         try:
-            while rest:  # a full disk takes a part of the line, and refuses the rest of it
+            while rest:  # a full disk may take only a part of the line
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             self._file.truncate(self._end)
-            raise OSError(error.errno, f"cannot record any more: {error.strerror}", str(self.path)) from error
+            raise OSError(error.errno, f"cannot write to the journal: {error.strerror}", str(self.path)) from error
         self._end += len(line)
 
 
-def _for_writing(path: Path) -> FileIO | None:
-    """The journal, open and locked; None if it has another writer."""
+def _open_locked(path: Path) -> FileIO | None:
+    """Open and lock a journal. Returns None if it has another writer."""
     deadline = time.monotonic() + OPEN_SECONDS
     while True:
         file = FileIO(path, "a+")
@@ -218,21 +264,28 @@ def _for_writing(path: Path) -> FileIO | None:
 
 
 def _is_at(file: FileIO, path: Path) -> bool:
-    """Whether an open file is still the one at this path: it may have been removed while we waited for its lock."""
+    """Whether the open file is still at this path: it may have been removed before it was locked."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     return False
 
 
 def has_writer(path: Path) -> bool:
-    """Whether a process writes the journal."""
+    """Whether a process writes the journal.
+
+    Raises:
+        FileNotFoundError: if the journal does not exist.
+    """
     with FileIO(path) as file:
         return not lock_now(file, shared=True)
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[FileIO | None]:
-    """A journal, kept from getting a writer for the length of the block; None if it has one, or is gone."""
+    """Lock a journal for the length of the block, so that no process can write it.
+
+    Yields the open file, or None if the journal has a writer or does not exist.
+    """
     try:
         file = FileIO(path, "r+")
     except FileNotFoundError:
@@ -243,9 +296,16 @@ def held(path: Path) -> Iterator[FileIO | None]:
 
 
 def finish(path: Path, offset: int, destination: str, remove: bool) -> None:
-    """Remove a journal that has arrived up to ``offset``, or write at its end that it has.
+    """Remove a journal that the store has, or mark it as uploaded in its last line.
 
-    Neither is done if it has been written to since; a part of a line after ``offset`` is removed.
+    Nothing happens if the journal has a writer or has more lines after ``offset``. An incomplete line after ``offset``
+    is removed.
+
+    Args:
+        path: the journal.
+        offset: number of bytes that the store has.
+        destination: `place.destination` of the store.
+        remove: whether to remove the journal instead of marking it.
     """
     with held(path) as file:
         if file is None:
@@ -263,7 +323,12 @@ def finish(path: Path, offset: int, destination: str, remove: bool) -> None:
 
 
 def has_arrived(path: Path, destination: str) -> bool:
-    """Whether the store has all of a journal: it is gone, or says so in its last line."""
+    """Whether the store has all of a journal: the file does not exist, or its last line says so.
+
+    Args:
+        path: the journal.
+        destination: `place.destination` of the store.
+    """
     mark = _mark(destination)
     try:
         with path.open("rb") as file:
@@ -278,20 +343,26 @@ def _mark(destination: str) -> bytes:
 
 
 def recorded_for(path: Path) -> str | None:
-    """The `place.destination` that the last writer of a journal records to; None if that is not known."""
+    """The `place.destination` of the last writer of a journal; None if the journal does not name it."""
     _, opened, rest = path.read_bytes().rpartition(b'{"k": "open"')
     known = re.search(rb'"to": "([0-9a-f]{12})"', rest.partition(b"\n")[0]) if opened else None
     return known[1].decode() if known else None
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a journal that cannot be read, so that nobody tries again. Returns its new path."""
+    """Rename a journal that cannot be read, so that it is not read again. Returns its new path."""
     kept = path.with_name(f"{path.name}.bad")
     return path.rename(kept.with_stem(f"{path.name}-{now()}") if kept.exists() else kept)
 
 
 def copy_of(journal: Path, digest: str, path: str | Path) -> Path:
-    """Where the journal's own copy of an artifact is."""
+    """Path of the copy of an artifact that a journal keeps.
+
+    Args:
+        journal: path of the journal.
+        digest: SHA-256 of the artifact, in hexadecimal.
+        path: of the artifact; the copy has the same name.
+    """
     return journal.with_suffix(".files") / digest[:20] / Path(path).name
 
 

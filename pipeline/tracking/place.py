@@ -1,4 +1,4 @@
-"""Where records go: the folder of the journals, the address of the MLflow store, the locks; and no passwords."""
+"""The folder of the journals, the address of the MLflow store, locks, and the masking of passwords."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 EXPERIMENT = "autodim"
-ENVIRONMENT = {  # for a process that calls MLflow, unless the user has set them: a dead server fails within seconds
+ENVIRONMENT = {  # defaults for a process that calls MLflow: a dead server fails within seconds
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -34,24 +34,38 @@ class StoreError(RuntimeError):
 
 
 def store_uri(root: Path) -> str:
-    """``MLFLOW_TRACKING_URI``, or the database in the repository; a relative sqlite path starts at ``root``."""
+    """The address of the store: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the repository.
+
+    Args:
+        root: the repository; a relative path of an SQLite database starts there.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     relative = re.fullmatch(r"sqlite:///([^/:].*)", uri)
     return f"sqlite:///{root / relative[1]}" if relative else uri
 
 
 def destination(root: Path, experiment: str) -> str:
-    """A short name for the store and the experiment that this process records to."""
+    """A short hash that names the store and the experiment of this process.
+
+    Args:
+        root: the repository.
+        experiment: name of the experiment in MLflow.
+    """
     return hashlib.sha256(f"{masked(store_uri(root))} {experiment}".encode()).hexdigest()[:12]
 
 
 def folder(root: Path) -> Path:
-    """Where the journals are, until the store has them."""
+    """The folder that holds the journals until the store has them."""
     return root / ".pipeline" / "tracking"
 
 
 def lock_now(file: IO[bytes] | FileIO, shared: bool = False) -> bool:
-    """Lock an open file. Returns False if another process holds the lock; closing the file unlocks it."""
+    """Lock an open file without waiting. Returns False if another process holds the lock.
+
+    Args:
+        file: the open file; closing it unlocks it.
+        shared: whether other processes may hold a shared lock at the same time.
+    """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -61,7 +75,12 @@ def lock_now(file: IO[bytes] | FileIO, shared: bool = False) -> bool:
 
 @contextlib.contextmanager
 def locked(root: Path, name: str) -> Iterator[None]:
-    """Hold the repository's lock of this name for the length of the block; wait for whoever holds it."""
+    """Hold a lock for the length of the block; wait until no other process holds it.
+
+    Args:
+        root: the repository, or the folder that holds a shared database.
+        name: of the lock.
+    """
     folder(root).mkdir(parents=True, exist_ok=True)
     with (folder(root) / f"{name}.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -70,7 +89,7 @@ def locked(root: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def meeting_mlflow() -> Iterator[None]:
-    """A block that may import and call MLflow, without its links, warnings and logs."""
+    """Silence the links, warnings and logs of MLflow for the length of the block, and set `ENVIRONMENT`."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for noisy in ("mlflow", "alembic", "urllib3.connectionpool"):
@@ -82,7 +101,13 @@ def meeting_mlflow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def storing(root: Path) -> Iterator[None]:
-    """A block that calls the store; any error in it becomes a `StoreError` without passwords."""
+    """Call the store in the block, silenced as in `meeting_mlflow`.
+
+    Args:
+        root: the repository.
+    Raises:
+        StoreError: for any error in the block, with passwords masked.
+    """
     with meeting_mlflow():
         try:
             yield
@@ -93,7 +118,7 @@ def storing(root: Path) -> Iterator[None]:
 
 
 def masked(value: Any) -> Any:
-    """The same text without passwords: ``scheme://user:password@host`` becomes ``scheme://***@host``.
+    """Mask the passwords in a text: ``scheme://user:password@host`` becomes ``scheme://***@host``.
 
     Args:
         value: text, or a mapping or sequence that holds text at any depth; anything else is returned as it is.
@@ -108,7 +133,12 @@ def masked(value: Any) -> Any:
 
 
 def refusal(root: Path, error: BaseException) -> str:
-    """What to tell the user when the store fails."""
+    """The message for the user when the store fails, with passwords masked.
+
+    Args:
+        root: the repository.
+        error: of the store.
+    """
     text = " ".join(masked(str(error)).split())[:200]
     return (
         f"MLflow at {masked(store_uri(root))} does not accept the records ({type(error).__name__}: {text}); "

@@ -1,8 +1,8 @@
-"""From a journal to the store.
+"""Uploads the records of one journal to the store.
 
 Metrics in MLflow carry the timestamp ``start of the run + step`` milliseconds: every replay writes the same points.
-From the `EVERY_STEP`-th record of a series on, MLflow gets every second one, from twice as many on every fourth, and so
-on, and always the last one; the journal holds them all.
+MLflow gets a thinned series: every record up to number `EVERY_STEP`, then every second one up to twice that number,
+then every fourth one up to four times that number, and so on; and always the last one. The journal holds all records.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from pipeline.tracking.journal import Points, Reader, Status, copy_of, now
 from pipeline.tracking.place import masked
 from pipeline.tracking.store import Point, Store, legal_key
 
-EVERY_STEP = 1000  # records of a series that all go to MLflow before it is thinned out; MLflow draws 320 points a curve
-POINTS_AT_A_TIME = 50_000  # that wait in memory
+EVERY_STEP = 1000  # records of a series before it is thinned; MLflow draws 320 points per curve
+POINTS_AT_A_TIME = 50_000  # largest number of points in memory
 
 
 class _Series:
-    """The points of one run on their way to the store."""
+    """The points of one run that wait for their upload."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        self.complete = self.was_complete = run.info.status == "FINISHED"  # such a run is never written again
-        self.parent: dict[str, str] = {}  # tags that name it, until the store has them
+        self.complete = self.was_complete = run.info.status == "FINISHED"  # a complete run is never written again
+        self.parent: dict[str, str] = {}  # tags that name the parent, until the store has them
         self.ended = False
-        self.ending: tuple[Status, int] | None = None  # how and when, until the store knows
+        self.ending: tuple[Status, int] | None = None  # status and time, until the store has them
         self.sent = 0
         self.waiting: dict[str, list[tuple[int, float]]] = {}
         self.nonfinite: dict[str, str] = {}
-        self._held_back: dict[tuple[str, ...], tuple[int, list[float]]] = {}  # thinned out, unless they are the last
+        self._skipped: dict[tuple[str, ...], tuple[int, list[float]]] = {}  # by thinning, unless they are the last
         self._records: dict[tuple[str, ...], int] = {}
-        self._marks = {metric.key: metric.step for metric in run.data.to_proto().metrics}  # what the store has
+        self._marks = {metric.key: metric.step for metric in run.data.to_proto().metrics}  # last step in the store
 
     def add(self, keys: tuple[str, ...], step: int, values: list[float]) -> int:
-        """Take one line of the journal. Returns the number of points that wait because of it."""
+        """Add one line of the journal. Returns the number of its points, or 0 if thinning skips the line."""
         count = self._records[keys] = self._records.get(keys, -1) + 1
         if count >= EVERY_STEP and count % (1 << (count // EVERY_STEP).bit_length()):
-            self._held_back[keys] = step, values
+            self._skipped[keys] = step, values
             return 0
-        self._held_back.pop(keys, None)
+        self._skipped.pop(keys, None)
         return self._wait(keys, step, values)
 
     def add_last(self) -> None:
-        """The run has ended: what was held back is the last of its series."""
-        for keys, (step, values) in self._held_back.items():
+        """Add the last record of each series, which thinning has skipped: the run has ended."""
+        for keys, (step, values) in self._skipped.items():
             self._wait(keys, step, values)
-        self._held_back.clear()
+        self._skipped.clear()
 
     def _wait(self, keys: tuple[str, ...], step: int, values: list[float]) -> int:
         for key, value in zip(keys, values, strict=True):
@@ -62,7 +62,7 @@ class _Series:
         return len(keys)
 
     def take(self) -> list[Point]:
-        """All points that wait, series by series; from now on they count as sent."""
+        """Remove and return the waiting points, sorted by series. They count as sent."""
         start = self.run.info.start_time
         points = [(key, value, start + step, step) for key, line in self.waiting.items() for step, value in line]
         self._marks.update((key, step) for key, _, _, step in points)
@@ -72,14 +72,17 @@ class _Series:
 
 
 class Replay:
-    """Brings one journal to the store, as far as it has been written.
+    """Uploads one journal to the store, as far as it has been written.
 
-    `advance` writes everything but the ends of the runs, which come in `settle`, after `Store.settle`: another
-    repository that finds a FINISHED run relies on it. After an error, start a new replay: it asks the store what it
-    has already.
+    `advance` writes all records except the ends of runs. `settle` writes those, after `Store.settle`, since other
+    repositories rely on a FINISHED run. After an error, start a new replay: it reads from the store what is there.
 
     Args:
-        configuration: counts instead of the journal's own, for a journal that DVC has restored.
+        store: the store.
+        journal: path of the journal.
+        workspace: where to look for an artifact if the journal has no copy of it.
+        configuration: replaces the configuration in the journal, for a journal that DVC has restored.
+        progress: called before each batch of points with the number of points left.
     """
 
     def __init__(
@@ -102,13 +105,13 @@ class Replay:
         self._parent: Any = None
         self._parent_ending: Status | None = None
         self._series: dict[str, _Series] = {}
-        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}  # names of metrics -> MLflow's
+        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}  # names of metrics -> their keys in MLflow
         self._cached: dict[str, str] = {}  # name -> id of runs that belong to another configuration
         self._waiting = 0
         self._notes: list[str] = []
 
     def advance(self) -> None:
-        """Write what has been added to the journal since the last time.
+        """Upload the records added to the journal since the last call, except the ends of runs.
 
         Raises:
             BadJournal: at a line that is not a record.
@@ -122,9 +125,9 @@ class Replay:
             self._send(series)
 
     def settle(self) -> None:
-        """End the runs that have ended in the journal."""
+        """End the runs whose end is in the journal. Call `Store.settle` first."""
         for series in self._series.values():
-            self._store.write(series.run, series.parent)  # another repository may have created one that is deleted now
+            self._store.write(series.run, series.parent)  # they may name a parent that is deleted
             if series.ending and not self._is_complete(series):
                 self._store.end(series.run, *series.ending)
             series.parent, series.ending = {}, None
@@ -133,7 +136,7 @@ class Replay:
             self._parent_ending = None
 
     def abandon(self) -> None:
-        """The writer is gone: end as KILLED what it has not ended."""
+        """End the open runs as KILLED: the journal has no writer."""
         for series in self._series.values():
             if not series.ended:
                 series.ended, series.ending = True, ("KILLED", now())
@@ -144,22 +147,25 @@ class Replay:
     def end_parent(self, status: Status) -> None:
         """End the run of the configuration, unless another process works on it.
 
-        A restored journal does not change how a FINISHED run ended.
+        A restored journal does not change a FINISHED run.
+
+        Args:
+            status: of the ended run.
         """
         run = self._store.get(self._parent)
         if not self._is_busy(run) and not (self._restored and run.info.status == "FINISHED"):
             self._store.end(run, status)
 
     def summary(self) -> Iterator[str]:
-        """One line per run, and one per artifact that could not be found."""
+        """One line per run, and one per artifact that is missing or has changed."""
         for name, series in self._series.items():
             run_id = series.run.info.run_id
             if not series.was_complete:
-                yield f"run {name} {run_id} brought in, {series.sent} points"
+                yield f"run {name} {run_id} uploaded, {series.sent} points"
             elif name in self._cached:
-                yield f"run {name} {run_id} belongs to another configuration, linked"
+                yield f"run {name} {run_id} belongs to another configuration and is linked"
             else:
-                yield f"run {name} {run_id} was complete"
+                yield f"run {name} {run_id} was complete already"
         yield from self._notes
 
     def _record(self, record: dict[str, Any]) -> None:
@@ -200,7 +206,7 @@ class Replay:
         tags = dict(record["tags"])
         if self._restored:
             if new:
-                self._store.set_status(run, "SCHEDULED")  # until all its stages are there
+                self._store.set_status(run, "SCHEDULED")  # until the journals of all stages are there
         elif not self._is_busy(run):
             self._store.set_status(run, "RUNNING")
             tags |= author
@@ -211,7 +217,7 @@ class Replay:
 
     def _close_parent(self, record: dict[str, Any]) -> None:
         self.closed = record["status"]
-        if not self._cached:  # the configuration has computed its own in the meantime
+        if not self._cached:  # a link to runs of another configuration is out of date
             self._store.untag(self._parent, f"pipeline.cached.{self._open['stage']}")
         if not self._restored:
             self._parent_ending = record["status"]
@@ -260,7 +266,7 @@ class Replay:
         self._waiting = 0
 
     def _is_complete(self, series: _Series) -> bool:
-        """Whether the run is FINISHED by now; whoever computes the same content may have ended it."""
+        """Whether the run is FINISHED by now: another process with the same content may have ended it."""
         series.complete = series.complete or self._store.get(series.run).info.status == "FINISHED"
         return series.complete
 
@@ -270,13 +276,13 @@ class Replay:
         return run.info.status == "RUNNING" and not self._process.items() <= tags.items() and not is_dead(tags)
 
     def _write_parent(self, record: dict[str, Any]) -> None:
-        """Replace the figures of the parent that differ: MLflow shows the latest in time."""
+        """Write the metrics of the parent that differ: MLflow shows the value with the latest timestamp."""
         run = self._store.get(self._parent)
-        figures = {legal_key(name): float(value) for name, value in record["metrics"].items()}
-        infinite = {f"nonfinite.{key}": str(value) for key, value in figures.items() if math.isinf(value)}
+        metrics = {legal_key(name): float(value) for name, value in record["metrics"].items()}
+        infinite = {f"nonfinite.{key}": str(value) for key, value in metrics.items() if math.isinf(value)}
         changed = [
             (key, value, now(), 0)
-            for key, value in figures.items()
+            for key, value in metrics.items()
             if not math.isinf(value) and repr(run.data.metrics.get(key)) != repr(value)
         ]
         self._store.points(run, changed)
@@ -290,4 +296,4 @@ class Replay:
             if place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == record["sha256"]:
                 self._store.artifact(run, place, record["folder"])
                 return
-        self._notes.append(f"artifact {record['path']} of run {record['run'] or 'parent'} is gone or has changed")
+        self._notes.append(f"artifact {record['path']} of run {record['run'] or 'parent'} is missing or has changed")

@@ -1,4 +1,4 @@
-"""The tracker of one stage: where its runs are recorded, and what they are called."""
+"""The trackers of stages and of other jobs, with the tags and the data set of their parameters."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import RUNS, root
 
-DIGEST = 36  # characters of a data set's digest that MLflow takes
+DIGEST = 36  # longest digest of a data set that MLflow accepts, in characters
 
 
 def stage_tracker(stage: str, key: str, raw_sha256: str, *, wait: bool = False) -> Tracker:
-    """Runs of a stage of the main job go to MLflow through ``artifacts/runs/<stage>.jsonl``, which is its output.
+    """The tracker of a stage of the main job; it publishes the journal as ``artifacts/runs/<stage>.jsonl``.
 
     Args:
-        key: names what the stage computes; see `pipeline.workflow.code.content_key`.
-        raw_sha256: checksum of the raw table, by which MLflow tells data sets apart.
-        wait: until the store has all of it; for the last stage.
+        stage: name of the stage.
+        key: content key of the stage; see `pipeline.workflow.code.content_key`.
+        raw_sha256: checksum of the raw table; MLflow identifies the data set by it.
+        wait: whether to wait until the store has the whole journal; for the last stage.
     """
     params = Params.load()
     publish = RUNS / f"{stage}.jsonl"
@@ -34,12 +35,16 @@ def beside_tracker(
     title: str,
     tags: Mapping[str, str] | None = None,
 ) -> Tracker:
-    """Runs of a job beside the main one, e.g. of a sweep's trial, under a parent of their own.
+    """The tracker of a job other than the main one, e.g. of a trial of a sweep. Its runs have their own parent.
 
     Args:
-        configuration: names the parent.
+        stage: name of the job.
+        key: content key of the job.
+        raw_sha256: checksum of the raw table; MLflow identifies the data set by it.
+        params: parameters of the job; they give data set, backbone and method.
+        configuration: parameters that identify the parent.
         title: of the parent.
-        tags: of the parent and its runs, beside data set, backbone and method.
+        tags: of the parent and its runs, in addition to data set, backbone and method.
     """
     return _tracker(stage, key, raw_sha256, params, configuration, tags, title=title)
 

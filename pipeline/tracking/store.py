@@ -14,35 +14,37 @@ from typing import Any
 from pipeline.tracking.identity import is_dead
 from pipeline.tracking.place import StoreError, locked, masked, store_uri
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts, not on prompts
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # makes the UI open on runs and charts
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 1000, 100, 100
 KEY_CHARACTERS, PARAM_CHARACTERS, TAG_CHARACTERS = 250, 6000, 5000
-SETTLE_SECONDS = 1.0  # within which a run that another repository is creating becomes visible
+SETTLE_SECONDS = 1.0  # after which a run created by another repository is visible
 ATTEMPTS = 5
-
 
 Point = tuple[str, float, int, int]  # key, value, timestamp in ms, step
 
 
 class Superseded(Exception):
-    """A run has been deleted in favour of another one for the same content; what was done with it must be repeated."""
+    """Another repository created the same run first, and its run counts; the caller must repeat its work."""
 
 
 class Store:
     """One experiment of an MLflow store.
 
     Repositories that share a store may look for the same run at the same time, find none, and create two. A lock in
-    the folder of an SQLite database prevents it. On a server each of them looks again before it ends a run, in
-    `settle`: `SETTLE_SECONDS` after it obtained the run, when all of them can see both. They choose the same one of
-    the two, and whoever created the other deletes it. A creation that takes longer is undone at once: others may have
-    looked too early to see it.
+    the folder of an SQLite database prevents this. A server has no such lock: each repository looks again in `settle`,
+    `SETTLE_SECONDS` after it obtained the run, when both runs are visible. All choose the same run, and the creator of
+    the other one deletes it. A run that takes longer than `SETTLE_SECONDS` to create is deleted at once, since other
+    repositories may have looked too early to see it.
 
+    Args:
+        root: the repository.
+        experiment: name of the experiment in MLflow; created if it does not exist.
     Raises:
         StoreError: if the experiment has been deleted, or the folder of the database does not exist.
     """
 
     def __init__(self, root: Path, experiment: str) -> None:
-        # here, and not above: it takes seconds, and must not happen in the process of a stage
+        # not at the top: the import takes seconds, and the process of a stage must not pay for it
         from mlflow import MlflowClient, MlflowException, entities
 
         uri = store_uri(root)
@@ -53,12 +55,12 @@ class Store:
         self._place = Path(database[1]).resolve().parent if database else root
         self._unsettled: dict[tuple[str, str], tuple[str, bool, float]] = {}  # tag, value -> run id, new, time
         if not self._place.is_dir():
-            raise StoreError(f"there is no folder {self._place} for the database")
+            raise StoreError(f"the folder of the database does not exist: {self._place}")
         with locked(self._place, "store"):  # two processes cannot migrate one database
             self._client = MlflowClient(uri)
             known = self._client.get_experiment_by_name(experiment)
             if known is None:
-                # a server has artifact storage of its own; otherwise MLflow would use the working directory
+                # a server has its own artifact storage; for a database the default would be the working directory
                 place = None if uri.startswith("http") else (root / "mlartifacts").as_uri()
                 try:
                     new = self._client.create_experiment(experiment, artifact_location=place, tags=KIND)
@@ -68,38 +70,50 @@ class Store:
                     if known is None:
                         raise
             if known.lifecycle_stage != "active":
-                raise StoreError(f"experiment {experiment!r} is deleted; `mlflow experiments restore` brings it back")
+                raise StoreError(f"experiment {experiment!r} is deleted; `mlflow experiments restore` restores it")
             self._experiment_id = known.experiment_id
 
     def check(self) -> None:
-        """Raises whatever MLflow raises if the store does not answer."""
+        """Make sure that the store answers.
+
+        Raises:
+            Exception: of MLflow, if it does not.
+        """
         self._client.get_experiment(self._experiment_id)
 
     def reap(self) -> None:
-        """End the runs that are RUNNING although their process is dead: they were killed."""
+        """End as KILLED the runs that are RUNNING although their process has ended."""
         for run in self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
             if is_dead(run.data.tags):
                 self.end(run, "KILLED")
 
     def keyed(self, key: str) -> dict[str, str]:
-        """Ids of all runs whose stage computed this content, by the whole of their ``pipeline.key``."""
+        """Ids of the runs with this content key, by their full ``pipeline.key``.
+
+        Args:
+            key: content key of a stage.
+        """
         wanted = f"tags.`pipeline.key` LIKE '%:{key}'"
         runs = self._client.search_runs([self._experiment_id], wanted, max_results=5000)
         return {run.data.tags["pipeline.key"]: run.info.run_id for run in runs}
 
     def obtain(self, tag: str, value: str, start: int, name: str, tags: Mapping[str, str]) -> tuple[Any, bool]:
-        """The run that has this tag, and whether it is new.
+        """Find the run with this tag, or create it. Returns the run and whether it is new.
 
         Args:
+            tag: name of the tag.
+            value: of the tag.
             start: of a new run, in milliseconds since the epoch.
             name: of a new run.
-            tags: that a new run gets beside this one.
+            tags: further tags of a new run.
+        Raises:
+            StoreError: if the store is too slow to create a run.
         """
         identity = _legal_tags({**tags, tag: value})
         for _ in range(ATTEMPTS):
             with locked(self._place, "store"):
                 began = time.monotonic()
-                known = self._with(tag, value)
+                known = self._runs_with(tag, value)
                 run = known[0] if known else self._client.create_run(self._experiment_id, start, identity, masked(name))
                 ended = time.monotonic()
             if self._lockable or run.info.status == "FINISHED":
@@ -111,17 +125,17 @@ class Store:
         raise StoreError(f"the store takes more than {SETTLE_SECONDS:g} s to create a run; try again later")
 
     def settle(self) -> None:
-        """Make sure that the runs of `obtain` are those that everybody uses.
+        """Make sure that the runs from `obtain` are those that all repositories use.
 
         Raises:
-            Superseded: if one is not; it has been deleted, if it was new.
+            Superseded: if another run is used instead of one of them, which is deleted if this store created it.
         """
         latest = max((ended for _, _, ended in self._unsettled.values()), default=-SETTLE_SECONDS)
         time.sleep(max(0.0, latest + SETTLE_SECONDS - time.monotonic()))
         superseded = []
         while self._unsettled:
             (tag, value), (run_id, new, _) = self._unsettled.popitem()
-            first, *others = [run.info.run_id for run in self._with(tag, value)] or [""]
+            first, *others = [run.info.run_id for run in self._runs_with(tag, value)] or [""]
             if first != run_id:
                 superseded.append(value)
                 if new and run_id in others:
@@ -129,26 +143,38 @@ class Store:
         if superseded:
             raise Superseded(", ".join(superseded))
 
-    def _with(self, tag: str, value: str) -> list[Any]:
-        """All runs with this tag, in an order that everybody sees alike: finished ones first, then the oldest."""
+    def _runs_with(self, tag: str, value: str) -> list[Any]:
+        """All runs with this tag, in the same order for all repositories: FINISHED ones first, then by age."""
         runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'")
         return sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id))
 
     def get(self, run: Any) -> Any:
-        """The run as it is now."""
+        """The current state of a run in the store."""
         return self._client.get_run(run.info.run_id)
 
     def set_status(self, run: Any, status: str) -> None:
-        """Change the status of a run that goes on."""
+        """Change the status of a run without ending it."""
         if run.info.status != status:
             self._client.update_run(run.info.run_id, status=status)
 
     def end(self, run: Any, status: str, when: int | None = None) -> None:
-        """End a run, now or at a time in milliseconds since the epoch."""
+        """End a run.
+
+        Args:
+            run: the run.
+            status: FINISHED, FAILED or KILLED.
+            when: time of the end in milliseconds since the epoch; now if left out.
+        """
         self._client.set_terminated(run.info.run_id, status, end_time=when)
 
     def write(self, run: Any, tags: Mapping[str, str], params: Mapping[str, str] | None = None) -> None:
-        """Set tags, and those params that the run does not have yet: MLflow refuses to change a param."""
+        """Set tags and params. Existing params keep their values, since MLflow refuses to change them.
+
+        Args:
+            run: the run; its tags and params are those already in the store.
+            tags: of the run.
+            params: of the run.
+        """
         run_id = run.info.run_id
         legal_tags = _legal_tags(tags).items()
         new_tags = [self._entities.RunTag(*item) for item in legal_tags if run.data.tags.get(item[0]) != item[1]]
@@ -165,10 +191,12 @@ class Store:
             self._client.delete_tag(run.info.run_id, name)
 
     def points(self, run: Any, points: list[Point], progress: Callable[[int], None] = lambda left: None) -> None:
-        """Store metrics. Batches that hold few series each are the cheapest: sort the points by series.
+        """Store metrics in batches.
 
         Args:
-            progress: is told before every batch how many points are left.
+            run: the run.
+            points: sorted by series, since a batch of few series is cheaper.
+            progress: called before each batch with the number of points left.
         """
         left = len(points)
         for part in _parts(points, METRICS_PER_BATCH):
@@ -177,15 +205,26 @@ class Store:
             self._client.log_batch(run.info.run_id, metrics=[self._entities.Metric(*point) for point in part])
 
     def artifact(self, run: Any, path: Path, folder: str) -> None:
-        """Upload a file to a folder among the artifacts of a run."""
+        """Upload a file as an artifact of a run.
+
+        Args:
+            run: the run.
+            path: the file.
+            folder: folder among the artifacts; "" for the top.
+        """
         self._client.log_artifact(run.info.run_id, str(path), folder or None)
 
     def dataset(self, run: Any, dataset: Mapping[str, str]) -> None:
-        """Give a run its data set, unless it has one with the same digest."""
+        """Record the data set of a run, unless the run has one with the same digest.
+
+        Args:
+            run: the run.
+            dataset: ``name``, ``digest`` and perhaps ``source``; see `tracker.Tracker`.
+        """
         source = json.dumps({"uri": masked(dataset.get("source", dataset["name"]))})
         entity = self._entities.Dataset(dataset["name"][:500], dataset["digest"][:36], "local", source)
         known = run.inputs.dataset_inputs if run.inputs else []
-        if all(one.dataset.digest != entity.digest for one in known):
+        if all(item.dataset.digest != entity.digest for item in known):
             self._client.log_inputs(run.info.run_id, [self._entities.DatasetInput(entity, [])])
 
 
@@ -195,7 +234,7 @@ def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def legal_key(name: str) -> str:
-    """The name itself if MLflow accepts it; otherwise a similar name that no other name turns into."""
+    """The name itself if MLflow accepts it; otherwise a similar, unique key that ends in a hash of the name."""
     key = re.sub(r"[^/\w.\- :]", "_", name)
     if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
         key = "/".join(part if part.strip(".") else "_" for part in key.split("/"))

@@ -1,4 +1,4 @@
-"""From the journals of a repository to the store: those that stages left behind, and those that DVC restored."""
+"""Uploads the journals of a repository to the store: those of its stages, and those that DVC has restored."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ log = logging.getLogger("pipeline.tracking")
 
 
 class Inbox:
-    """The journals in ``<root>/.pipeline/tracking``, and how far each has been brought to the store.
+    """The journals in ``<root>/.pipeline/tracking``, and the progress of their upload.
 
     Args:
-        workspace: where to look for an artifact whose copy beside the journal is gone.
-        follow: also bring in what is being written, and only what is meant for this store and experiment.
-        progress: is told now and then how many points are left.
+        root: the repository.
+        experiment: name of the experiment in MLflow.
+        workspace: where to look for an artifact if the journal has no copy of it.
+        follow: upload also journals that are being written, but only those for this store and experiment.
+        progress: called before each batch of points with the number of points left.
     """
 
     def __init__(
@@ -35,37 +37,41 @@ class Inbox:
         follow: bool = False,
         progress: Callable[[int], None] = lambda left: None,
     ) -> None:
-        self.refused: dict[str, str] = {}  # name of a journal -> why the store did not accept it the last time
+        self.refused: dict[str, str] = {}  # name of a journal -> why the store refused it last time
         self.unreadable: dict[str, str] = {}  # name of a journal -> what is wrong with it
         self._root, self._experiment, self._workspace = root, experiment, workspace
         self._follow, self._progress = follow, progress
         self._destination = destination(root, experiment)
         self._store: Store | None = None
         self._replays: dict[Path, Replay] = {}
-        self._ours: set[Path] = set()  # journals that concern us, until they have arrived
+        self._relevant: set[Path] = set()  # journals to upload, until they have arrived
 
     def waiting(self) -> list[tuple[Path, bool]]:
-        """The journals that have not arrived, the oldest first, and whether each has a writer."""
+        """The journals that have not arrived, by age from the oldest, each with whether it has a writer."""
         waiting = []
-        for path in sorted(folder(self._root).glob("*.jsonl"), key=_age):
-            with contextlib.suppress(FileNotFoundError):  # it has arrived since it was listed
+        for path in sorted(folder(self._root).glob("*.jsonl"), key=_modified):
+            with contextlib.suppress(FileNotFoundError):  # uploaded since the listing
                 written = has_writer(path)
                 if not written and has_arrived(path, self._destination):
                     continue
-                if path in self._ours or not self._follow or recorded_for(path) in (None, self._destination):
-                    self._ours.add(path)
+                if path in self._relevant or not self._follow or recorded_for(path) in (None, self._destination):
+                    self._relevant.add(path)
                     waiting.append((path, written))
         return waiting
 
     def is_new(self, path: Path) -> bool:
-        """Whether nothing of a journal has been brought in."""
+        """Whether the upload of a journal has not begun.
+
+        Args:
+            path: of the journal.
+        """
         return path not in self._replays
 
     def bring_in(self) -> list[str]:
-        """Bring to the store what the journals hold; one process at a time does so.
+        """Upload the journals; one process per repository does so at a time.
 
         Returns:
-            What happened to each journal without a writer.
+            One line per run and per missing artifact of each journal without a writer.
         Raises:
             StoreError: if the store does not answer.
         """
@@ -74,21 +80,21 @@ class Inbox:
                 if self._store is None:
                     self._store = Store(self._root, self._experiment)
                     self._store.reap()
-                return _unopposed(partial(self._pass, self._store))
+                return _repeated(partial(self._upload, self._store))
             except BaseException:
                 self._store = None
                 self._replays.clear()
                 raise
 
-    def _pass(self, store: Store) -> list[str]:
+    def _upload(self, store: Store) -> list[str]:
         self.refused = {}
         lines: list[str] = []
         ready = []
         try:
             for path, written in self.waiting():
                 if written and not self._follow:
-                    lines.append(f"{path.name}: is being written, left alone")
-                elif replay := self._advanced(store, path, written):
+                    lines.append(f"{path.name}: skipped, a process is writing it")
+                elif replay := self._advance(store, path, written):
                     ready.append((path, written, replay))
             store.settle()
         except Superseded:
@@ -101,8 +107,8 @@ class Inbox:
                 self._finish(path, replay)
         return lines
 
-    def _advanced(self, store: Store, path: Path, written: bool) -> Replay | None:
-        """The replay of a journal, after all its records; None if they cannot be read or the store refuses them."""
+    def _advance(self, store: Store, path: Path, written: bool) -> Replay | None:
+        """Upload the new records of a journal. Returns None if they cannot be read or the store refuses them."""
         replay = self._replays.get(path) or Replay(store, path, self._workspace, progress=self._progress)
         self._replays[path] = replay
         try:
@@ -119,19 +125,19 @@ class Inbox:
                     self.unreadable[path.name] += f": it is kept as {set_aside(path).name}"
             log.warning("%s", self.unreadable[path.name])
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
-            store.check()  # if it answers, it refuses this journal alone
+            store.check()  # if the store answers, it refuses only this journal
             self.refused[path.name] = f"{path.name}: {refusal(self._root, error)}"
         del self._replays[path]
         return None
 
     def _finish(self, path: Path, replay: Replay) -> None:
-        """Remove a journal without a writer, or mark it as brought in, unless it has got a writer again."""
+        """Remove a journal or mark it as uploaded, unless it has a writer again."""
         if replay.closed is None:
             replay.abandon()
         finished = replay.closed == "FINISHED" or replay.reader.offset == 0
         finish(path, replay.reader.offset, self._destination, remove=finished)
         del self._replays[path]
-        self._ours.discard(path)
+        self._relevant.discard(path)
 
 
 def synchronise(
@@ -142,27 +148,30 @@ def synchronise(
     experiment: str = EXPERIMENT,
     complete: bool = True,
 ) -> list[str]:
-    """Bring to the store what is on disk and missing there. Doing it twice changes nothing.
+    """Upload the records on disk that the store does not have. A second call changes nothing.
 
-    Journals in ``<root>/.pipeline/tracking`` keep the configuration that they were written for; those that a living
-    process writes are left alone. Published journals count for ``configuration``.
+    Journals in ``<root>/.pipeline/tracking`` keep their own configuration; those that a process is writing are skipped.
+    Published journals are recorded for ``configuration``.
 
     Args:
-        configuration: all parameters; needed with ``published``.
-        published: journals of the stages as they are in the workspace, in the order of the stages.
-        workspace: what paths of artifacts are relative to; the working directory if left out.
-        complete: whether ``published`` has a journal of every stage: the run of the configuration is then FINISHED,
-            even if an earlier attempt was killed. Otherwise a new one is SCHEDULED.
+        root: the repository.
+        configuration: all parameters; required with ``published``.
+        published: journals of the stages in the workspace, in the order of the stages.
+        workspace: folder that the paths of artifacts are relative to; the working directory if left out.
+        experiment: name of the experiment in MLflow.
+        complete: whether ``published`` has a journal of every stage. If so, the run of the configuration becomes
+            FINISHED, even if an earlier attempt was killed. Otherwise a new run of the configuration is SCHEDULED.
     Returns:
-        One line per run, and one per artifact that could not be found.
+        One line per run, per missing artifact and per skipped journal.
     Raises:
+        ValueError: if there are published journals but no configuration.
         FileNotFoundError: if a published journal does not exist.
-        StoreError: if the store does not answer or refuses a journal; what has not arrived stays for the next time.
+        StoreError: if the store does not answer or refuses a journal; the journal stays for the next call.
     """
     root, workspace = Path(root).resolve(), (workspace or Path()).resolve()
     journals = list(map(Path, published))
     if journals and configuration is None:
-        raise ValueError("published journals need the configuration that they count for")
+        raise ValueError("published journals require a configuration, got None")
     for path in journals:
         if not path.is_file():
             raise FileNotFoundError(f"there is no journal {path}")
@@ -171,13 +180,13 @@ def synchronise(
     if journals:
         with locked(root, "inbox"), storing(root):
             store = Store(root, experiment)
-            lines += _unopposed(partial(_restored, store, journals, workspace, configuration, complete))
+            lines += _repeated(partial(_upload_restored, store, journals, workspace, configuration, complete))
     if inbox.refused:
         raise StoreError("\n".join(inbox.refused.values()))
     return lines
 
 
-def _restored(
+def _upload_restored(
     store: Store, journals: Sequence[Path], workspace: Path, configuration: Mapping[str, Any] | None, complete: bool
 ) -> list[str]:
     replays = {}
@@ -187,7 +196,7 @@ def _restored(
             replay.advance()
             replays[path] = replay
         except BadJournal as error:
-            log.warning("%s: it is left out; delete it, and `dvc checkout` restores it", error)
+            log.warning("%s; it is skipped: delete it and run `dvc checkout` to restore it", error)
             complete = False
     store.settle()
     for replay in replays.values():
@@ -198,8 +207,13 @@ def _restored(
 
 
 def run_ids(root: Path, stage: str, keys: Iterable[str], experiment: str = EXPERIMENT) -> dict[tuple[str, str], str]:
-    """MLflow's ids of the runs of a stage that have arrived, by content key and name.
+    """Ids of the runs of a stage in MLflow, by content key and name of the run.
 
+    Args:
+        root: the repository.
+        stage: name of the stage.
+        keys: content keys of the stage.
+        experiment: name of the experiment in MLflow.
     Raises:
         StoreError: if the store does not answer.
     """
@@ -208,20 +222,20 @@ def run_ids(root: Path, stage: str, keys: Iterable[str], experiment: str = EXPER
     with storing(root):
         store = Store(root, experiment)
         for key in keys:
-            for whole, run_id in store.keyed(key).items():
-                ids[key, whole.removeprefix(f"{stage}/").removesuffix(f":{key}")] = run_id
+            for full_key, run_id in store.keyed(key).items():
+                ids[key, full_key.removeprefix(f"{stage}/").removesuffix(f":{key}")] = run_id
     return ids
 
 
-def _unopposed(action: Callable[[], Result]) -> Result:
-    """Do something that creates runs, and do it again if another repository created one of them first."""
+def _repeated(action: Callable[[], Result]) -> Result:
+    """Call an action that creates runs; repeat it if another repository created one of them first."""
     for _ in range(ATTEMPTS):
         with contextlib.suppress(Superseded):
             return action()
-    raise StoreError("other repositories create the same runs all the time; try again when they have ended")
+    raise StoreError(f"other repositories kept creating the same runs {ATTEMPTS} times; try again later")
 
 
-def _age(path: Path) -> float:
+def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

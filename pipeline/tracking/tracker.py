@@ -1,20 +1,20 @@
 """Experiment tracking: journal first, MLflow second.
 
-Every record is appended to a journal on disk, ``<root>/.pipeline/tracking/<stage>-<key>.jsonl``, before anything else
-happens to it. A process of its own, the follower, brings it to the MLflow store in batches. So neither MLflow's import
-nor its SQL takes time from training, a store that is down costs one warning, and a killed stage is marked as such.
-`sync.synchronise` brings in journals that have not arrived, or that DVC restored without running a stage.
+Every record is first appended to a journal on disk, ``<root>/.pipeline/tracking/<stage>-<key>.jsonl``. A separate
+process, the follower, uploads the journal to the MLflow store in batches. So neither MLflow's import nor its SQL takes
+time from training, a store that is down costs one warning, and the runs of a killed stage are marked as KILLED.
+`sync.synchronise` uploads journals that have not arrived, or that DVC restored without running a stage.
 
-Runs have two levels. They are found by their content, never by their time:
+Runs have two levels. They are identified by their content, never by their time:
 
 * the parent, one per configuration, by the tag ``pipeline.configuration``: a hash of all parameters;
 * its children, one per stage and run name, by the tag ``pipeline.key``: the content key of the stage.
 
-A child that another configuration has computed is not repeated: the parent gets the tag ``pipeline.cached.<stage>``
-instead, with the ids of those runs. A child that is FINISHED is complete and never written again.
+If another configuration has computed a child already, no second run is created: the parent gets the tag
+``pipeline.cached.<stage>`` with the ids of such runs. A FINISHED child is complete and never written again.
 
 Environment: ``MLFLOW_TRACKING_URI`` names a store other than ``<root>/mlflow.db``; with ``PIPELINE_TRACKING=journal``
-the journal is all that is written, e.g. on nodes without a network, and `sync.synchronise` uploads it later.
+only the journal is written, e.g. on nodes without a network, and `sync.synchronise` uploads it later.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from pipeline.tracking.identity import flat, origin, this_process
 from pipeline.tracking.journal import Journal, Status, now
 from pipeline.tracking.place import EXPERIMENT, folder
 
-LAST_WORD_SECONDS = 10.0  # that a stage which fails waits for the store
+LAST_WORD_SECONDS = 10.0  # that a failed stage waits for the store
 
 log = logging.getLogger("pipeline.tracking")
 
 
 class Values(Protocol):
-    """What ``tolist()`` turns into floats: a one-dimensional array or tensor."""
+    """A one-dimensional array or tensor."""
 
     def tolist(self) -> Any: ...
 
 
 class Tracker:
-    """Records what one stage does: a block that opens runs, and ends those that are still open.
+    """Records the runs of one stage, as a context manager.
 
-    After the block its runs are FINISHED, and the journal is copied to ``publish``. An exception makes them FAILED;
-    SystemExit (SIGTERM, in a stage) and Ctrl-C make them KILLED, and the journal stays where the same stage with the
-    same key will continue it.
+    The end of the block ends the open runs. They are FINISHED, and the journal is copied to ``publish``. After an
+    exception they are FAILED; after SystemExit (SIGTERM in a stage) and Ctrl-C they are KILLED. The journal then stays,
+    and the next attempt of the same stage with the same key continues it.
 
     Args:
-        root: the repository (not the copy that ``dvc exp run --temp`` works in): the journals and the store are there.
+        root: the repository, which holds the journals and the store (not the copy of ``dvc exp run --temp``).
         stage: name of the stage.
-        key: names the content that the stage computes; equal keys mean interchangeable results.
+        key: content key of the stage; equal keys mean interchangeable results.
         configuration: all parameters of the pipeline, nested; they identify the parent and become its params.
         tags: for the parent and every run of this stage, e.g. dataset, method, backbone.
-        dataset: ``name`` and ``digest`` (at most 36 characters), perhaps ``source``; MLflow's dataset lineage.
-        publish: where the whole journal goes when the stage succeeds, relative to the working directory.
-        experiment: in MLflow.
+        dataset: ``name``, ``digest`` (at most 36 characters) and perhaps ``source``, for MLflow's dataset lineage.
+        publish: path of a copy of the journal if the stage succeeds, relative to the working directory.
+        experiment: name of the experiment in MLflow.
         title: of a new parent.
-        wait: after the block, wait until the store has the journal: for the last stage.
+        wait: whether to wait after the block until the store has the journal; for the last stage.
     Raises:
         ValueError: if the stage or the key cannot be part of a file name.
     """
@@ -114,13 +114,15 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         started: float | None = None,
     ) -> Run:
-        """Open a run, or continue the one with this name in a journal that was cut short.
+        """Open a run, or continue the run of this name in an interrupted journal.
 
         Args:
             name: unique within stage and key, e.g. ``searched/seed-1``; by default ``seed-<seed>``, or the stage's
                 name.
-            params: nested dicts become names with dots.
-            started: seconds since the epoch, if the run began before it could be named.
+            seed: of the run; recorded as a tag.
+            params: of the run; nested dicts become names with dots.
+            tags: of the run.
+            started: start of the run in seconds since the epoch; now if left out.
         Raises:
             ValueError: if this tracker has opened a run with that name before, or the name holds a quote.
         """
@@ -142,7 +144,15 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         artifacts: Iterable[str | Path] = (),
     ) -> None:
-        """Give the run of the configuration its final figures, by which configurations are compared."""
+        """Record the final results of the configuration in its run.
+
+        Args:
+            metrics: that compare configurations.
+            tags: of the run.
+            artifacts: files to copy and upload.
+        Raises:
+            FileNotFoundError: if an artifact does not exist.
+        """
         self._journal.append({"k": "parent", "metrics": dict(metrics or {}), "tags": dict(tags or {})})
         for path in artifacts:
             self._journal.artifact(None, path, "")
@@ -157,7 +167,7 @@ class Tracker:
         try:
             self._close(status, error)
         except OSError:
-            if error is None:  # otherwise what ended the block says more: perhaps that the journal cannot be written
+            if error is None:  # otherwise the error of the block says more
                 raise
         finally:
             self._journal.close()
@@ -174,17 +184,17 @@ class Tracker:
             self._journal.copy_to(Path(self.publish))
 
     def _deliver(self, status: Status) -> None:
-        """See to it that the journal is brought in, and tell the user if it is not."""
+        """Make sure that the journal gets uploaded; warn the user if it does not."""
         if self.wait:
             self._follower.wait(self._journal.path, None if status == "FINISHED" else LAST_WORD_SECONDS)
         else:
-            self._follower.start()  # it may have been killed
+            self._follower.start()  # the follower may have been killed
         for warning in self._follower.warnings(self._journal.path):
             log.warning("%s", warning)
 
 
 class Run:
-    """One run of a stage. `Tracker.run` makes them."""
+    """One run of a stage, created by `Tracker.run`."""
 
     def __init__(self, journal: Journal, name: str) -> None:
         self.name = name
@@ -199,14 +209,18 @@ class Run:
         names: Mapping[str, float] | tuple[str, ...],
         values: Sequence[float] | Values | None = None,
     ) -> None:
-        """Record metrics at a step, as a mapping, or as a tuple of names and as many values.
+        """Record metrics at a step.
 
-        The second form is for hundreds of series at every step: keep one tuple and pass it again. Its values are
-        written with 7 significant digits, which is all that single precision has; the first form keeps every digit.
+        A tuple of names with values suits hundreds of series at every step: pass the same tuple each time. These values
+        are written with 7 significant digits, the precision of float32; the values of a mapping keep all digits.
 
-        The steps of a metric only grow. A step that is not above the last one is a repetition, as after a resume, and
-        is dropped.
+        The steps of a metric must increase. A step that does not exceed the last one is dropped, since a resumed
+        training repeats steps.
 
+        Args:
+            step: the step.
+            names: metrics by name, or the names alone.
+            values: one per name if ``names`` is a tuple.
         Raises:
             ValueError: if the run has ended, or there are not as many values as names.
         """
@@ -239,6 +253,9 @@ class Run:
     def tag(self, name: str, value: str) -> None:
         """Set a tag of the run.
 
+        Args:
+            name: of the tag.
+            value: of the tag.
         Raises:
             ValueError: if the run has ended.
         """
@@ -246,13 +263,15 @@ class Run:
         self._journal.append({"k": "tags", "run": self.name, "tags": {name: str(value)}})
 
     def artifact(self, path: str | Path, folder: str = "", output: str | Path | None = None) -> None:
-        """Keep a small file with the run, as it is now, under ``folder`` among the run's artifacts.
+        """Record the current content of a small file as an artifact of the run.
 
-        The file is copied beside the journal, since it may change or go before the upload. After a restore from DVC's
-        cache it is taken from the workspace, if it still has the same checksum.
+        The file is copied beside the journal, since it may change or disappear before the upload. For a journal from
+        DVC's cache the file is read from the workspace, if its checksum is unchanged.
 
         Args:
-            output: where the stage will have put the file in the end, with the same name; ``path`` if left out.
+            path: the file.
+            folder: folder among the artifacts of the run.
+            output: final path of the file in the workspace; ``path`` if left out.
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the run has ended.
@@ -261,7 +280,11 @@ class Run:
         self._journal.artifact(self.name, path, folder, output)
 
     def end(self, status: Status = "FINISHED") -> None:
-        """End the run; a second call does nothing. The end of the tracker's block ends what is open."""
+        """End the run; a second call does nothing.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
         if not self.ended:
             self._journal.append({"k": "end", "run": self.name, "status": status, "time": now()})
             self.ended = True

@@ -107,7 +107,7 @@ def finished(process: subprocess.Popen[str]) -> None:
     """Wait for a stage, which must succeed and complain of nothing."""
     output, complaint = process.communicate()
     assert (process.returncode, output) == (0, ""), complaint
-    assert all("bringing the journal" in line for line in complaint.splitlines()), complaint
+    assert all("uploading the journal" in line for line in complaint.splitlines()), complaint
 
 
 def followers(root: Path) -> list[psutil.Process]:

@@ -98,7 +98,7 @@ def test_synchronising_fills_another_store_and_a_second_time_changes_nothing(
     shutil.copy(migrated, root / "new.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///new.db")
     capfd.readouterr()
-    for answer in ("brought in, 10 points", "was complete"):
+    for answer in ("uploaded, 10 points", "was complete"):
         [line] = synchronise(root, CONFIGURATION, [PUBLISHED])
         assert answer in line
         assert capfd.readouterr() == ("", "")
@@ -116,7 +116,7 @@ def test_an_artifact_that_has_changed_since_is_not_uploaded_but_named(journal_on
     shutil.rmtree(root / ".pipeline")
     Path("allocation.json").write_text("another")
     lines = synchronise(root, CONFIGURATION, [PUBLISHED])
-    assert any("artifact allocation.json of run seed-0 is gone or has changed" in line for line in lines)
+    assert any("artifact allocation.json of run seed-0 is missing or has changed" in line for line in lines)
     [run] = runs(root, pipeline_stage="search")
     assert artifacts(root, run) == []
 

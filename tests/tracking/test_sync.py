@@ -86,7 +86,7 @@ def test_all_stages_that_are_current_are_synchronised_and_finish_their_parent(
 ) -> None:
     assert synchronised(workspace) == list(STAGES)
     printed = capsys.readouterr()
-    assert printed.out.count("brought in") == 4 and printed.err == ""
+    assert printed.out.count("uploaded") == 4 and printed.err == ""
     [parent] = parents(workspace)
     assert (parent.info.status, parent.data.metrics) == ("FINISHED", {"auc": 0.7})
 
