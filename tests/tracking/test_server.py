@@ -94,12 +94,12 @@ def test_of_two_runs_for_one_key_both_repositories_choose_the_same(
     with meeting_mlflow():
         stores = [Store(root, "race"), Store(root, "race")]
         unseen = iter([True, True])
-        search_again = Store._with
+        search_again = Store._runs_with
 
         def blind(self: Store, tag: str, value: str) -> list[object]:
             return [] if next(unseen, False) else search_again(self, tag, value)
 
-        monkeypatch.setattr(Store, "_with", blind)  # neither sees the other's run before it creates its own
+        monkeypatch.setattr(Store, "_runs_with", blind)  # neither sees the other's run before it creates its own
         start = now()
         created = [store.obtain("pipeline.key", "k", start, "run", {})[0].info.run_id for store in stores]
         assert created[0] != created[1]
