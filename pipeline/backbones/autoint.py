@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
+from pipeline.models.dense import Dense
 from pipeline.workflow.validation import Count
 
 
@@ -13,7 +14,7 @@ class Interacting(nn.Module):
     def __init__(self, inputs: int, heads: int, dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.residual = (nn.Linear(inputs, heads * dim, bias=False) for _ in range(4))
+        self.query, self.key, self.value, self.residual = (Dense(inputs, heads * dim, bias=False) for _ in range(4))
         for layer in (self.query, self.key, self.value, self.residual):
             nn.init.xavier_uniform_(layer.weight)  # torch's default shrinks vectors layer by layer and learns slower
 
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
         width = heads * attention_dim
         inputs = [dim] + [width] * (layers - 1)
         self.interacting = nn.Sequential(*(Interacting(numbers, heads, attention_dim) for numbers in inputs))
-        self.output = nn.Linear(len(schema) * width, 1)
+        self.output = Dense(len(schema) * width, 1)
 
     def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""

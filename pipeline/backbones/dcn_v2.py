@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
+from pipeline.models.dense import Dense
 from pipeline.models.layers import MLP
 from pipeline.workflow.validation import Count, Fraction
 
@@ -40,12 +41,12 @@ class Backbone(nn.Module):
         super().__init__()
         width = len(schema) * dim
         self.crosses = nn.ModuleList(
-            nn.Linear(width, width)
+            Dense(width, width)
             if rank is None
-            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+            else nn.Sequential(Dense(width, rank, bias=False), Dense(rank, width))
             for _ in range(layers)
         )
-        self.crossed = nn.Linear(width, 1, bias=False) if structure == "parallel" else None  # the MLP has a bias
+        self.crossed = Dense(width, 1, bias=False) if structure == "parallel" else None  # the MLP has a bias
         self.mlp = MLP(width, hidden, dropout)
 
     def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:

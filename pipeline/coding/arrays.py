@@ -21,18 +21,18 @@ def of_predictions(predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
         "cuts": np.concatenate([one.cuts[1:-1] for one in predictions]).astype(np.int32),
         "losses": np.concatenate([one.components.ravel() for one in predictions]),
         "row_losses": np.stack([one.rows for one in predictions]),
+        "width": np.array(predictions[0].dim, np.int32),
     }
 
 
-def predictions(arrays: Mapping[str, np.ndarray], numbers: Sequence[int], dim: int) -> list[Prediction]:
+def predictions(arrays: Mapping[str, np.ndarray], numbers: Sequence[int]) -> list[Prediction]:
     """The predictions in arrays of `of_predictions`.
 
     Args:
         arrays: of F fields.
         numbers: of rows of each field.
-        dim: D.
     """
-    found, begin = [], 0
+    found, begin, dim = [], 0, int(arrays["width"])
     for number, cuts, rows in zip(numbers, _cuts(arrays, numbers), arrays["row_losses"], strict=True):
         shape = (len(cuts) - 1, min(number, dim), len(BITS))
         losses = arrays["losses"][begin : begin + np.prod(shape)].reshape(shape)
@@ -57,7 +57,7 @@ def of_plans(plans: Sequence[Plan]) -> dict[str, np.ndarray]:
 
 
 def plans(arrays: Mapping[str, np.ndarray], numbers: Sequence[int], dim: int) -> list[Plan]:
-    """The plans in arrays of `of_plans`; see `predictions` for the arguments."""
+    """The plans in arrays of `of_plans`; rows of ``dim`` numbers, see `predictions` for the other arguments."""
     found, begin = [], 0
     bits = np.array(BITS, np.uint8)[arrays["bits"]]
     for number, cuts, blocks in zip(numbers, _cuts(arrays, numbers), arrays["blocks"].tolist(), strict=True):

@@ -33,6 +33,7 @@ class Occurrences:
         bag_starts: (B * F,) where each bag begins among the occurrences, or None as above.
         weights: (n,) share of each occurrence in its bag, or None if all are 1.
         shape: (B, F).
+        first_order: (B,) sum of the first-order weights of each row of the batch, if the embedding holds them.
     """
 
     rows: Tensor
@@ -44,6 +45,7 @@ class Occurrences:
     bag_starts: Tensor | None
     weights: Tensor | None
     shape: tuple[int, int]
+    first_order: Tensor | None = None
 
     def mass(self) -> Tensor:
         """(U,) float: the sum of each row's weights over the batch; for single-valued fields, its occurrences."""
@@ -91,12 +93,14 @@ class Direct:
         bag_starts: (B * F,) where each bag begins among the occurrences, or None if bag i is occurrence i.
         weights: (n,) share of each occurrence in its bag, 0 for padding, or None as above.
         shape: (B, F).
+        first_order: as above.
     """
 
     rows: Tensor
     bag_starts: Tensor | None
     weights: Tensor | None
     shape: tuple[int, int]
+    first_order: Tensor | None = None
 
     def averaged(self, values: Tensor) -> Tensor:
         """(n, K) values of the occurrences -> (B, F, K)."""

@@ -1,5 +1,8 @@
 """Coded tables: full tables that are coded after training, with bits where they save the most loss; see
 `pipeline.coding`.
+
+If the backbone has a first-order weight for each row, that weight is one more coordinate of the row. So a row has W
+numbers: D, or D + 1 with the first-order weight last.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ class Moments:
 
     Args:
         weights: (R,) for each row of the joint table, how often it is looked up; see `Calibration.weights`.
-        metrics: (F, D, D) float64, the Gauss-Newton matrix of each field.
+        metrics: (F, W, W) float64, the Gauss-Newton matrix of each field.
     """
 
     weights: Tensor
@@ -47,12 +50,12 @@ class Moments:
         return cls(calibration.weights().cpu(), total / rows)
 
     @classmethod
-    def neutral(cls, schema: Schema, dim: int) -> Moments:
+    def neutral(cls, schema: Schema, width: int) -> Moments:
         """As if all rows were equally frequent and all directions equally important."""
-        return cls(torch.ones(schema.num_rows), torch.eye(dim, dtype=torch.float64).expand(len(schema), -1, -1))
+        return cls(torch.ones(schema.num_rows), torch.eye(width, dtype=torch.float64).expand(len(schema), -1, -1))
 
     def of_fields(self, table: Tensor, schema: Schema) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each field its part of a joint table (R, D) and of the weights, in the order of coding, and its metric."""
+        """Of each field its part of a joint table (R, W) and of the weights, in the order of coding, and its metric."""
         return zip(in_order(table, schema), in_order(self.weights, schema), self.metrics, strict=True)
 
 
@@ -71,28 +74,45 @@ class ExaminedTables(MixedTables):
     def __init__(self, schema: Schema, dim: int) -> None:
         super().__init__(schema, dict.fromkeys(schema.names, dim), dim)
         self.schema = schema
+        self.first_order: Table | None = None
         self._predictions: list[Prediction] = []
 
+    def take_first_order(self) -> bool:
+        self.first_order = Table(self.schema.num_rows, 1, sd=0.0)
+        return True
+
+    def vectors(self, occ: Occurrences) -> Tensor:
+        vectors = super().vectors(occ)
+        return vectors if self.first_order is None else torch.cat([vectors, self.first_order(occ.rows)], 1)
+
+    @torch.no_grad()
+    def load(self, table: Tensor) -> None:
+        """Set all numbers from a joint table (R, W)."""
+        self.tables[str(self.dim)].get_parameter("weight").copy_(table[:, : self.dim])
+        if self.first_order is not None:
+            self.first_order.weight.copy_(table[:, self.dim :])
+
     def conclude(self, judge: Judge) -> None:
-        self._predictions = predictions(full_table(self), self.schema, Moments.of(judge))
+        self._predictions = predictions(full_table(self, self.first_order), self.schema, Moments.of(judge))
 
     def findings(self) -> Findings:
         return Findings(arrays=lambda: arrays.of_predictions(self._predictions))
 
 
-def full_table(embedding: MixedTables) -> Tensor:
-    """The joint table (R, D) of full tables.
+def full_table(embedding: MixedTables, first_order: Table | None = None) -> Tensor:
+    """The joint table (R, W) of full tables and first-order weights.
 
     Raises:
         ValueError: if a dimension is below D.
     """
     if set(embedding.dims.values()) != {embedding.dim}:
         raise ValueError(f"tables must all have the dimension {embedding.dim}, got {embedding.dims}")
-    return embedding.tables[str(embedding.dim)].get_parameter("weight").detach().cpu()
+    table = embedding.tables[str(embedding.dim)].get_parameter("weight").detach()
+    return (table if first_order is None else torch.cat([table, first_order.weight.detach()], 1)).cpu()
 
 
 def predictions(table: Tensor, schema: Schema, moments: Moments) -> list[Prediction]:
-    """The prediction of each field of a joint table (R, D)."""
+    """The prediction of each field of a joint table (R, W)."""
     return [predict(*of_field) for of_field in moments.of_fields(table, schema)]
 
 
@@ -105,16 +125,24 @@ class CodedTables(FieldEmbedding):
     Args:
         schema: F fields.
         dim: D.
+        width: W, numbers of a row: D, or D + 1 with its first-order weight.
         plans: of the fields.
+
+    Raises:
+        ValueError: for another width.
     """
 
-    def __init__(self, schema: Schema, dim: int, plans: Sequence[Plan]) -> None:
+    def __init__(self, schema: Schema, dim: int, width: int, plans: Sequence[Plan]) -> None:
         super().__init__()
-        self.dim, self.schema, self.plans = dim, schema, list(plans)
-        self.table = Table(schema.num_rows, dim)  # vectors until `finish`, then coefficients
-        self.blocks = blocks = Blocks(plans, dim)
-        self.register_buffer("decoder", torch.zeros(len(schema), dim, dim))
-        self.register_buffer("mean", torch.zeros(len(schema), dim))
+        if width not in (dim, dim + 1):
+            raise ValueError(f"the width of a coded row must be {dim} or {dim + 1}, got {width}")
+        self.dim, self.width, self.schema, self.plans = dim, width, schema, list(plans)
+        self.table = Table(schema.num_rows, dim)  # rows until `finish`, then coefficients
+        if width > dim:
+            self.table.weight = nn.Parameter(nn.functional.pad(self.table.weight.detach(), (0, width - dim)))
+        self.blocks = blocks = Blocks(plans, width)
+        self.register_buffer("decoder", torch.zeros(len(schema), width, width))
+        self.register_buffer("mean", torch.zeros(len(schema), width))
         self.register_buffer("low", torch.zeros(blocks.bits.shape, dtype=torch.float16))
         self.register_buffer("step", torch.zeros(blocks.bits.shape, dtype=torch.float16))
         self.register_buffer("scale", torch.zeros(blocks.num_scales, dtype=torch.float16))
@@ -123,9 +151,9 @@ class CodedTables(FieldEmbedding):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, table: Tensor, schema: Schema, plans: Sequence[Plan], moments: Moments) -> CodedTables:
-        """A trained joint table (R, D), coded by plans."""
-        coded = cls(schema, table.shape[1], plans)
+    def of(cls, table: Tensor, schema: Schema, dim: int, plans: Sequence[Plan], moments: Moments) -> CodedTables:
+        """A trained joint table (R, W), coded by plans."""
+        coded = cls(schema, dim, table.shape[1], plans)
         coded.table.weight.copy_(table)
         coded.moments = moments
         coded.finish()
@@ -138,6 +166,9 @@ class CodedTables(FieldEmbedding):
     scale: Tensor
     coded: Tensor
 
+    def take_first_order(self) -> bool:
+        return self.width > self.dim
+
     def calibrate(self, calibration: Calibration) -> None:
         self.moments = Moments.of(calibration)
 
@@ -145,7 +176,7 @@ class CodedTables(FieldEmbedding):
     def finish(self) -> None:
         """Code the tables at the first call, by the moments of `calibrate`; settle the numbers on what is stored."""
         if not bool(self.coded):
-            self.encode(self.moments or Moments.neutral(self.schema, self.dim))
+            self.encode(self.moments or Moments.neutral(self.schema, self.width))
         for name in ("decoder", "mean"):
             numbers = getattr(self, name).detach().half().float()
             delattr(self, name)
@@ -171,7 +202,7 @@ class CodedTables(FieldEmbedding):
             self.low[of_field, :width], self.step[of_field, :width] = code.low, code.step
             self.scale[scaled : scaled + len(code.scale)] = code.scale
             block, scaled = block + len(plan.rows), scaled + len(code.scale)
-            wide = nn.functional.pad(code.coefficients, (0, self.dim - width))
+            wide = nn.functional.pad(code.coefficients, (0, self.width - width))
             table[first : first + number] = wide.roll(1, 0)
         self.coded.fill_(True)
 
@@ -189,9 +220,9 @@ class CodedTables(FieldEmbedding):
         return grouped_matmul(rounded, decoder, occ.ends) + mean[fields]
 
     def _fixed(self) -> Tensor:
-        """(F, D, D) decoders that are not stored: identities of fields that are coded by rows, and zeros."""
+        """(F, W, W) decoders that are not stored: identities of fields that are coded by rows, and zeros."""
         blocks = self._blocks()
-        return torch.eye(self.dim, device=blocks.centred.device) * ~blocks.centred[:, None, None]
+        return torch.eye(self.width, device=blocks.centred.device) * ~blocks.centred[:, None, None]
 
     def _blocks(self) -> Blocks:
         """The blocks on the device of the table."""
@@ -222,7 +253,7 @@ class CodedTables(FieldEmbedding):
             sizes = (blocks.quantised.sum(), blocks.decoded.sum(), blocks.centred.sum())
             quantisers, decoders, means = (int(size) for size in sizes)
             halves = {"scale": (blocks.num_scales,), "quantiser": (quantisers, 2)}
-            halves |= {"decoder": (decoders, self.dim), "mean": (means, self.dim)}
+            halves |= {"decoder": (decoders, self.width), "mean": (means, self.width)}
             kept["table"] = torch.empty(blocks.layout.size, dtype=torch.uint8)
             kept |= {name: torch.empty(shape, dtype=torch.float16) for name, shape in halves.items()}
             return {name: tensor.to("meta") for name, tensor in kept.items()}
@@ -236,7 +267,7 @@ class CodedTables(FieldEmbedding):
 
     @torch.no_grad()
     def _codes(self) -> Iterator[Tensor]:
-        """The codes (n, D) of each block."""
+        """The codes (n, W) of each block."""
         block, levels = 0, self._levels()
         for plan, coefficients in zip(self.plans, in_order(self.table.weight, self.schema), strict=True):
             for a, b in plan.ranges:
@@ -245,9 +276,9 @@ class CodedTables(FieldEmbedding):
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
         numbers, (number, cuts) = self.schema.cardinalities.tolist(), (packed["plan.blocks"], packed["plan.cuts"])
-        plans = arrays.read_plans(number.numpy(), cuts.numpy(), packed["plan.bits"], numbers, self.dim)
-        blocks = Blocks(plans, self.dim)
-        decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.dim)
+        plans = arrays.read_plans(number.numpy(), cuts.numpy(), packed["plan.bits"], numbers, self.width)
+        blocks = Blocks(plans, self.width)
+        decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.width)
         decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
         fields = _fields(occ)
         block, within = self._places(occ.rows, fields)

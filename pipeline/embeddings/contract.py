@@ -36,8 +36,9 @@ class Calibration(Protocol):
         weight in its bag. For a single-valued field, that is the share of training rows that look it up."""
 
     def gradients(self) -> Iterator[Tensor]:
-        """The gradients (B, F, D) of `pipeline.training.task.Task.probe` in the embedded vectors of some training rows,
-        batch by batch. The mean of their outer products is the Gauss-Newton matrix of the mean loss."""
+        """The gradients (B, F, D), or (B, F, D + 1), of `pipeline.training.task.Task.probe` in the output of the
+        embedding for some training rows, batch by batch. The mean of their outer products is the Gauss-Newton matrix of
+        the mean loss."""
 
 
 class Judge(Calibration, Protocol):
@@ -51,7 +52,7 @@ class Judge(Calibration, Protocol):
 
 
 class FieldEmbedding(nn.Module):
-    """Occurrences of a batch -> embedded (B, F, D).
+    """Occurrences of a batch -> embedded (B, F, D); (B, F, D + 1) with first-order weights, see `take_first_order`.
 
     A subclass defines `vectors` and `packed`. All other methods are hooks, and their defaults suit a plain table. After
     `finish`, in evaluation mode, ``forward`` returns the served vectors.
@@ -73,6 +74,15 @@ class FieldEmbedding(nn.Module):
         return spread(self.vectors(occ), occ)
 
     # In a search
+
+    def take_first_order(self) -> bool:
+        """Called before training if the backbone has a first-order weight for each row.
+
+        Returns:
+            Whether the embedding holds these weights. If so, `vectors` returns (U, D + 1), with the weights last, and
+            the backbone has no table of its own for them.
+        """
+        return False
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """The parameters that decide the architecture; none if the embedding is not searched."""

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pipeline.coding.choice import Plan, choose
 from pipeline.coding.prediction import Prediction
-from pipeline.embeddings.coded import CodedTables, Moments, full_table, predictions
+from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, predictions
+from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.train import training_rows
-from pipeline.models.model import Model
+from pipeline.models.model import Model, first_order_of
 from pipeline.training.calibration import Calibrated
 
 
@@ -36,12 +37,16 @@ class Coder:
     def __post_init__(self) -> None:
         if not isinstance(self.model.embedding, MixedTables):
             raise ValueError(f"only full tables can be coded, got {type(self.model.embedding).__name__}")
-        self.table: Tensor = full_table(self.model.embedding)
+        first_order = first_order_of(self.model.backbone)
+        self.table: Tensor = full_table(self.model.embedding, first_order.table if first_order else None)
 
     @cached_property
     def moments(self) -> Moments:
         experiment = self.experiment
-        return Moments.of(Calibrated(experiment.task, self.model, training_rows(experiment)))
+        full = ExaminedTables(self.model.kept, experiment.dim)
+        model = self._with(full)
+        full.load(self.table)
+        return Moments.of(Calibrated(experiment.task, model, training_rows(experiment)))
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -58,9 +63,14 @@ class Coder:
 
     def coded(self, limit: int) -> Model:
         """A copy of the model whose tables are coded within ``limit`` bytes."""
+        plans = self.plans(limit)
+        return self._with(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, self.moments))
+
+    def _with(self, embedding: FieldEmbedding) -> Model:
+        """A copy of the model with another embedding, which may hold the first-order weights."""
         model, experiment = self.model, self.experiment
-        embedding = CodedTables.of(self.table, model.kept, self.plans(limit), self.moments)
         with torch.random.fork_rng(devices=[]):
-            coded = Model(model.schema, embedding, experiment.backbone, experiment.backbone_options, model.kept)
-        coded.backbone.load_state_dict(model.backbone.state_dict())
-        return coded.eval()
+            other = Model(model.schema, embedding, experiment.backbone, experiment.backbone_options, model.kept)
+        state, wanted = model.backbone.state_dict(), other.backbone.state_dict().keys()
+        other.backbone.load_state_dict({name: state[name] for name in wanted})
+        return other.eval()

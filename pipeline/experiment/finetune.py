@@ -35,7 +35,7 @@ def finetune(
 
     Args:
         experiment: data and task.
-        model: after `pipeline.embeddings.contract.FieldEmbedding.finish`; changed in place.
+        model: after `pipeline.models.model.Model.finish`; changed in place.
         rows: to train on.
         seed: of the order of the rows and of dropout.
         checkpoint: file to resume from and to write at intervals; removed at the end.
@@ -62,7 +62,7 @@ def finetune(
     module = LitWeights(model, task, val, planned, lr=chosen.lr, decay=True, record=record_after)
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
-    model.embedding.finish()
+    model.finish()
     after = task.measure(task.predict(model, val), val)
     checkpoint.unlink(missing_ok=True)
     if after[task.objective] > before[task.objective]:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.data.split import Split
 from pipeline.embeddings.cost import Cost, cost, training_bytes
 from pipeline.experiment.experiment import Experiment
+from pipeline.models.dense import packed
 from pipeline.models.model import Model
 
 
@@ -51,7 +52,6 @@ def measure(experiment: Experiment, model: Model, split: Split) -> Measured:
 
 
 def model_bytes(model: Model) -> int:
-    """What a model costs to serve: its packed embedding, and the weights and running statistics of its backbone as they
-    are, e.g. first-order weights and an MLP in float32."""
-    state = model.backbone.state_dict().values()
-    return cost(model.embedding.packed()).bytes + sum(tensor.numel() * tensor.element_size() for tensor in state)
+    """What a model costs to serve: its packed embedding, and its packed backbone, e.g. first-order weights in float32
+    and an MLP in the bits of its weights."""
+    return cost(model.embedding.packed()).bytes + cost(packed(model.backbone)).bytes

@@ -14,6 +14,7 @@ from pipeline.data.split import Split
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune import finetune
 from pipeline.experiment.method import build
+from pipeline.models.dense import round_dense
 from pipeline.models.model import Model, assemble
 from pipeline.training.calibration import Calibrated
 from pipeline.training.loop import fit
@@ -112,6 +113,8 @@ def train(
     model.load_state_dict(module.best)
     model.embedding.calibrate(Calibrated(experiment.task, model, rows))
     model.embedding.finish()
+    if isinstance(chosen, Retrain) and chosen.dense_bits is not None:
+        round_dense(model.backbone, chosen.dense_bits)
     val = module.validation
     validation = experiment.task.measure(experiment.task.predict(model, val), val)
     if isinstance(chosen, Retrain) and chosen.finetune and not watch.stopped:

@@ -7,6 +7,8 @@ with the matrix of each field's vectors instead of a diagonal); the bits are cho
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.coding import arrays
@@ -22,11 +24,15 @@ def find(problem: Problem) -> ExaminedTables:
 
 def derive(evidence: Evidence) -> Allocation:
     """The bits with the least predicted loss within the limit; dims are numbers of components with bits, at least 1."""
-    predictions = arrays.predictions(evidence.arrays, evidence.schema.cardinalities.tolist(), evidence.dim)
+    predictions = arrays.predictions(evidence.arrays, evidence.schema.cardinalities.tolist())
     plans = choose(predictions, evidence.limit)
-    dims = {name: max(int(plan.used.sum()), 1) for name, plan in zip(evidence.schema.names, plans, strict=True)}
-    return evidence.allocation(dims, arrays=arrays.of_plans(plans))
+    used = [min(max(int(plan.used.sum()), 1), evidence.dim) for plan in plans]
+    width = np.array(predictions[0].dim)
+    dims = dict(zip(evidence.schema.names, used, strict=True))
+    return evidence.allocation(dims, arrays=arrays.of_plans(plans) | {"width": width})
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> CodedTables:
-    return CodedTables(schema, dim, arrays.plans(allocation.arrays, schema.cardinalities.tolist(), dim))
+    width = int(allocation.arrays["width"])
+    plans = arrays.plans(allocation.arrays, schema.cardinalities.tolist(), width)
+    return CodedTables(schema, dim, width, plans)

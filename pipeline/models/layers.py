@@ -12,18 +12,26 @@ from torch.autograd.function import FunctionCtx
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences, spread
 from pipeline.embeddings.table import Table
+from pipeline.models.dense import Dense
 from pipeline.models.factored import Factored, squares
 
 
 class FirstOrder(nn.Module):
-    """A bias plus one weight per feature id, e.g. the linear term of FM: Occurrences -> (B,)."""
+    """A bias plus one weight per feature id, e.g. the linear term of FM: Occurrences -> (B,).
+
+    Attributes:
+        table: the weights; None if the embedding holds them, see `FieldEmbedding.take_first_order`.
+    """
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
-        self.table = Table(schema.num_rows, 1, sd=0.0)
+        self.table: Table | None = Table(schema.num_rows, 1, sd=0.0)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, occ: Occurrences) -> Tensor:
+        if self.table is None:
+            assert occ.first_order is not None
+            return self.bias + occ.first_order
         return self.bias + spread(self.table(occ.rows), occ).sum((1, 2))
 
 
@@ -133,9 +141,9 @@ class MLP(nn.Sequential):
             )
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout)]
+            layers += [Dense(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout)]
             inputs = width
-        super().__init__(*layers, nn.Linear(inputs, 1), nn.Flatten(0))
+        super().__init__(*layers, Dense(inputs, 1), nn.Flatten(0))
 
     def forward(self, inputs: Tensor | Factored) -> Tensor:
         if not isinstance(inputs, Factored):

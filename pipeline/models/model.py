@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import Split
 from pipeline.embeddings.batch import Lookup, Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.models.dense import Dense
+from pipeline.models.layers import FirstOrder
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
 MakeBackbone = Callable[..., nn.Module]
@@ -46,10 +49,20 @@ class Model(nn.Module):
         self.embedding = embedding
         self.schema, self.kept, self.options = schema, kept, dict(options or {})
         self.backbone = backbone(kept, embedding.dim, **self.options)
+        first_order = first_order_of(self.backbone)
+        if first_order is not None and embedding.take_first_order():
+            first_order.table = None
         slots = None if len(kept) == len(schema) else torch.from_numpy(schema.slots_of(kept.names))
         self.register_buffer("slots", slots, persistent=False)
 
     slots: Tensor | None
+
+    def finish(self) -> None:
+        """Settle the embedding and rounded dense weights on what is served; see `FieldEmbedding.finish`."""
+        self.embedding.finish()
+        for module in self.backbone.modules():
+            if isinstance(module, Dense):
+                module.finish()
 
     def occurrences(self, ids: Tensor) -> Occurrences:
         """ids (B, S) -> the occurrences of the rows of the kept fields."""
@@ -58,8 +71,17 @@ class Model(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         occ = self.occurrences(ids)
-        output: Tensor = self.backbone(occ, self.embedding(occ))
+        embedded = self.embedding(occ)
+        if embedded.shape[2] > self.embedding.dim:
+            embedded, weights = embedded.tensor_split([self.embedding.dim], 2)
+            occ = replace(occ, first_order=weights.sum((1, 2)))
+        output: Tensor = self.backbone(occ, embedded)
         return output
+
+
+def first_order_of(backbone: nn.Module) -> FirstOrder | None:
+    """The first-order weights of a backbone, if it has any."""
+    return next((module for module in backbone.modules() if isinstance(module, FirstOrder)), None)
 
 
 def assemble(

@@ -35,6 +35,7 @@ Seeds = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
 Dims = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
+DenseBits = Annotated[int, Field(ge=2, le=8)]
 
 
 class Plug(Section):
@@ -183,11 +184,13 @@ class Retrain(Training):
     Args:
         seeds: one model is trained for each.
         patience: epochs without an improvement on ``val`` after which training stops; null to train all epochs.
+        dense_bits: bits of a weight of a dense layer, to which it is rounded after training; null for float32.
         finetune: a second training, kept only if it improves the objective on ``val``; null for none.
     """
 
     seeds: Seeds
     patience: Count | None
+    dense_bits: DenseBits | None = None
     finetune: Finetune | None = None
 
 

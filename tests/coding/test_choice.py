@@ -77,7 +77,7 @@ def test_few_values_are_coded_by_rows_and_many_by_components() -> None:
 def test_predictions_and_plans_pass_through_arrays() -> None:
     numbers = [2, 30, 400]
     fields = [prediction(rows, seed) for seed, rows in enumerate(numbers)]
-    again = arrays.predictions(arrays.of_predictions(fields), numbers, DIM)
+    again = arrays.predictions(arrays.of_predictions(fields), numbers)
     for one, other in zip(fields, again, strict=True):
         assert np.array_equal(one.cuts, other.cuts) and np.array_equal(one.components, other.components)
         assert np.array_equal(one.rows, other.rows)

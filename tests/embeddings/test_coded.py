@@ -1,12 +1,17 @@
 """Coded tables: their predicted loss, their training after coding, and the moments that they are coded by."""
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.coding.choice import choose
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, in_order, predictions
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.models.model import Model, first_order_of
+from pipeline.workflow.plug import plug
 
 SCHEMA = Schema((Field("user", 300), Field("age", 4)))
 DIM = 4
@@ -26,7 +31,7 @@ def trained(limit: int) -> tuple[CodedTables, torch.Tensor, float]:
     table = full_table(full)
     fields = predictions(table, SCHEMA, moments())
     plans = choose(fields, limit)
-    coded = CodedTables.of(table, SCHEMA, plans, moments())
+    coded = CodedTables.of(table, SCHEMA, DIM, plans, moments())
     predicted = 0.0
     for one, plan in zip(fields, plans, strict=True):
         n = np.searchsorted((0, 1, 2, 3, 4, 5, 6, 8), plan.bits)
@@ -76,3 +81,51 @@ def test_after_coding_the_gradient_passes_the_rounding_and_another_finish_settle
 def test_the_unknown_id_is_the_last_in_the_order_of_coding() -> None:
     table = torch.arange(304)
     assert [part[[0, -1]].tolist() for part in in_order(table, SCHEMA)] == [[1, 0], [301, 300]]
+
+
+def with_first_order(embedding: FieldEmbedding) -> Model:
+    torch.manual_seed(1)
+    return Model(SCHEMA, embedding, plug("backbones", "deepfm").Backbone).train()
+
+
+def test_first_order_weights_in_the_embedding_train_as_in_the_backbone() -> None:
+    torch.manual_seed(0)
+    inside, outside = ExaminedTables(SCHEMA, DIM), MixedTables(SCHEMA, {"user": DIM, "age": DIM}, DIM)
+    outside.load_state_dict(inside.state_dict())
+    models = [with_first_order(inside), with_first_order(outside)]
+    table = first_order_of(models[1].backbone).table
+    assert first_order_of(models[0].backbone).table is None and table is not None
+    ids = torch.stack([torch.arange(40) % 300, torch.arange(40) % 4], 1).int()
+    for _ in range(3):
+        gradients = []
+        for model, weights in zip(models, (inside.first_order, table), strict=True):
+            torch.manual_seed(2)
+            model.zero_grad()
+            model(ids).square().sum().backward()
+            gradients.append(weights.weight.grad.to_dense())
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    gradient = parameter.grad
+                    parameter -= 0.01 * (gradient.to_dense() if gradient.is_sparse else gradient)
+        torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(full_table(inside, inside.first_order), full_table(outside, table))
+
+
+def test_the_first_order_weight_is_the_last_number_of_a_coded_row() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(304, DIM + 1)
+    generous = Moments(moments().weights, torch.eye(DIM + 1).double().expand(2, -1, -1))
+    plans = choose(predictions(table, SCHEMA, generous), 10_000)
+    coded = CodedTables.of(table, SCHEMA, DIM, plans, generous)
+    model = with_first_order(coded).eval()
+    other = with_first_order(ExaminedTables(SCHEMA, DIM)).eval()
+    other.backbone.load_state_dict(model.backbone.state_dict())
+    other.embedding.load(table)
+    ids = torch.stack([torch.arange(300), torch.arange(300) % 4], 1).int()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), other(ids), atol=0.1, rtol=0)
+        occ = Lookup(SCHEMA)(ids)
+        torch.testing.assert_close(coded.lookup(coded.packed(), occ), coded.vectors(occ))
+    assert coded.vectors(occ).shape[1] == DIM + 1
+    with pytest.raises(ValueError, match="4 or 5, got 6"):
+        CodedTables(SCHEMA, DIM, DIM + 2, plans)
