@@ -78,6 +78,8 @@ def _draw(experiment: Experiment, results: dict[str, Any]) -> None:
         dims = results["allocations"]["searched"]["dims"]
         drawn = figures.dim_against_cardinality(experiment.schema, dims, ranks)
         style.save(drawn, folder / "dim_against_cardinality.png")
+        if results.get("curve", {}).get("deserved"):
+            style.save(figures.deserved_dimensions(results), folder / "deserved_dimensions.png")
 
 
 def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from pipeline.metrics.difference import Difference
+from pipeline.reporting.deserved import rounded
 from pipeline.reporting.text import mean_sd, table, with_interval
 
 Report = Mapping[str, Any]  # the contents of report.json
@@ -21,8 +20,10 @@ def markdown(report: Report) -> str:
         lines += [_int8(report), ""]
     if "curve" in report:
         lines += [_curve(report), ""]
+        if report["curve"]["deserved"]:
+            lines += [_deserved(report), ""]
     lines += [
-        f"- {line}" for line in (*_comparisons(report), *_components(report), *_warnings(report), *_planted(report))
+        f"- {line}" for line in (*_comparisons(report), *_agreement(report), *_warnings(report), *_planted(report))
     ]
     return "\n".join(lines)
 
@@ -102,15 +103,31 @@ def _comparisons(report: Report) -> Iterator[str]:
         )
 
 
-def _components(report: Report) -> Iterator[str]:
-    """The dimension that each field deserves: its components with bits, at the knee of the curve."""
-    curve = report.get("curve")
-    if not curve or curve["knee"] is None:
-        return
-    point = curve["points"][curve["knee"]]
-    shown = ", ".join(f"{name} {np.mean(of_seeds):.3g}" for name, of_seeds in point["components"].items())
-    over = f", means of {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else ""
-    yield f"components with bits in the full models, coded at {point['ratio']:.1%}{over}: {shown}"
+def _deserved(report: Report) -> str:
+    """The components with bits of each field and block at the knee of the curve, beside the searched dimension."""
+    curve = report["curve"]
+    fields = curve["deserved"]["fields"]
+    dims = report["allocations"]["searched"]["dims"]
+    most = max(map(len, fields.values()))
+    head = [f"coded at {curve['points'][curve['knee']]['ratio']:.1%}", "values"]
+    head += ["most frequent", *["less frequent"] * (most - 2), "least frequent"][:most]
+    rows = []
+    for name, blocks in fields.items():
+        shown = [f"{rounded(block['components'])} in {rounded(block['bits'])} bits" for block in blocks]
+        shown += ["–"] * (most - len(shown))
+        values = sum(block["rows"] for block in blocks)
+        rows.append([name, f"{values:,}", *shown, "–" if isinstance(dims, list) else str(dims.get(name, 0))])
+    return table([*head, report["method"]], rows)
+
+
+def _agreement(report: Report) -> Iterator[str]:
+    """How well the seeds agree on the components of fields and blocks."""
+    deserved = report.get("curve", {}).get("deserved")
+    if deserved and deserved["agreement"] is not None:
+        yield (
+            f"the {len(report['seeds'])} full models agree on their components by field and block: correlation "
+            f"{deserved['agreement']:.2f}, weighted by bytes"
+        )
 
 
 def _warnings(report: Report) -> Iterator[str]:

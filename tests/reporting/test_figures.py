@@ -11,7 +11,12 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from pipeline.data.schema import Field, Schema
-from pipeline.reporting.figures import dim_against_cardinality, objective_against_bytes, trajectories
+from pipeline.reporting.figures import (
+    deserved_dimensions,
+    dim_against_cardinality,
+    objective_against_bytes,
+    trajectories,
+)
 
 REPORT: dict[str, Any] = {
     "dataset": "planted",
@@ -126,3 +131,17 @@ def test_a_field_may_have_any_name() -> None:
     figure = dim_against_cardinality(schema, dict.fromkeys(names, 2))
     figure.draw_without_rendering()
     assert len(figure.axes[0].texts) == 3
+
+
+def test_the_map_of_deserved_dimensions_shows_every_block_and_the_searched_dimension() -> None:
+    def block(rows: int, components: list[int], bits: list[int]) -> dict[str, Any]:
+        return {"rows": rows, "lookups": 0.5, "components": components, "bits": bits}
+
+    fields = {"b": [block(3, [3], [12])], "a": [block(5, [2], [6]), block(95, [0], [0])]}
+    curve = {"points": [{"ratio": 0.025}], "knee": 0, "deserved": {"fields": fields, "agreement": None}}
+    entries = {"searched": {"dims": {"a": 4, "b": 1}}}
+    drawn = deserved_dimensions({"curve": curve, "method": "autodim", "allocations": entries})
+    axes = drawn.axes[0]
+    texts = {(text.get_position()): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "2 · 6", (1, 0): "–", (2, 0): "4", (0, 1): "3 · 12", (2, 1): "1"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  100", "b  3"]

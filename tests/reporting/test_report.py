@@ -116,17 +116,26 @@ def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
 
 def point(size: int, val: float, test: float) -> dict[str, Any]:
     figures = {"val": {"mean": val, "values": [val]}, "test": {"mean": test, "values": [test]}}
-    return {"bytes": size, "ratio": size / 8000, **figures, "components": {"a": [2, 3], "b": [0, 0]}}
+    return {"bytes": size, "ratio": size / 8000, **figures}
+
+
+def block(rows: int, components: list[int], bits: list[int]) -> dict[str, Any]:
+    return {"rows": rows, "lookups": 0.5, "components": components, "bits": bits}
 
 
 def test_the_curve_names_its_knee_and_its_distance_from_the_full_models() -> None:
     points = [point(200, 0.70, 0.69), point(400, 0.7397, 0.7401), point(800, 0.741, 0.742)]
-    drawn = {"points": points, "full": {"val": {"mean": 0.74}, "test": {"mean": 0.74}}, "knee": 1}
+    fields = {"a": [block(5, [2, 3], [6, 8]), block(95, [1, 1], [2, 2])], "b": [block(3, [3, 3], [12, 14])]}
+    kept = {"fields": fields, "agreement": 0.987}
+    drawn = {"points": points, "full": {"val": {"mean": 0.74}, "test": {"mean": 0.74}}, "knee": 1, "deserved": kept}
     lines = report.markdown(changed(curve=drawn)).splitlines()
     assert "| full, coded | of full | AUC on val | AUC on test | test minus full |" in lines
     assert "| 200 bytes | 2.5% | 0.7000 | 0.6900 | -0.0500 |" in lines
     assert "| 400 bytes (knee) | 5.0% | 0.7397 | 0.7401 | +0.0001 |" in lines
-    said = "- components with bits in the full models, coded at 5.0%, means of 2 seeds: a 2.5, b 0"
-    assert said in lines and said not in report.markdown(changed(curve=drawn | {"knee": None}))
+    assert "| coded at 5.0% | values | most frequent | least frequent | autodim |" in lines
+    assert "| a | 100 | 2.5 in 7 bits | 1 in 2 bits | 4 |" in lines and "| b | 3 | 3 in 13 bits | – | 2 |" in lines
+    said = "the 2 full models agree on their components by field and block: correlation 0.99, weighted by bytes"
+    assert f"- {said}" in lines
+    assert said not in report.markdown(changed(curve=drawn | {"knee": None, "deserved": None}))
     assert [knee(drawn, tolerance) for tolerance in (0.0001, 0.0005, 0.1)] == [2, 1, 0]
     assert knee(drawn | {"points": points[:1]}, 0.0005) is None
