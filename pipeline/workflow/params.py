@@ -35,6 +35,7 @@ Seeds = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
 Dims = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
+Schedule = Literal["constant", "linear"]  # of a learning rate; see `pipeline.training.weights.LitWeights`
 
 
 class Plug(Section):
@@ -183,11 +184,14 @@ class Retrain(Training):
     Args:
         seeds: one model is trained for each.
         patience: epochs without an improvement on ``val`` after which training stops; null to train all epochs.
+        schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly from ``lr`` to 0, over all
+            ``epochs``, even if training stops before the last of them.
         finetune: a second training, kept only if it improves the objective on ``val``; null for none.
     """
 
     seeds: Seeds
     patience: Count | None
+    schedule: Schedule = "constant"
     finetune: Finetune | None = None
 
 
