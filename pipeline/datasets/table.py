@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import AfterValidator
 
+from pipeline.sources import parquet
 from pipeline.sources.delimited import CORRECT, Column, Delimited, binary_label, extends_ascii
 from pipeline.sources.files import DataFile, only_file
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadData, Source
@@ -87,7 +87,7 @@ def read(
     fields = _fields(label, time, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag})
     columns = _Columns(label, label_type, positive, time, fields, separator)
     file = only_file(path, ENDINGS)
-    if _is_parquet(file):
+    if parquet.is_parquet(file):
         return Source(columns.fields, _parquet(file, columns), str(file))
     delimiter = delimiter or ("\t" if ".tsv" in str(file) else ",")
     text = Delimited(
@@ -195,36 +195,14 @@ class _Columns:
             )
 
 
-def _is_parquet(file: DataFile) -> bool:
-    try:
-        with file.open() as stream:
-            if stream.read(4) != b"PAR1":
-                return False
-    except OSError:  # a damaged .gz; reading it as text names the place
-        return False
-    if file.member is not None:
-        raise BadData(
-            "must not be Parquet in a zip", file=file, remedy="unzip it; Parquet files are compressed already"
-        )
-    return True
-
-
 def _parquet(file: DataFile, columns: _Columns) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            there = parquet.schema_arrow.names
-            absent = [name for name in columns.names if name not in there]
-            if absent:
-                raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
-            row = 0
-            for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
-                for batch in parquet.iter_batches(row_groups=[group], columns=columns.names):
-                    plain = {name: _plain(file, name, batch[name], columns.fields.get(name)) for name in columns.names}
-                    columns.check_labels(plain[columns.label], row, file)
-                    row += len(batch)
-                    yield columns.named(pa.RecordBatch.from_pydict(plain))
-    except (pa.ArrowException, OSError) as error:
-        raise BadData(f"cannot be read ({error})", file=file, remedy="write or copy the file again") from error
+    row = 0
+    with parquet.readable(file):
+        for batch in parquet.read(file, columns.names):
+            plain = {name: _plain(file, name, batch[name], columns.fields.get(name)) for name in columns.names}
+            columns.check_labels(plain[columns.label], row, file)
+            row += len(batch)
+            yield columns.named(pa.RecordBatch.from_pydict(plain))
 
 
 def _plain(file: DataFile, name: str, column: pa.Array, kind: str | None) -> pa.Array:

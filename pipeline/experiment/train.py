@@ -74,6 +74,7 @@ def prepare(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         patience=patience,
+        schedule=settings.schedule if isinstance(settings, Retrain) else "constant",
     )
     return module, batches
 
@@ -97,7 +98,8 @@ def train(
         allocation: of the embedding.
         seed: of the initial weights and the order of the rows.
         checkpoint: file to resume from and to write at intervals; the caller removes it after saving the result.
-        settings: None for those of ``retrain``, with its patience; others have no patience.
+        settings: None for those of ``retrain``, with its patience and schedule; others have no patience and a constant
+            learning rate.
         share: 1/k to use every k-th training row.
         title: of the progress bar.
         record: receives (step, names, values).

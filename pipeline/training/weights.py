@@ -16,6 +16,7 @@ from pipeline.embeddings.table import Table
 from pipeline.models.model import Model
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
+from pipeline.workflow.params import Schedule
 
 Record = Callable[[int, tuple[str, ...], Sequence[float]], None]  # (step, names, values)
 LOSS_STEPS = 20  # a recorded training loss is the mean over this many steps
@@ -36,11 +37,12 @@ class LitWeights(pl.LightningModule):
         task: defines the loss and the metrics that judge an epoch.
         validation: rows of the part ``val``.
         planned: planned number of weight steps.
-        lr: of RowAdam for tables and of Adam for the rest.
+        lr: of RowAdam for tables and of Adam for the rest, at the first step.
         weight_decay: L2 coefficient of the table rows in a batch, see `RowAdam`, and of every `Memory`, which a batch
             looks up almost completely.
         patience: training stops after this many epochs without a better objective; None for never.
-        decay: whether the learning rate falls linearly, from ``lr`` at the first step to 0 after the last planned one.
+        schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly, from ``lr`` at the first step
+            to 0 after the last planned one, also if training stops before that.
         record: receives (step, names, values).
     """
 
@@ -56,14 +58,14 @@ class LitWeights(pl.LightningModule):
         lr: float = 0.001,
         weight_decay: float = 0.0,
         patience: int | None = None,
-        decay: bool = False,
+        schedule: Schedule = "constant",
         record: Record = nowhere,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
-        self.decay = decay
+        self.schedule = schedule
         self.steps = 0
         self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
@@ -99,7 +101,7 @@ class LitWeights(pl.LightningModule):
         self.model.embedding.before_step(self.steps, self.planned)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-            if self.decay:
+            if self.schedule == "linear":
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * (1 - self.steps / self.planned)
         loss = self.loss(batch, "train")

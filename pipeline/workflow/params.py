@@ -36,6 +36,7 @@ Dims = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
 DenseBits = Annotated[int, Field(ge=2, le=8)]
+Schedule = Literal["constant", "linear"]  # of a learning rate; see `pipeline.training.weights.LitWeights`
 
 
 class Plug(Section):
@@ -185,12 +186,15 @@ class Retrain(Training):
         seeds: one model is trained for each.
         patience: epochs without an improvement on ``val`` after which training stops; null to train all epochs.
         dense_bits: bits of a weight of a dense layer, to which it is rounded after training; null for float32.
+        schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly from ``lr`` to 0, over all
+            ``epochs``, even if training stops before the last of them.
         finetune: a second training, kept only if it improves the objective on ``val``; null for none.
     """
 
     seeds: Seeds
     patience: Count | None
     dense_bits: DenseBits | None = None
+    schedule: Schedule = "constant"
     finetune: Finetune | None = None
 
 

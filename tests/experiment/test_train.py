@@ -49,6 +49,16 @@ def test_whoever_is_asked_after_an_epoch_may_end_the_training(encoded: Path, tmp
     assert not trained.ended
 
 
+def test_the_schedule_is_that_of_retrain_and_other_settings_have_a_constant_rate(encoded: Path, tmp_path: Path) -> None:
+    def history(schedule: str, of: str) -> list[dict[str, float]]:
+        here = experiment(encoded, retrain={"lr": 0.05, "epochs": 4, "schedule": schedule}, search={"lr": 0.05})
+        settings = here.params.search if of == "search" else None
+        return train(here, HALF, 0, tmp_path / "last.ckpt", settings=settings).history
+
+    assert history("linear", "retrain") != history("constant", "retrain")
+    assert history("linear", "search") == history("constant", "search") == history("constant", "retrain")[:2]
+
+
 def test_settings_of_its_own_have_no_patience(encoded: Path, tmp_path: Path) -> None:
     here = experiment(encoded, retrain={"lr": 0.3, "epochs": 12, "patience": 1})
     patient = train(here, HALF, 0, tmp_path / "last.ckpt")

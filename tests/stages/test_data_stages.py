@@ -91,7 +91,7 @@ def test_bad_input_leaves_nothing_new(project: Project) -> None:
 
 def test_foreign_names_and_options_are_told(project: Project) -> None:
     message = project.give(dataset__name="nope").error("ingest")
-    assert "there is no data set 'nope'; there are avazu, criteo, movielens_100k" in message
+    assert "there is no data set 'nope'; there are avazu, criteo, flights_3m, movielens_100k" in message
     wrong = {"label": "y", "categories": ["c"]}
     message = project.give(dataset__name="table", dataset__options=wrong).error("ingest")
     assert (

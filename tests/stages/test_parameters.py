@@ -38,6 +38,7 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("search", {"search__lr": "0.001"}, "search.lr must be a number of at least 0, got '0.001'; write it without qu"),
     ("search", {"search__lr": float("nan")}, "search.lr must be a number of at least 0, got nan"),
     ("search", {"search__patience": 3}, "search: there is no 'patience'; valid are batch_size, epochs, lr,"),
+    ("search", {"search__schedule": "linear"}, "search: there is no 'schedule'; valid are batch_size, epochs, lr,"),
     ("search", {"search__architecture": {"f": 10}}, "search.architecture: there is no 'f'; valid are lr, every,"),
     ("search", {"search__architecture": {"order": 3}}, "search.architecture.order must be one of 1, 2, got 3"),
     (
@@ -72,6 +73,7 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("retrain", {"retrain__seeds": [0, "1"]}, f"retrain.seeds[1] {NUMBER} 0, got '1'; write it without quotes"),
     ("retrain", {"retrain__seeds": [7]}, "artifacts/controls.json: full has no seed 7 of retrain.seeds in params.yaml"),
     ("retrain", {"retrain__patience": 0}, f"retrain.patience {NUMBER} 1 or null, got 0"),
+    ("retrain", {"retrain__schedule": "cosine"}, "retrain.schedule must be one of constant, linear, got 'cosine'"),
     ("retrain", {"retrain__weight_decay": -0.1}, "retrain.weight_decay must be a number of at least 0, got -0.1"),
     ("retrain", {"retrain__nope": 1}, "retrain: there is no 'nope'; valid are batch_size, epochs, lr,"),
     ("retrain", {"retrain": gone}, "params.yaml: 'retrain' is missing"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import LambdaLR, LinearLR
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.backbones.deepfm import Backbone
@@ -15,6 +16,7 @@ from pipeline.methods import robe
 from pipeline.models.model import Model, assemble, outputs
 from pipeline.training.loop import fit
 from pipeline.training.weights import LOSS_STEPS, LitWeights
+from pipeline.workflow.params import Schedule
 from tests.contracts import evidence
 from tests.training.clicks import CTR, SCHEMA, Fatal, Killed, clicks
 
@@ -31,7 +33,8 @@ def fresh(dims: tuple[int, ...] = (4, 4, 4)) -> Model:
     return assemble(SCHEMA, 4, allocation, build, Backbone, OPTIONS)
 
 
-def test_training_is_the_plain_loop_of_its_definition(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_training_is_the_plain_loop_of_its_definition(tmp_path: Path, schedule: Schedule) -> None:
     """Batches of 300 rows have every value, and then Adam row by row is dense Adam.
 
     The model is of double precision. A bias before BatchNorm has a gradient of zero but for rounding, which Adam would
@@ -44,13 +47,16 @@ def test_training_is_the_plain_loop_of_its_definition(tmp_path: Path) -> None:
             recorded.setdefault(name, []).append((step, value))
 
     validation = clicks(200, 2)
-    module = LitWeights(fresh((4, 2, 1)).double(), CTR, validation, 50, lr=0.02, weight_decay=0.01, record=record)
+    options = {"lr": 0.02, "weight_decay": 0.01, "schedule": schedule, "record": record}
+    module = LitWeights(fresh((4, 2, 1)).double(), CTR, validation, 50, **options)
     fit(module, Batches(clicks(1500, 1), 300, seed=0), 10, "retrain", tmp_path / "last.ckpt")
 
     plain = fresh((4, 2, 1)).double()
     tables = [m.weight for m in plain.modules() if isinstance(m, Table)]
     rest = [p for p in plain.parameters() if not any(p is table for table in tables)]
     adam = torch.optim.Adam([{"params": rest}, {"params": tables, "weight_decay": 0.01}], lr=0.02)
+    # PyTorch's factor falls by 1/50 with every step, from 1 at the first: to 1/50 at the last, and to 0 after it
+    scheduler = LinearLR(adam, 1.0, 0.0, 50) if schedule == "linear" else LambdaLR(adam, lambda _: 1.0)
     batches = Batches(clicks(1500, 1), 300, seed=0)
     losses, aucs, states = [], [], []
     for _ in range(10):
@@ -63,6 +69,7 @@ def test_training_is_the_plain_loop_of_its_definition(tmp_path: Path) -> None:
                 assert len(table.grad._indices()[0]) == len(table)
                 table.grad = table.grad.to_dense()
             adam.step()
+            scheduler.step()
             losses.append(float(loss.detach()))
         aucs.append(CTR.measure(outputs(plain, validation), validation)["auc"])
         states.append({name: value.clone() for name, value in plain.state_dict().items()})
@@ -91,9 +98,29 @@ def test_a_retraining_stops_early_and_keeps_the_best_weights(tmp_path: Path) -> 
     assert again.history[0]["auc"] == max(aucs)
 
 
-def test_a_retraining_that_was_killed_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_the_learning_rate_falls_over_the_planned_steps_also_if_patience_ends_the_training(tmp_path: Path) -> None:
+    def trained(patience: int | None) -> LitWeights:
+        batches = Batches(clicks(300, 1), 50, seed=0)
+        module = LitWeights(
+            fresh(), CTR, clicks(200, 2), 20 * len(batches), lr=0.02, patience=patience, schedule="linear"
+        )
+        fit(module, batches, 20, "retrain", tmp_path / "last.ckpt")
+        return module
+
+    whole, stopped = trained(None), trained(2)
+    assert 2 < len(stopped.history) < 20 == len(whole.history)
+    assert stopped.history == whole.history[: len(stopped.history)]
+    for module in (whole, stopped):
+        rates = [group["lr"] for optimizer in module.trainer.optimizers for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.02 * (1 - (module.steps - 1) / 120)] * 2)
+
+
+@pytest.mark.parametrize(("schedule", "lr"), [("constant", 0.1), ("linear", 0.5)])
+def test_a_retraining_that_was_killed_ends_as_an_uninterrupted_one(
+    tmp_path: Path, schedule: Schedule, lr: float
+) -> None:
     def trained(batches: Batches, file: Path, seconds: float) -> LitWeights:
-        module = LitWeights(fresh(), CTR, clicks(200, 2), 24, lr=0.1)
+        module = LitWeights(fresh(), CTR, clicks(200, 2), 24, lr=lr, schedule=schedule)
         fit(module, batches, 4, "retrain", file, seconds)
         return module
 

@@ -1,0 +1,57 @@
+"""Reads Parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources.files import DataFile
+from pipeline.sources.source import BadData
+
+MARK = b"PAR1"  # the first bytes of the file
+
+
+def is_parquet(file: DataFile) -> bool:
+    """Whether the file is Parquet.
+
+    Raises:
+        BadData: if it is Parquet in a zip.
+    """
+    try:
+        with file.open() as stream:
+            if stream.read(len(MARK)) != MARK:
+                return False
+    except OSError:  # a damaged .gz; reading it as text names the place
+        return False
+    if file.member is not None:
+        raise BadData(
+            "must not be Parquet in a zip", file=file, remedy="unzip it; Parquet files are compressed already"
+        )
+    return True
+
+
+def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The named columns, batch by batch, with the types that the file has.
+
+    Raises:
+        BadData: if a column is missing.
+    """
+    with pq.ParquetFile(file.path) as parquet:
+        there = parquet.schema_arrow.names
+        absent = [name for name in names if name not in there]
+        if absent:
+            raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
+        for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
+            yield from parquet.iter_batches(row_groups=[group], columns=list(names))
+
+
+@contextlib.contextmanager
+def readable(file: DataFile) -> Iterator[None]:
+    """Turns an error of the reader within the block into `BadData` that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise BadData(f"cannot be read ({error})", file=file, remedy="write or copy the file again") from error
