@@ -14,7 +14,9 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.embeddings.batch import Lookup, spread
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import bytes_per_field, cost, spent, training_bytes
+from pipeline.embeddings.table import Table
 from pipeline.experiment.method import Method
+from pipeline.training.row_adam import RowAdam
 from pipeline.workflow.plug import plug
 from pipeline.workflow.validation import checked_options, keywords
 from tests.contracts import (
@@ -40,6 +42,8 @@ from tests.contracts import (
 
 OF_ONE_SIZE = ["full"]
 FULL_WITHOUT_A_BUDGET = ["full", "int8", "int4", "alpt"]
+# A second training continues from what these serve; see `pipeline.experiment.finetune`.
+SETTLED = ["int4", "int8", "autodim_int8", "alpt", "coded", "pq", "dpq", "mgqe"]
 # What these build is determined by the dimensions, and so are its bytes.
 PRICED = [
     name for name in METHODS if hasattr(plug("methods", name), "plain") or not hasattr(plug("methods", name), "build")
@@ -164,6 +168,36 @@ def test_serving_needs_only_what_is_packed(name: str) -> None:
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
         with contextlib.suppress(RuntimeError):  # what says how to read the rest does not fit it any more
             assert not torch.equal(get(), expected)
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_training_after_finish_trains_what_is_served_and_another_finish_changes_nothing(name: str) -> None:
+    embedding, kept = served(name)
+    occ = Lookup(kept)(ids_of(kept))
+    weight = torch.randn(*occ.shape, embedding.dim, generator=torch.Generator().manual_seed(5))
+    before = embedding(occ).detach()
+    tables = [module.weight for module in embedding.modules() if isinstance(module, Table)]
+    dense = [p for p in embedding.parameters() if all(p is not table for table in tables)]
+    optimizers = [RowAdam(tables, lr=0.02), *([torch.optim.Adam(dense, lr=0.02)] if dense else [])]
+    embedding.train()
+    for step in range(5):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        embedded = embedding(occ)
+        if not step:
+            torch.testing.assert_close(embedded, before, rtol=1e-5, atol=1e-6)
+        embedding.objective((embedded * weight).sum(), "train").backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    with torch.no_grad():
+        trained = embedding.eval()(occ)
+        assert float((trained * weight).sum()) < float((before * weight).sum())
+        for _ in range(2):
+            embedding.finish()
+            torch.testing.assert_close(embedding(occ), trained, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            spread(embedding.lookup(embedding.packed(), occ), occ), trained, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", TRAINED)
