@@ -53,6 +53,7 @@ class ProductQuantised(FieldEmbedding):
         groups: G, a divisor of D.
         centroids: number of centroids of each tier, falling; the first is K; one number if there are no tiers.
         shares: share of each field's values in each tier but the last, rounded up to whole values.
+        fixed: whether the codes are known before training, so that there are no queries.
 
     Raises:
         ValueError: if groups, centroids or shares are not like that.
@@ -65,7 +66,14 @@ class ProductQuantised(FieldEmbedding):
     queries: Table | None
 
     def __init__(
-        self, schema: Schema, dim: int, *, groups: int, centroids: Sequence[int], shares: Sequence[float] = ()
+        self,
+        schema: Schema,
+        dim: int,
+        *,
+        groups: int,
+        centroids: Sequence[int],
+        shares: Sequence[float] = (),
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         if groups < 1 or dim % groups:
@@ -92,7 +100,7 @@ class ProductQuantised(FieldEmbedding):
                 sizes.append(stop - start)
             taken[yes] += number
         self.table = Table(taken[False], dim) if taken[False] else None
-        self.queries = Table(taken[True], dim) if taken[True] else None
+        self.queries = Table(taken[True], dim) if taken[True] and not fixed else None
         places = [s for s, tier in enumerate(tiers) if tier >= 0]  # the coded segments
         self.tiers = [tiers[s] for s in places]
         self.codes = PackedCodes([sizes[s] for s in places], groups, [self.centroids[tier] for tier in self.tiers])
@@ -188,7 +196,7 @@ class ProductQuantised(FieldEmbedding):
 
     def packed(self) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {} if self.table is None else {"table": self.table.weight}
-        kept |= {} if self.queries is None else {"code": self.codes.data, "codebook": self.books()}
+        kept |= {"code": self.codes.data, "codebook": self.books()} if self.tiers else {}
         return {name: tensor.detach() for name, tensor in kept.items()}
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
