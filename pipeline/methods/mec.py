@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,4 +148,5 @@ def derive(
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> Codewords:
     check_dims(allocation, dim)
-    return Codewords(schema, dim, **allocation.settings, **allocation.arrays)
+    arrays: Any = allocation.arrays  # together with the settings, all keywords
+    return Codewords(schema, dim, **allocation.settings, **arrays)

@@ -7,7 +7,7 @@ Then one width is chosen for each group, and a fresh model is trained through th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -105,4 +105,5 @@ def build(schema: Schema, dim: int, allocation: Allocation) -> PackedPrecision:
     NOTE[DIFF]: the paper keeps the MLP of the search, and its table before training. Only the allocation passes from a
     search to a retraining here: it has the searched steps and offset, and the table and the MLP are drawn anew.
     """
-    return PackedPrecision(schema, common_dim(allocation), **allocation.settings, **allocation.arrays)
+    arrays: Any = allocation.arrays  # together with the settings, all keywords
+    return PackedPrecision(schema, common_dim(allocation), **allocation.settings, **arrays)
