@@ -102,8 +102,9 @@ def derive(evidence: Evidence, *, groups_of: GroupsOf = "field") -> Allocation:
 def build(schema: Schema, dim: int, allocation: Allocation) -> PackedPrecision:
     """The table with the widths of an allocation.
 
-    NOTE[DIFF]: the paper keeps the MLP of the search, and its table before training. Only the allocation passes from a
-    search to a retraining here: it has the searched steps and offset, and the table and the MLP are drawn anew.
+    NOTE[DIFF]: the paper retrains with the searched MLP, steps and offset, and with the table as it was before the
+    search. Only the allocation passes from a search to a retraining here, so steps and offset are the searched ones,
+    and the MLP is drawn anew. So is the table; it is the same if both have the same seed.
     """
     arrays: Any = allocation.arrays  # together with the settings, all keywords
     return PackedPrecision(schema, common_dim(allocation), **allocation.settings, **arrays)
