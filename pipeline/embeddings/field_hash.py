@@ -43,6 +43,9 @@ class FieldHash(nn.Module):
 
 
 def hashed_sizes(cardinalities: np.ndarray, total: float) -> np.ndarray:
-    """(F,) int64: about ``total`` hashed rows, in proportion to the cardinalities (F,); one at least, none for 0."""
+    """(F,) int64: about ``total`` hashed rows, in proportion to the cardinalities (F,).
+
+    A field has at least one hashed row, or none if its cardinality is 0.
+    """
     share = total / max(1, int(cardinalities.sum()))
-    return np.minimum(np.ceil(share * cardinalities), cardinalities).astype(np.int64)
+    return np.minimum(np.ceil(share * cardinalities).clip(min=1), cardinalities).astype(np.int64)

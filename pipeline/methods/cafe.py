@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -164,15 +165,15 @@ class AdaptiveRows(FieldEmbedding):
     ) -> None:
         super().__init__()
         self.dim = dim
-        is_plain = torch.tensor([name in plain for name in schema.names])
-        own = schema.cardinalities * [name in plain for name in schema.names]
+        is_plain = np.isin(schema.names, plain)
+        own = schema.cardinalities * is_plain
         sizes = hashed_sizes(schema.cardinalities - own, hashed)
         self.table = Table(int(own.sum()), dim) if own.any() else None
         self.hot = Table(hot, dim)
         self.shared = Table(int(sizes.sum()), dim)
         self.hash = FieldHash(schema, sizes, seed)
         self.sketch = HotSketch(hot, threshold, seed)
-        self.register_buffer("is_plain", is_plain, persistent=False)
+        self.register_buffer("is_plain", torch.tensor(is_plain), persistent=False)
         self.register_buffer("shift", torch.tensor(own.cumsum() - own - schema.first_rows), persistent=False)
         self.register_buffer("settled", torch.tensor(False))
 
