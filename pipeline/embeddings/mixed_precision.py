@@ -169,7 +169,7 @@ class PrecisionSearch(FieldEmbedding):
         often = np.maximum(occurrences / sizes, 1)
         shares = sizes / sizes.mean() / (often / often.min())
         self.register_buffer("shares", torch.tensor(shares, dtype=torch.float32), persistent=False)
-        self.rows = groups.rows
+        self.rows, self.occurrences = groups.rows, occurrences
         self.register_buffer("ends", torch.from_numpy(groups.ends), persistent=False)
         self.register_buffer("of", torch.from_numpy(groups.of), persistent=False)
 
@@ -216,10 +216,11 @@ class PrecisionSearch(FieldEmbedding):
 
     @torch.no_grad()
     def _found(self) -> dict[str, np.ndarray]:
-        """``scores`` (G, widths) log-probabilities, ``steps`` (widths - 1,) and ``offset`` (D,), all float32; and of S
-        ranges ``rows`` (S,) int32, their number of rows, and ``of`` (S,) int32, their group."""
+        """Of the groups ``scores`` (G, widths), log-probabilities, and ``occurrences`` (G,) in training; of S ranges
+        ``rows`` (S,), their number of rows, and ``of`` (S,), their group; ``steps`` (widths - 1,), ``offset`` (D,)."""
         found = {"scores": self.log_probabilities(), "steps": self.log_steps.exp(), "offset": self.offset.detach()}
         arrays = {name: tensor.float().cpu().numpy() for name, tensor in found.items()}
+        arrays |= {"occurrences": self.occurrences.astype(np.float32)}
         return arrays | {"rows": self.rows.astype(np.int32), "of": self.of.cpu().numpy().astype(np.int32)}
 
 

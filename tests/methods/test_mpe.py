@@ -32,21 +32,32 @@ def derived(budget: int | None, arrays: dict[str, np.ndarray], **options) -> All
     return mpe.derive(evidence("mpe", SCHEMA, DIM, arrays=arrays, budget=budget), **options)
 
 
-def test_the_widths_are_the_best_of_all_within_the_budget() -> None:
+@pytest.mark.parametrize("value", ["probability", "weighted", "frequency"])
+def test_the_widths_are_the_best_of_all_within_the_budget(value: str) -> None:
     arrays = found()
     sizes = np.bincount(arrays["of"], weights=arrays["rows"])
     assert sizes.tolist() == [20, 20, 2, 1, 11, 10]
-    free = derived(None, arrays)
-    assert free.arrays["bits"].tolist() == arrays["scores"].argmax(1).tolist()
-    few = derived(150, arrays)
+    first = (IDS[:, 0] < 20).sum()
+    assert arrays["occurrences"].tolist()[:2] == [first, 2000 - first]
+    often = np.maximum(arrays["occurrences"].astype(float), 1)  # one value does not occur
+    worth = {
+        "probability": arrays["scores"].astype(float),
+        "weighted": arrays["scores"].astype(float) * often[:, None],
+        "frequency": np.stack([-often / 4.0**b for b in range(7)], 1),
+    }[value]
+    assert derived(None, arrays, value=value).arrays["bits"].tolist() == worth.argmax(1).tolist()
+    few = derived(150, arrays, value=value)
     fixed = spent(mpe.build, SCHEMA, DIM, few).bytes - -(-int(sizes @ few.arrays["bits"]) * DIM // 8)
-    room = 8 * (150 - fixed - 4 * (5 + 1 - len(set(few.arrays["bits"][few.arrays["bits"] > 0].tolist()))))
-    best = max(
-        (sum(arrays["scores"][g, b] for g, b in enumerate(widths)), widths)
+    room = 8 * (150 - fixed - 4 * (6 - len(set(few.arrays["bits"][few.arrays["bits"] > 0].tolist()))))
+    fitting = [
+        widths
         for widths in product(range(7), repeat=6)
         if DIM * sum(size * b for size, b in zip(sizes.tolist(), widths, strict=True)) <= room
-    )
-    assert few.arrays["bits"].tolist() == list(best[1])
+    ]
+    most = max(sum(worth[g, b] for g, b in enumerate(widths)) for widths in fitting)
+    bits = few.arrays["bits"].tolist()
+    assert tuple(bits) in fitting
+    assert sum(worth[g, b] for g, b in enumerate(bits)) == pytest.approx(most, abs=1e-6 * abs(most))
 
 
 @pytest.mark.parametrize("groups_of", ["field", "all"])
