@@ -60,6 +60,7 @@ class ProductQuantised(FieldEmbedding):
 
     Attributes:
         small: names of the fields that are not coded.
+        coded_rows: (n,) int64 for each row of the queries, its row in the table of all fields.
     """
 
     table: Table | None
@@ -88,7 +89,7 @@ class ProductQuantised(FieldEmbedding):
             raise ValueError(f"shares of tiers must be above 0 and add up to less than 1, got {shares}")
         coded = [field.cardinality > max(centroids) for field in schema.fields]
         self.small = tuple(name for name, yes in zip(schema.names, coded, strict=True) if not yes)
-        self._coded_rows = np.flatnonzero(np.repeat(coded, schema.cardinalities))
+        self.coded_rows = np.flatnonzero(np.repeat(coded, schema.cardinalities))
         ends, shifts, tiers, sizes = [], [], [], []  # of segments: a segment is a field, or a tier of a field
         taken = {True: 0, False: 0}  # rows so far of the table of queries, and of the plain table
         for first, number, yes in zip(schema.first_rows.tolist(), schema.cardinalities.tolist(), coded, strict=True):
@@ -142,10 +143,6 @@ class ProductQuantised(FieldEmbedding):
             here = (tiers >= 0).nonzero()[:, 0]
             values = values.index_copy(0, here, self.quantised(self.queries(rows[here]), tiers[here]))
         return values
-
-    def coded_rows(self) -> Tensor:
-        """(n,) int64: for each row of the queries, its row in the table of all fields."""
-        return torch.from_numpy(self._coded_rows)
 
     def _placed(self, occ: Occurrences) -> tuple[Tensor, Tensor]:
         """(U,) segment of each row of the batch, and (U,) its row number in the plain table or in the queries."""
@@ -224,8 +221,13 @@ class ProductQuantised(FieldEmbedding):
             values = values.index_copy(0, here, take(rows[here]))
         if data is not None and books is not None:
             here = (tiers >= 0).nonzero()[:, 0]
-            values = values.index_copy(0, here, decode(self.codes.read(data, rows[here], coded[here]), books))
+            codes = self.codes.read(data, rows[here], coded[here])
+            values = values.index_copy(0, here, self.decoded(codes, books, coded[here]))
         return values
+
+    def decoded(self, codes: Tensor, books: Tensor, segments: Tensor) -> Tensor:
+        """Settled codes (u, G), codebooks of `books`, coded segments (u,) -> (u, D)."""
+        return decode(codes, books)
 
 
 def decode(codes: Tensor, books: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ random projection, the decoder is dropped after the fit, and the regulariser on 
 what acts is that a value is repeated floor(log2 count) times. Here k-means with these weights minimises the weighted
 squared error itself. There is no contrastive term: in the authors' code all values of a batch have the same negative.
 NOTE[DIFF]: the paper codes fields with at least 100,000 values, each with codebooks of its own. Here fields with more
-than K values are coded, and share the codebooks; see `pipeline.embeddings.product_codes`.
+than K values are coded. By default they share the codebooks, because several would take most of a small budget; see
+`pipeline.embeddings.product_codes`.
 NOTE[DIFF]: the codes are counted, with ceil(log2 K) bits each. The paper counts trained numbers only.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from pipeline.embeddings.product_codes import (
     finest,
 )
 from pipeline.workflow.validation import Count
+
+Books = Literal["shared", "field"]
 
 
 class Source(MixedTables):
@@ -70,8 +73,9 @@ class Codewords(ProductQuantised):
 
     Args:
         schema, dim, groups, centroids: of `ProductQuantised`.
+        books: "shared": one codebook for each group of coordinates; "field": one for each coded field and group.
         codes: (n, G) of the coded rows; None where only sizes matter.
-        book: (G, K, D / G) first codewords; None likewise.
+        book: (G, K, D / G) first codewords, or (C, G, K, D / G) for C coded fields; None likewise.
     """
 
     def __init__(
@@ -81,14 +85,15 @@ class Codewords(ProductQuantised):
         *,
         groups: int,
         centroids: Sequence[int],
+        books: Books = "shared",
         codes: np.ndarray | None = None,
         book: np.ndarray | None = None,
     ) -> None:
         super().__init__(schema, dim, groups=groups, centroids=centroids, fixed=True)
         if not self.tiers:
             return
-        first = torch.zeros(groups, max(centroids), dim // groups) if book is None else torch.tensor(book)
-        self.book = nn.Parameter(first)
+        empty = torch.zeros(*([len(self.tiers)] if books == "field" else []), groups, max(centroids), dim // groups)
+        self.book = nn.Parameter(empty if book is None else torch.tensor(book))
         if codes is not None:
             chosen = torch.tensor(codes.astype(np.int64))
             for segment, part in enumerate(chosen.split(self.codes.numbers)):
@@ -100,6 +105,12 @@ class Codewords(ProductQuantised):
     def vectors(self, occ: Occurrences) -> Tensor:
         data, book = (self.codes.data, self.book) if self.tiers else (None, None)
         return self._decoded(self.table, data, book, occ)
+
+    def decoded(self, codes: Tensor, books: Tensor, segments: Tensor) -> Tensor:
+        if books.dim() == 3:
+            return super().decoded(codes, books, segments)
+        groups = torch.arange(self.groups, device=codes.device)
+        return books[segments[:, None], groups, codes].flatten(1)
 
     def finish(self) -> None:
         """Nothing is left to do: the codes are fixed, and codewords are stored as they were trained."""
@@ -120,6 +131,7 @@ def derive(
     groups: Count | None = None,
     centroids: Centroids | None = None,
     weights: RowWeights = "log2",
+    books: Books = "shared",
 ) -> Allocation:
     """The finest codes within the limit, and the codewords that fit the vectors of the search best.
 
@@ -127,23 +139,32 @@ def derive(
         groups: G, a divisor of D; None: the best that the limit allows. 4 in the paper.
         centroids: K; None: the best that the limit allows. 256 to 2048 in the paper.
         weights: how much a value counts in the fit; see `row_weights`.
+        books: whether coded fields share the codebooks, or have their own ("field"), as in the paper.
     """
     allocation = finest(
         evidence,
         build,
         divisors(evidence.dim) if groups is None else [groups],
         [[k] for k in (OFFERED if centroids is None else [centroids])],
+        {"books": books},
     )
     with torch.device("meta"):
-        rows = build(evidence.schema, evidence.dim, allocation).coded_rows()
+        sized = build(evidence.schema, evidence.dim, allocation)
+    rows = torch.from_numpy(sized.coded_rows)
     if not len(rows):
         return allocation
     vectors = torch.tensor(evidence.arrays["vectors"])[rows]
     weight = row_weights(torch.tensor(evidence.arrays["counts"]).float()[rows], weights)
     chosen, (number,) = allocation.settings["groups"], allocation.settings["centroids"]
-    book = k_means(vectors, chosen, number, seed=evidence.seed, weights=weight)
-    codes = closest(vectors, book).numpy().astype(np.uint8 if number <= 256 else np.uint16)
-    return replace(allocation, arrays={"codes": codes, "book": book.numpy()})
+    fitted, codes = [], []
+    parts = sized.codes.numbers if books == "field" else [len(vectors)]
+    masses = [None] * len(parts) if weight is None else list(weight.split(parts))
+    for part, mass in zip(vectors.split(parts), masses, strict=True):
+        fitted.append(k_means(part, chosen, number, seed=evidence.seed, weights=mass))
+        codes.append(closest(part, fitted[-1]))
+    book = torch.stack(fitted) if books == "field" else fitted[0]
+    kind = np.uint8 if number <= 256 else np.uint16
+    return replace(allocation, arrays={"codes": torch.cat(codes).numpy().astype(kind), "book": book.numpy()})
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> Codewords:

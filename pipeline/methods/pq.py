@@ -56,7 +56,7 @@ class Clustered(ProductQuantised):
 
     def calibrate(self, calibration: Calibration) -> None:
         if self.weights != "none":
-            self.counts = (calibration.weights() * calibration.rows())[self.coded_rows()]
+            self.counts = (calibration.weights() * calibration.rows())[torch.from_numpy(self.coded_rows)]
 
     @torch.no_grad()
     def finish(self) -> None:

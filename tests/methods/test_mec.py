@@ -24,19 +24,22 @@ def occurrences():
     return Lookup(SCHEMA)(torch.stack([torch.arange(300) % n for n in (300, 3, 200)], 1).int())
 
 
+@pytest.mark.parametrize("books", ["shared", "field"])
 @pytest.mark.parametrize("weights", ["none", "log2", "share"])
-def test_before_training_a_coded_value_has_the_nearest_codewords_of_its_searched_vector(weights: str) -> None:
+def test_a_coded_value_starts_with_the_nearest_codewords_of_its_searched_vector(weights: str, books: str) -> None:
     source, arrays = searched()
     allocation = mec.derive(
-        evidence("mec", SCHEMA, DIM, arrays=arrays, budget=6000), groups=4, centroids=32, weights=weights
+        evidence("mec", SCHEMA, DIM, arrays=arrays, budget=6000), groups=4, centroids=32, weights=weights, books=books
     )
     embedding, occ = mec.build(SCHEMA, DIM, allocation), occurrences()
     trained, served = source(occ).detach(), embedding(occ).detach()
-    books = torch.tensor(allocation.arrays["book"])
+    every = torch.tensor(allocation.arrays["book"])
+    assert torch.equal(embedding.lookup(embedding.packed(), occ), embedding.vectors(occ).detach())
     for field in (0, 2):
+        own = every if books == "shared" else every[field // 2]
         for group in range(4):
             part = trained[:, field, 2 * group : 2 * group + 2]
-            nearest = books[group, torch.cdist(part, books[group]).argmin(1)]
+            nearest = own[group, torch.cdist(part, own[group]).argmin(1)]
             torch.testing.assert_close(served[:, field, 2 * group : 2 * group + 2], nearest)
     assert float((served - trained)[:, [0, 2]].square().mean()) < 0.2 * float(trained[:, [0, 2]].square().mean())
 
