@@ -84,6 +84,9 @@ class TwoBatches:
         for seed in range(2):
             yield loss_of(self.embedding, draw_ids(seed))
 
+    def rows(self) -> int:
+        return 2 * BATCH
+
     def weights(self) -> Tensor:
         ids = torch.cat([draw_ids(seed) for seed in range(2)])
         occ = LOOKUP(ids)

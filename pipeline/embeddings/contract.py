@@ -31,6 +31,9 @@ class Findings:
 class Calibration(Protocol):
     """What a trained model and the training rows say about the embedding; the model is in evaluation mode."""
 
+    def rows(self) -> int:
+        """The number of training rows."""
+
     def weights(self) -> Tensor:
         """(R,) for each row of the joint table of the kept fields, the mean over the training rows of its squared
         weight in its bag. For a single-valued field, that is the share of training rows that look it up."""

@@ -50,8 +50,11 @@ class SlotHash(nn.Module):
     def _hashed(self, keys: Tensor) -> Tensor:
         return torch.addcmul(self.shifts, keys, self.factors)
 
-    def forward(self, keys: Tensor, size: int) -> Tensor:
-        """Keys (U, 1) or (U, d), results of `mixed` -> (U, d) int64 positions from 0 to ``size`` - 1."""
+    def forward(self, keys: Tensor, size: int | Tensor) -> Tensor:
+        """Keys (U, 1) or (U, d), results of `mixed` -> (U, d) int64 positions from 0 to ``size`` - 1.
+
+        ``size`` is one number, or one for each key, (U, 1).
+        """
         upper = (self._hashed(keys) >> 33).bitwise_and_(2**31 - 1)
         return upper.mul_(size).bitwise_right_shift_(31)
 

@@ -13,7 +13,7 @@ more bytes than a codebook of its own would.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -42,8 +42,10 @@ class ProductQuantised(FieldEmbedding):
     """Vectors from codes and codebooks for large fields, and from a plain table for small fields.
 
     In training, every row of a large field has a vector of its own, its query, in a table that is not served. `finish`
-    assigns the codes. The rows of a field may be divided into tiers by falling frequency, that is by id. The rows of a
-    tier use only the first centroids of every codebook, a number for each tier (Kang et al. 2020).
+    assigns the codes. They stay as they are if the embedding is trained after that: then the codebooks and the plain
+    table learn, and the queries are no longer used. The rows of a field may be divided into tiers by falling frequency,
+    that is by id. The rows of a tier use only the first centroids of every codebook, a number for each tier (Kang et
+    al. 2020).
 
     Args:
         schema: F fields.
@@ -51,19 +53,28 @@ class ProductQuantised(FieldEmbedding):
         groups: G, a divisor of D.
         centroids: number of centroids of each tier, falling; the first is K; one number if there are no tiers.
         shares: share of each field's values in each tier but the last, rounded up to whole values.
+        fixed: whether the codes are known before training, so that there are no queries.
 
     Raises:
         ValueError: if groups, centroids or shares are not like that.
 
     Attributes:
         small: names of the fields that are not coded.
+        coded_rows: (n,) int64 for each row of the queries, its row in the table of all fields.
     """
 
     table: Table | None
     queries: Table | None
 
     def __init__(
-        self, schema: Schema, dim: int, *, groups: int, centroids: Sequence[int], shares: Sequence[float] = ()
+        self,
+        schema: Schema,
+        dim: int,
+        *,
+        groups: int,
+        centroids: Sequence[int],
+        shares: Sequence[float] = (),
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         if groups < 1 or dim % groups:
@@ -78,6 +89,7 @@ class ProductQuantised(FieldEmbedding):
             raise ValueError(f"shares of tiers must be above 0 and add up to less than 1, got {shares}")
         coded = [field.cardinality > max(centroids) for field in schema.fields]
         self.small = tuple(name for name, yes in zip(schema.names, coded, strict=True) if not yes)
+        self.coded_rows = np.flatnonzero(np.repeat(coded, schema.cardinalities))
         ends, shifts, tiers, sizes = [], [], [], []  # of segments: a segment is a field, or a tier of a field
         taken = {True: 0, False: 0}  # rows so far of the table of queries, and of the plain table
         for first, number, yes in zip(schema.first_rows.tolist(), schema.cardinalities.tolist(), coded, strict=True):
@@ -89,7 +101,7 @@ class ProductQuantised(FieldEmbedding):
                 sizes.append(stop - start)
             taken[yes] += number
         self.table = Table(taken[False], dim) if taken[False] else None
-        self.queries = Table(taken[True], dim) if taken[True] else None
+        self.queries = Table(taken[True], dim) if taken[True] and not fixed else None
         places = [s for s, tier in enumerate(tiers) if tier >= 0]  # the coded segments
         self.tiers = [tiers[s] for s in places]
         self.codes = PackedCodes([sizes[s] for s in places], groups, [self.centroids[tier] for tier in self.tiers])
@@ -120,7 +132,7 @@ class ProductQuantised(FieldEmbedding):
 
     def vectors(self, occ: Occurrences) -> Tensor:
         if self.settled:
-            return self.lookup(self.packed(), occ)
+            return self._decoded(self.table, self.codes.data, self.books(), occ)
         segments, rows = self._placed(occ)
         tiers = self.about[1][segments]
         values = rows.new_empty((len(rows), self.dim), dtype=torch.get_default_dtype())
@@ -139,7 +151,7 @@ class ProductQuantised(FieldEmbedding):
 
     @torch.no_grad()
     def finish(self) -> None:
-        if self.queries is None:
+        if self.queries is None or bool(self.settled):
             return
         for segment, tier, start, queries in self._chunks():
             self.codes.write(segment, start, self.nearest(queries, tier))
@@ -180,22 +192,42 @@ class ProductQuantised(FieldEmbedding):
         return torch.special.entr(counts / counts.sum(1, keepdim=True)).sum(1).exp()
 
     def packed(self) -> dict[str, Tensor]:
-        kept = {} if self.table is None else {"table": self.table.weight.detach()}
-        return kept | ({} if self.queries is None else {"code": self.codes.data, "codebook": self.books().detach()})
+        kept: dict[str, Tensor] = {} if self.table is None else {"table": self.table.weight}
+        kept |= {"code": self.codes.data, "codebook": self.books()} if self.tiers else {}
+        return {name: tensor.detach() for name, tensor in kept.items()}
 
     def lookup(self, packed: Mapping[str, Tensor], occ: Occurrences) -> Tensor:
         """The vectors (U, D); only the codes of the batch's rows are read."""
+        table = packed.get("table")
+        take = None if table is None else lambda rows: table.index_select(0, rows)
+        return self._decoded(take, packed.get("code"), packed.get("codebook"), occ)
+
+    def _decoded(
+        self, take: Callable[[Tensor], Tensor] | None, data: Tensor | None, books: Tensor | None, occ: Occurrences
+    ) -> Tensor:
+        """The vectors (U, D) of settled codes.
+
+        Args:
+            take: looks up rows of the plain table; None if there is none.
+            data: the string of codes; None if no field is coded.
+            books: of `books`; None if no field is coded.
+            occ: the rows.
+        """
         segments, rows = self._placed(occ)
         _, tiers, coded = self.about[:, segments]
         values = torch.empty(len(rows), self.dim, device=rows.device)
-        if "table" in packed:
+        if take is not None:
             here = (tiers < 0).nonzero()[:, 0]
-            values[here] = packed["table"][rows[here]]
-        if "code" in packed:
+            values = values.index_copy(0, here, take(rows[here]))
+        if data is not None and books is not None:
             here = (tiers >= 0).nonzero()[:, 0]
-            codes = self.codes.read(packed["code"], rows[here], coded[here])
-            values[here] = decode(codes, packed["codebook"])
+            codes = self.codes.read(data, rows[here], coded[here])
+            values = values.index_copy(0, here, self.decoded(codes, books, coded[here]))
         return values
+
+    def decoded(self, codes: Tensor, books: Tensor, segments: Tensor) -> Tensor:
+        """Settled codes (u, G), codebooks of `books`, coded segments (u,) -> (u, D)."""
+        return decode(codes, books)
 
 
 def decode(codes: Tensor, books: Tensor) -> Tensor:

@@ -71,7 +71,9 @@ def unpacked_codes(packed: Tensor, bits: int, dim: int) -> Tensor:
 class RoundedTables(MixedTables):
     """`MixedTables` whose tables are rounded to a few bits after training; projections are small and stay float32.
 
-    Until `finish` they are trained and looked up like `MixedTables`.
+    Until `finish` they are trained and looked up like `MixedTables`. After it they are trained as they are served: a
+    lookup rounds its rows, as another `finish` would, and the gradient passes through (straight-through estimator,
+    Bengio et al. 2013).
 
     Args:
         schema, dims, dim: of `MixedTables`.
@@ -89,6 +91,16 @@ class RoundedTables(MixedTables):
         for d, table in self.tables.items():
             scale = torch.zeros(len(table.get_parameter("weight")), dtype=torch.float16)
             self.register_buffer(f"scale_{d}", scale)  # of the rows; 0 before `finish`
+        self.register_buffer("settled", torch.tensor(False))
+
+    settled: Tensor
+
+    def values(self, name: str, rows: Tensor) -> Tensor:
+        stored = super().values(name, rows)
+        if not bool(self.settled):
+            return stored
+        served = _values(*quantise(stored.detach(), self.bits))
+        return served + (stored - stored.detach())  # equal, bit for bit, to the served numbers
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -96,6 +108,7 @@ class RoundedTables(MixedTables):
             codes, scale = self.rounded(d)
             table.get_parameter("weight").copy_(_values(codes, scale))
             self.get_buffer(f"scale_{d}").copy_(scale)
+        self.settled.fill_(True)
 
     def rounded(self, d: str) -> tuple[Tensor, Tensor]:
         """Codes (V, d) int8 and scales (V,) float16 to which the trained table of dimension d is rounded."""

@@ -76,7 +76,7 @@ class LowPrecision(RoundedTables):
         self.steps = nn.ModuleDict({d: Table(size, 1, sd=0) for d, size in sizes.items()})  # log(step / first step)
 
     def values(self, name: str, rows: Tensor) -> Tensor:
-        stored = super().values(name, rows)
+        stored = self.tables[name](rows)
         settled = self.get_buffer(f"scale_{name}").index_select(0, rows).float()[:, None]
         step = torch.where(settled > 0, settled, self._step(self.steps[name](rows)))
         noise: Tensor | float = torch.rand_like(stored) if self.training else 0.5

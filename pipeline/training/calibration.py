@@ -28,6 +28,9 @@ class Calibrated:
     def __init__(self, task: Task, model: Model, split: Split) -> None:
         self.task, self.model, self.split = task, model, split
 
+    def rows(self) -> int:
+        return len(self.split)
+
     @torch.no_grad()
     def weights(self) -> Tensor:
         device = _device(self.model)

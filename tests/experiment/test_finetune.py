@@ -75,3 +75,17 @@ def test_rounded_tables_stay_rounded(encoded: Path, tmp_path: Path) -> None:
     scale = int4.model.embedding.get_buffer("scale_2").float()[:, None]
     codes = table / scale.clamp(min=1e-9)
     torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("pq", {"weights": "log2"}), ("dpq", {"variant": "vx"}), ("dpq", {"variant": "sx", "temperature": 1.0})],
+)
+def test_codes_stay_and_codebooks_learn(encoded: Path, tmp_path: Path, name: str, settings: dict[str, Any]) -> None:
+    method = Allocation(name, dict.fromkeys(SCHEMA.names, 4), {"groups": 2, "centroids": [4], **settings})
+    plain = trained(encoded, tmp_path / "a", None, method)
+    better = trained(encoded, tmp_path / "b", {"epochs": 3, "lr": 0.02}, method)
+    assert better.validation["auc"] > plain.validation["auc"]
+    before, after = (result.model.embedding.packed() for result in (plain, better))
+    assert torch.equal(before["code"], after["code"]) and bool(before["code"].any())
+    assert not torch.equal(before["codebook"], after["codebook"])
