@@ -16,7 +16,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batch
 from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import cost
-from pipeline.serving.packed import Served
+from pipeline.serving.served import Served
 
 BATCHES = (1, 2000)
 WEIGHTS = (0.3, 0.3, 0.2, 0.1, 0.1)  # of the candidates, smallest first: most fields need few dimensions
