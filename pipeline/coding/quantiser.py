@@ -18,6 +18,7 @@ SHARES = (0.5, 0.8, 0.95)  # of all lookups of a field, at which its rows are cu
 GAUSSIAN_STEP = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352, 5: 0.1881, 6: 0.1041, 8: 0.0308}
 MULTIPLES = tuple(float(x) for x in np.geomspace(0.4, 2.0, 11))  # of that step, which are tried
 SAMPLE = 20_000  # rows on which steps are tried
+TOGETHER = 16_384  # rows whose errors are computed together; their numbers fit a cache
 
 
 def blocks(weights: Tensor, shares: Sequence[float] = SHARES) -> np.ndarray:
@@ -59,8 +60,10 @@ def fit(coefficients: Tensor, weights: Tensor) -> Quantisers:
         low, step = tried.best(bits)
         lows.append(low)
         steps.append(step)
-        off = coefficients - dequantised(quantised(coefficients, low, step, bits), low, step)
-        errors.append(weights.double() @ off.square_().double())
+        errors.append(torch.zeros(len(low), dtype=torch.float64))
+        for part, of_part in zip(coefficients.split(TOGETHER), weights.split(TOGETHER), strict=True):
+            off = dequantised(quantised(part, low, step, bits), low, step).sub_(part)
+            errors[-1] += of_part.double() @ off.square_().double()
     return Quantisers(torch.stack(lows, 1), torch.stack(steps, 1), torch.stack(errors, 1))
 
 
