@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks import encode, gpu, limits, methods, peers, scaling, search, serving, timing, training
+from benchmarks import coding, encode, gpu, limits, methods, peers, scaling, search, serving, timing, training
 from benchmarks.alone import ROOT
 from pipeline.workflow.outputs import write_json, write_text
 from pipeline.workflow.process import cores
@@ -34,6 +34,7 @@ SECTIONS: dict[str, Any] = {  # name -> module with run(quick) -> results, and t
     "gpu": gpu,
     "scaling": scaling,
     "limits": limits,
+    "coding": coding,
     "serving": serving,
     "encode": encode,
     "methods": methods,

@@ -1,4 +1,4 @@
-"""The savings of mixed dimensions in serving: time of a request, bytes, and the resident memory of a process."""
+"""The savings of fewer dimensions and of coding in serving: time of a request, bytes, resident memory of a process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks import models, shapes, timing
+from benchmarks import coding, models, shapes, timing
 from benchmarks.alone import alone
 from pipeline.allocation.allocation import Allocation
+from pipeline.coding.choice import choose
 from pipeline.data.batches import Batch
 from pipeline.data.schema import Schema
+from pipeline.embeddings.coded import CodedTables, Moments, full_table, predictions
 from pipeline.embeddings.cost import cost
-from pipeline.serving.packed import Served
+from pipeline.serving.served import Served
 
 BATCHES = (1, 2000)
 WEIGHTS = (0.3, 0.3, 0.2, 0.1, 0.1)  # of the candidates, smallest first: most fields need few dimensions
+UNIFORM = 3
+CODED = (0.1, 0.05, 0.025)  # shares of the full tables' bytes
 FULL, MIXED = "full, float32", "mixed, float32"
 RESIDENT, CLAIMED, CLAIMED_ALL, SHARE = "resident bytes", "bytes", "bytes with backbone", "resident / claimed"
 
@@ -28,11 +32,7 @@ def run(quick: bool) -> dict[str, Any]:
     schema = shapes.criteo()
     drawn = shapes.draw_batches(schema, max(BATCHES), 1)
     chosen = draw_dims(schema)
-    made = {
-        f"{name}, {kind}": served(schema, dims, kind == "int8")
-        for name, dims in chosen.items()
-        for kind in ("float32", "int8")
-    }
+    made = all_forms(schema)
     forms = {name: sizes(model, 1 if quick else 3) for name, model in made.items()}
     for name, times in latencies(made, drawn[0], quick).items():
         forms[name] |= times
@@ -45,11 +45,41 @@ def run(quick: bool) -> dict[str, Any]:
     }
 
 
+def all_forms(schema: Schema) -> dict[str, Served]:
+    """Tables of `draw_dims` in float32 and int8, and coded tables."""
+    plain = {
+        f"{name}, {kind}": served(schema, dims, kind == "int8")
+        for name, dims in draw_dims(schema).items()
+        for kind in ("float32", "int8")
+    }
+    return plain | {f"coded, {budget:.1%}": coded for budget, coded in coded_forms(schema).items()}
+
+
+def coded_forms(schema: Schema) -> dict[float, Served]:
+    """The served forms of planted tables that are coded within shares of their bytes."""
+    model = coding.planted(schema)
+    table = full_table(model.embedding)  # type: ignore[arg-type]
+    frequent = [1 / torch.arange(1, number + 1) ** shapes.EXPONENT for number in schema.cardinalities.tolist()]
+    weights = torch.cat([of_field / of_field.sum() for of_field in frequent])
+    moments = Moments(weights, torch.eye(models.DIM, dtype=torch.float64).expand(len(schema), -1, -1))
+    predicted = predictions(table, schema, moments)
+    found = {}
+    for budget in CODED:
+        plans = choose(predicted, int(budget * table.nbytes))
+        model.embedding = CodedTables.of(table, schema, plans, moments)
+        found[budget] = Served.of(model)
+    return found
+
+
 def draw_dims(schema: Schema) -> dict[str, dict[str, int]]:
-    """Full and mixed dimensions. The mixed dimensions are random, because their choice does not matter here."""
+    """Full, uniform and mixed dimensions. The mixed dimensions are random, because their choice does not matter here.
+
+    The uniform dimension has about the bytes of the largest coded tables.
+    """
     drawn = np.random.default_rng(0).choice(models.CANDIDATES, len(schema), p=WEIGHTS)
     return {
         "full": dict.fromkeys(schema.names, models.DIM),
+        "uniform": dict.fromkeys(schema.names, UNIFORM),
         "mixed": {name: int(d) for name, d in zip(schema.names, drawn, strict=True)},
     }
 
@@ -76,11 +106,10 @@ def resident_bytes(file: str) -> int:
 
     Small models of all forms run first, so that code and buffers are not counted.
     """
-    small = shapes.criteo(1000)
+    small = shapes.criteo(20_000)
     ids = torch.zeros(2000, len(small), dtype=torch.int32)
-    for dims in draw_dims(small).values():
-        for int8 in (False, True):
-            served(small, dims, int8)(ids)
+    for form in all_forms(small).values():
+        form(ids)
     process = psutil.Process()
     before = process.memory_info().rss
     model = Served.load(file)
@@ -103,17 +132,20 @@ def latencies(forms: dict[str, Served], batch: Batch, quick: bool) -> dict[str, 
 
 def targets(forms: dict[str, Any]) -> list[dict[str, Any]]:
     shares = [entry[SHARE] for entry in forms.values()]
+    coded = [entry for name, entry in forms.items() if name.startswith("coded")]
+    ratios = {"packed": [forms[MIXED]], "coded": coded}
     return [
         *(
             timing.target(
-                f"packed inference, batch {size:,}, time / the full table's",
-                forms[MIXED][f"batch {size}"]["ratio"],
+                f"{kind} inference, batch {size:,}, time / the full table's",
+                max(entry[f"batch {size}"]["ratio"] for entry in entries),
                 at_most=1.0,
             )
+            for kind, entries in ratios.items()
             for size in BATCHES
         ),
         timing.target(
-            "packed inference, resident memory / claimed, farthest from 1",
+            "inference, resident memory / claimed, farthest from 1",
             max(shares, key=lambda share: abs(share - 1)),
             at_least=0.9,
             at_most=1.1,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
-from pipeline.models.factored import Factored
+from pipeline.models.factored import Vectors
 from pipeline.models.layers import MLP, FirstOrder, second_order
 from pipeline.workflow.validation import Count, Fraction
 
@@ -20,7 +20,7 @@ class Backbone(nn.Module):
         hidden, dropout: of the MLP.
     """
 
-    factored = True  # accepts a `Factored` in place of the field vectors
+    factored = True  # accepts `Vectors` in place of the field vectors
 
     def __init__(
         self, schema: Schema, dim: int, *, hidden: Sequence[Count] = (128, 128), dropout: Fraction = 0.2
@@ -29,6 +29,6 @@ class Backbone(nn.Module):
         self.first_order = FirstOrder(schema)
         self.mlp = MLP(len(schema) * dim, hidden, dropout)
 
-    def forward(self, occ: Occurrences, embedded: Tensor | Factored) -> Tensor:
+    def forward(self, occ: Occurrences, embedded: Tensor | Vectors) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
         return self.first_order(occ) + second_order(embedded) + self.mlp(embedded)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
-from pipeline.models.factored import Factored
+from pipeline.models.factored import Vectors
 from pipeline.models.layers import FirstOrder, second_order
 
 
@@ -16,12 +16,12 @@ class Backbone(nn.Module):
         dim: D; FM has no weights that depend on it.
     """
 
-    factored = True  # accepts a `Factored` in place of the field vectors
+    factored = True  # accepts `Vectors` in place of the field vectors
 
     def __init__(self, schema: Schema, dim: int) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
 
-    def forward(self, occ: Occurrences, embedded: Tensor | Factored) -> Tensor:
+    def forward(self, occ: Occurrences, embedded: Tensor | Vectors) -> Tensor:
         """Occurrences, embedded (B, F, D) -> logits (B,)."""
         return self.first_order(occ) + second_order(embedded)

@@ -6,7 +6,7 @@ the string takes exactly as many bits as the codes, and any row can be read by i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Layout:
         self.size = -(-int(sizes.sum()) // 8) + SPARE
 
 
-def pack(layout: Layout, codes: Sequence[Tensor]) -> Tensor:
+def pack(layout: Layout, codes: Iterable[Tensor]) -> Tensor:
     """(bytes,) uint8: the string of the codes, one (n_s, K) tensor of whole numbers for each block."""
     runs: list[np.ndarray] = []
     left = np.zeros(0, np.uint8)  # bits that do not fill a byte yet

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.coding.quantiser import BITS, SHARES, blocks, by_rows, dequantised, fit, quantised, row_scales
+from pipeline.coding.quantiser import BITS, SHARES, TOGETHER, blocks, by_rows, dequantised, fit, quantised, row_scales
 from pipeline.coding.transform import transform
 
 
@@ -64,8 +64,10 @@ def _of_rows(table: Tensor, weights: Tensor, metric: Tensor) -> np.ndarray:
     losses = np.full(len(BITS), np.inf)
     for n, bits in enumerate(BITS):
         if bits > 1:
-            low, step = by_rows(row_scales(table, bits), bits)
-            off = table - dequantised(quantised(table, low, step, bits), low, step)
-            moment = (off * weights[:, None]).T.double() @ off.double()
+            moment = torch.zeros_like(metric)
+            for part, of_part in zip(table.split(TOGETHER), weights.split(TOGETHER), strict=True):
+                low, step = by_rows(row_scales(part, bits), bits)
+                off = dequantised(quantised(part, low, step, bits), low, step).sub_(part)
+                moment += (off * of_part[:, None]).T.double() @ off.double()
             losses[n] = 0.5 * float((moment * metric).sum())
     return losses

@@ -18,6 +18,7 @@ SHARES = (0.5, 0.8, 0.95)  # of all lookups of a field, at which its rows are cu
 GAUSSIAN_STEP = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352, 5: 0.1881, 6: 0.1041, 8: 0.0308}
 MULTIPLES = tuple(float(x) for x in np.geomspace(0.4, 2.0, 11))  # of that step, which are tried
 SAMPLE = 20_000  # rows on which steps are tried
+TOGETHER = 16_384  # rows whose errors are computed together; their numbers fit a cache
 
 
 def blocks(weights: Tensor, shares: Sequence[float] = SHARES) -> np.ndarray:
@@ -53,21 +54,48 @@ def fit(coefficients: Tensor, weights: Tensor) -> Quantisers:
         coefficients: (n, K).
         weights: (n,) of the rows.
     """
-    shares = as_shares(weights)
-    mean = shares @ coefficients
-    sd = (shares @ (coefficients - mean).square()).sqrt()
-    every = -(-len(coefficients) // SAMPLE)
-    sample, of_sample = coefficients[::every], as_shares(shares[::every])
+    tried = _Tried(coefficients, weights)
     lows, steps, errors = [], [], []
     for bits in BITS:
-        low = step = torch.zeros_like(mean).half()
-        if bits:
-            low, step = _best(sample, of_sample, mean, sd, bits)
+        low, step = tried.best(bits)
         lows.append(low)
         steps.append(step)
-        off = coefficients - dequantised(quantised(coefficients, low, step, bits), low, step)
-        errors.append(weights.double() @ off.square_().double())
+        errors.append(torch.zeros(len(low), dtype=torch.float64))
+        for part, of_part in zip(coefficients.split(TOGETHER), weights.split(TOGETHER), strict=True):
+            off = dequantised(quantised(part, low, step, bits), low, step).sub_(part)
+            errors[-1] += of_part.double() @ off.square_().double()
     return Quantisers(torch.stack(lows, 1), torch.stack(steps, 1), torch.stack(errors, 1))
+
+
+def fit_chosen(coefficients: Tensor, weights: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """The low ends and steps (K,) float16 of `fit` for chosen numbers of bits.
+
+    Args:
+        coefficients: (n, K).
+        weights: (n,) of the rows.
+        bits: (K,) of each component.
+    """
+    low, step = torch.zeros(2, len(bits), dtype=torch.float16).unbind()
+    for number in bits.unique().tolist():
+        columns = (bits == number).nonzero()[:, 0]
+        low[columns], step[columns] = _Tried(coefficients[:, columns], weights).best(number)
+    return low, step
+
+
+class _Tried:
+    """Some rows of a block, on which steps are tried."""
+
+    def __init__(self, coefficients: Tensor, weights: Tensor) -> None:
+        shares = as_shares(weights)
+        self.mean = shares @ coefficients
+        self.sd = (shares @ (coefficients - self.mean).square_()).sqrt()
+        every = -(-len(coefficients) // SAMPLE)
+        self.sample, self.shares = coefficients[::every], as_shares(shares[::every])
+
+    def best(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Low end and step (K,) float16 with the smallest weighted squared error."""
+        low = step = torch.zeros_like(self.mean).half()
+        return _best(self.sample, self.shares, self.mean, self.sd, bits) if bits else (low, step)
 
 
 def _best(values: Tensor, shares: Tensor, mean: Tensor, sd: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.coding.bitstring import Layout, read
 from pipeline.coding.choice import Plan
-from pipeline.coding.quantiser import BITS, by_rows, dequantised, fit, quantised, row_scales
+from pipeline.coding.quantiser import by_rows, dequantised, fit_chosen, quantised, row_scales
 from pipeline.coding.transform import transform
 
 
@@ -89,9 +89,7 @@ def encode(table: Tensor, weights: Tensor, metric: Tensor, plan: Plan) -> Code:
     found = transform(table, weights, metric)
     low, step = zeros, zeros.clone()
     for j, (a, b) in enumerate(plan.ranges):
-        quantisers = fit(found.coefficients[a:b], weights[a:b])
-        chosen = torch.from_numpy(np.searchsorted(BITS, plan.bits[j]))[:, None]
-        low[j], step[j] = (of_bits.gather(1, chosen)[:, 0] for of_bits in (quantisers.low, quantisers.step))
+        low[j], step[j] = fit_chosen(found.coefficients[a:b], weights[a:b], torch.from_numpy(plan.bits[j]))
     decoder = found.decoder * torch.from_numpy(plan.used)[:, None]
     return Code(found.coefficients, decoder, found.mean, low, step, torch.zeros(0, dtype=torch.float16))
 
@@ -118,11 +116,23 @@ class Levels:
         low[blocks.quantised], step[blocks.quantised] = quantiser.unbind(1)
         return cls(blocks, low, step, scale)
 
-    def codes(self, coefficients: Tensor, block: int) -> Tensor:
-        """The codes of all rows of a block: (n, D) -> (n, D)."""
-        number, device = len(coefficients), coefficients.device
-        low, step = self.of(torch.full((number,), block, device=device), torch.arange(number, device=device))
+    def codes(self, coefficients: Tensor, block: int, first: int = 0) -> Tensor:
+        """The codes (n, D) of coefficients (n, D) of a block, from the row ``first`` of the block on."""
+        low, step = self.of_rows(block, first, len(coefficients))
         return quantised(coefficients, low, step, self.blocks.bits[block])
+
+    def settled(self, coefficients: Tensor, block: int, first: int) -> Tensor:
+        """The levels (n, D) nearest to coefficients (n, D) of a block, from the row ``first`` of the block on."""
+        low, step = self.of_rows(block, first, len(coefficients))
+        bits = self.blocks.bits[block]
+        return torch.where(bits > 0, dequantised(quantised(coefficients, low, step, bits), low, step), 0)
+
+    def of_rows(self, block: int, first: int, number: int) -> tuple[Tensor, Tensor]:
+        """Low ends and steps of contiguous rows of a block; both broadcast to (number, D)."""
+        if not bool(self.blocks.by_rows[block]):
+            return self.low[block].float(), self.step[block].float()
+        begin = int(self.blocks.scales[block]) + first
+        return by_rows(self.scale[begin : begin + number], self.blocks.bits[block])
 
     def of(self, block: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
         """Low ends and steps (u, D) of rows, given their blocks (u,) and their numbers within these (u,)."""

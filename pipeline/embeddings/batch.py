@@ -68,17 +68,28 @@ class _Spread(torch.autograd.Function):
         ctx.occ = occ  # type: ignore[attr-defined]
         if occ.bag_starts is None:
             return nn.functional.embedding(occ.inverse, values)
-        return _bag_sum(values, occ.inverse, occ.bag_starts, occ.weights)
+        return bag_sum(values, occ.inverse, occ.bag_starts, occ.weights)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         occ: Occurrences = ctx.occ
         source = occ.order if occ.bags is None else occ.bags[occ.order]
         weights = None if occ.weights is None else occ.weights[occ.order]
-        return _bag_sum(grad.contiguous(), source, occ.starts, weights), None
+        return bag_sum(grad.contiguous(), source, occ.starts, weights), None
 
 
-def _bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
+def bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
+    """The weighted sum of each bag's rows.
+
+    Args:
+        values: (U, K).
+        index: (n,) row of each occurrence, bag after bag.
+        starts: (bags,) where each bag begins among the occurrences.
+        weights: (n,) of the occurrences, or None if all are 1.
+
+    Returns:
+        (bags, K).
+    """
     if weights is not None:
         weights = weights.to(values.dtype)
     return nn.functional.embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
@@ -106,7 +117,7 @@ class Direct:
         """(n, K) values of the occurrences -> (B, F, K)."""
         if self.bag_starts is not None:
             every = torch.arange(len(values), device=values.device)
-            values = _bag_sum(values, every, self.bag_starts, self.weights)
+            values = bag_sum(values, every, self.bag_starts, self.weights)
         return values.view(*self.shape, values.shape[1])
 
 

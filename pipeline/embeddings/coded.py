@@ -181,21 +181,34 @@ class CodedTables(FieldEmbedding):
             numbers = getattr(self, name).detach().half().float()
             delattr(self, name)
             setattr(self, name, nn.Parameter(numbers))
-        table = self.table.weight
         levels = self._levels()
-        firsts = torch.from_numpy(self.schema.first_rows.astype(np.int64)).to(table.device)
-        for rows in torch.arange(len(table), device=table.device).split(TOGETHER):
-            fields = torch.bucketize(rows, firsts, right=True) - 1
-            table[rows] = levels.nearest(table[rows], *self._places(rows, fields))
+        for block, first, rows in self._parts():
+            rows.copy_(levels.settled(rows, block, first))
+
+    def _parts(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Of all coefficients, parts of at most `TOGETHER` rows: their block, the number of the first row within the
+        block, and a view of the rows (n, D)."""
+        block, table = 0, self.table.weight.detach()
+        numbers = zip(self.plans, self.schema.first_rows.tolist(), self.schema.cardinalities.tolist(), strict=True)
+        for plan, first, number in numbers:
+            for begin, end in plan.ranges:
+                for at in range(begin, end, TOGETHER):
+                    to = min(at + TOGETHER, end)
+                    known = table[first + 1 + at : first + min(to + 1, number)]
+                    if len(known):
+                        yield block, at - begin, known
+                    if to == number:  # the unknown id is the last in the order of coding
+                        yield block, number - 1 - begin, table[first : first + 1]
+                block += 1
 
     def encode(self, moments: Moments) -> None:
         """Replace the vectors by coefficients, and set decoders, means and quantisers."""
         table = self.table.weight
         block = scaled = 0
         firsts = self.schema.first_rows.tolist()
-        fields = moments.of_fields(table.detach().cpu().clone(), self.schema)
-        for f, (plan, first, field) in enumerate(zip(self.plans, firsts, fields, strict=True)):
-            code = encode(*field, plan)
+        fields = moments.of_fields(table.detach(), self.schema)  # copies of the rows of one field after the other
+        for f, (plan, first, (rows, weights, metric)) in enumerate(zip(self.plans, firsts, fields, strict=True)):
+            code = encode(rows.cpu(), weights, metric, plan)
             number, width = code.coefficients.shape
             self.decoder[f, : len(code.decoder)], self.mean[f] = code.decoder, code.mean
             of_field = slice(block, block + len(plan.rows))
@@ -258,7 +271,7 @@ class CodedTables(FieldEmbedding):
             kept |= {name: torch.empty(shape, dtype=torch.float16) for name, shape in halves.items()}
             return {name: tensor.to("meta") for name, tensor in kept.items()}
         return kept | {
-            "table": pack(blocks.layout, list(self._codes())),
+            "table": pack(blocks.layout, self._codes()),
             "scale": self.scale,
             "quantiser": torch.stack([self.low[blocks.quantised], self.step[blocks.quantised]], 1),
             "decoder": self.decoder.detach()[blocks.decoded].half(),

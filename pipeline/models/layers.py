@@ -13,7 +13,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences, spread
 from pipeline.embeddings.table import Table
 from pipeline.models.dense import Dense
-from pipeline.models.factored import Factored, squares
+from pipeline.models.factored import Vectors, squares
 
 
 class FirstOrder(nn.Module):
@@ -58,12 +58,12 @@ class _BiInteraction(_SecondOrder):
         return 0.5 * (total.square() - embedded.square().sum(1))
 
 
-def second_order(embedded: Tensor | Factored) -> Tensor:
+def second_order(embedded: Tensor | Vectors) -> Tensor:
     """Sum of the inner products of all pairs of fields: (B, F, D) -> (B,).
 
     Rendle 2010, eq. 5: half of (square of the sum minus sum of the squares).
     """
-    if isinstance(embedded, Factored):
+    if isinstance(embedded, Vectors):
         total = embedded.total()
         return 0.5 * (torch.linalg.vecdot(total, total) - embedded.squares())
     return _SecondOrder.apply(embedded)  # type: ignore[no-any-return]
@@ -145,14 +145,14 @@ class MLP(nn.Sequential):
             inputs = width
         super().__init__(*layers, Dense(inputs, 1), nn.Flatten(0))
 
-    def forward(self, inputs: Tensor | Factored) -> Tensor:
-        if not isinstance(inputs, Factored):
+    def forward(self, inputs: Tensor | Vectors) -> Tensor:
+        if not isinstance(inputs, Vectors):
             outputs: Tensor = super().forward(inputs.flatten(1))
             return outputs
         if len(self) < 4:  # no hidden layer
             return super().forward(inputs.dense().flatten(1))  # type: ignore[no-any-return]
-        first, norm, *rest = self
+        first, norm, *rest, last, flat = self
         outputs = inputs.through(first, norm)  # type: ignore[arg-type]
-        for layer in rest:
-            outputs = layer(outputs)
-        return outputs
+        for linear, norm in zip(rest[2::4], rest[3::4], strict=True):  # between them are ReLU and dropout
+            outputs = nn.functional.linear(outputs.relu(), *inputs.folds.layer(linear, norm))  # type: ignore[arg-type]
+        return flat(last(outputs.relu()))  # type: ignore[no-any-return]

@@ -22,16 +22,20 @@ import numpy as np
 import psutil
 import torch
 
+from pipeline.embeddings.coded import CodedTables
 from pipeline.models.model import Model
-from pipeline.serving.packed import Served
+from pipeline.serving.served import Served
 
 BATCHES = (1, 2000)
 REPEATS = 30
 
 
 def forms(model: Model) -> dict[str, Served]:
-    """The served forms of a trained model: ``float32`` and ``int8``; empty if its embedding cannot be served."""
+    """The served forms of a trained model: ``float32`` and ``int8`` of plain tables, ``coded`` of coded ones, and none
+    of an embedding that cannot be served."""
     try:
+        if isinstance(model.embedding, CodedTables):
+            return {"coded": Served.of(model)}
         return {"float32": Served.of(model), "int8": Served.of(model, int8=True)}
     except TypeError:
         return {}

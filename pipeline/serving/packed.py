@@ -1,5 +1,4 @@
-"""A trained model as it is served: one file of packed tables in float32 or int8; lookups need no sort and no loop over
-fields.
+"""Tables of mixed dimensions as they are served, in float32 or int8; lookups need no sort and no loop over fields.
 
 In training, a field of d < D dimensions has the vectors e P. Serving stores e L and Q instead, where P = L Q and the
 rows of Q (d, D) are orthonormal. The vectors and the number of stored numbers stay the same, and the length of e L Q is
@@ -9,241 +8,167 @@ numbers that are looked up instead of F * D per row.
 
 from __future__ import annotations
 
-import copy
 import itertools
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.data.schema import PADDING, Schema
+from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.mixed import MixedTables, Packing
 from pipeline.embeddings.rounded import quantise
-from pipeline.models.factored import Factored, Lifts
-from pipeline.models.model import Model
-from pipeline.workflow.outputs import whole
-from pipeline.workflow.plug import plug
-
-FEW = 8  # batches of up to 8 rows gather all numbers at once; larger batches have one lookup per distinct dimension
-BY_ROW = ("table", "scale", "table.weight")  # suffixes of the names of tensors that are read row by row
+from pipeline.models.factored import Factored, Lifts, Vectors
+from pipeline.serving.tables import FEW, ServedTables
 
 
-class Served(nn.Module):
-    """ids (B, S) -> logits (B,) of a trained `Model`, from packed tables.
+class PackedTables(ServedTables):
+    """Tables of mixed dimensions.
 
     In float32, vectors of fields of dimension D equal the trained ones exactly, all others up to rounding. In int8,
     every row has its own scale and is rounded to 255 levels; the error of a number is at most half of the scale.
 
     Args:
-        schema: of the ids, all fields.
-        dims: dimension of each field, by name; 0 if it was dropped.
+        schema: F kept fields.
+        dims: dimension of each field, 1 to D, by name.
         dim: D.
         packed: the tensors of `pack`.
-        backbone: trained, on the kept fields.
-        made: name and options of the backbone; `load` rebuilds it from them.
 
     Raises:
         ValueError: if the shapes of ``packed`` do not fit ``dims``.
     """
 
-    def __init__(
-        self,
-        schema: Schema,
-        dims: Mapping[str, int],
-        dim: int,
-        packed: Mapping[str, Tensor],
-        backbone: nn.Module,
-        made: tuple[str, Mapping[str, Any]],
-    ) -> None:
-        super().__init__()
-        self.schema, self.dims, self.dim, self.made = schema, dict(dims), dim, made
-        kept = schema.subset([name for name, d in dims.items() if d])
-        packing = Packing(kept, dims)
-        self.backbone = backbone
-        self.num_fields, self.has_bags = len(kept), kept.num_slots > len(kept)
+    def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, packed: Mapping[str, Tensor]) -> None:
+        packing = Packing(schema, dims)
+        _check(packed, packing, dim)
+        self.schema, self.dims, self.dim, self.tensors = schema, dict(dims), dim, dict(packed)
         widths = packing.distinct.repeat(np.diff(packing.groups))  # of the packed fields
-        _check(packed, sum(r * int(d) for r, d in zip(packing.rows, packing.distinct, strict=True)), packing, dim)
-        self.table, self.scale, self.projection = packed["table"], packed.get("scale"), packed["projection"]
         eye = torch.eye(dim).repeat(int((widths == dim).sum()), 1)
-        self.lifts = Lifts(torch.cat([self.projection, eye]), widths.tolist(), packing.order.tolist())
-        self.whole = len(self.projection) == 0  # all tables have width D and the order of the schema
-        # Position of each slot's field among the packed fields, and the slots sorted by it.
-        slot_place = np.argsort(packing.order)[kept.slot_fields]
-        slots = np.argsort(slot_place, kind="stable")
-        self._register_slots(kept, packing, slot_place, slots)
-        self._register_entries(kept, packing, widths, slot_place, slots)
-        self.requires_grad_(False).eval()
-
-    def _register_slots(self, kept: Schema, packing: Packing, slot_place: np.ndarray, slots: np.ndarray) -> None:
-        """Set the table of each distinct dim and the rows at which each slot's field begins, for `_many`."""
-        cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))]).tolist()
-        row_cuts = np.cumsum([0, *packing.rows]).tolist()
-        places = np.searchsorted(slot_place[slots], np.arange(len(kept) + 1))  # first slot of each packed field
-        self.parts = [
-            _Part(
-                self.table[cuts[g] : cuts[g + 1]].view(packing.rows[g], int(d)),
-                None if self.scale is None else self.scale[row_cuts[g] : row_cuts[g + 1]],
-                slice(int(places[a]), int(places[b])),
-                torch.from_numpy(places[a:b] - places[a]) if places[b] - places[a] > b - a else None,
-            )
-            for g, (d, (a, b)) in enumerate(zip(packing.distinct, itertools.pairwise(packing.groups), strict=True))
-        ]
-        all_kept = len(kept) == len(self.schema)
-        chosen = None if all_kept else torch.from_numpy(self.schema.slots_of(kept.names))
-        self.register_buffer("chosen", chosen, persistent=False)
-        self._constant("offsets", kept.first_rows[kept.slot_fields], torch.int32)  # of each slot, in a joint table
-        self._constant("slot_fields", kept.slot_fields)
-        self._constant("slot_starts", np.cumsum(kept.widths) - kept.widths)
-        self._constant("packed_slots", slots)
-        self._constant("packed_base", packing.base[slot_place[slots]], torch.int32)
-
-    def _register_entries(
-        self, kept: Schema, packing: Packing, widths: np.ndarray, slot_place: np.ndarray, slots: np.ndarray
-    ) -> None:
-        """Set one entry for each number that a row of ids looks up, ordered by packed slot, for `_few`."""
-        cuts = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))])
-        row_cuts = np.cumsum([0, *packing.rows])
-        slot_dims = widths[slot_place[slots]]
-        entry_slots = np.repeat(np.arange(kept.num_slots), slot_dims)
-        within = np.arange(len(entry_slots)) - np.repeat(np.cumsum(slot_dims) - slot_dims, slot_dims)
-        group = np.searchsorted(packing.distinct, slot_dims)
-        first = cuts[group] + packing.base[slot_place[slots]] * slot_dims
-        begins = np.cumsum(widths) - widths  # first number of each packed field
-        index = torch.int32 if len(self.table) < 2**31 else torch.int64
-        self._constant("entry_slots", slots[entry_slots])
-        self._constant("entry_dims", slot_dims[entry_slots], index)
-        self._constant("entry_first", first[entry_slots] + within, index)
-        self._constant("entry_columns", begins[slot_place[slots]][entry_slots] + within)
-        scale_first = np.empty(kept.num_slots, dtype=np.int64)
-        scale_first[slots] = row_cuts[group] + packing.base[slot_place[slots]]
-        self._constant("scale_first", scale_first, torch.int32)
-
-    def _constant(self, name: str, values: np.ndarray, dtype: torch.dtype = torch.int64) -> None:
-        self.register_buffer(name, torch.as_tensor(values).to(dtype), persistent=False)
-
-    chosen: Tensor | None
-    offsets: Tensor
-    slot_fields: Tensor
-    slot_starts: Tensor
-    packed_slots: Tensor
-    packed_base: Tensor
-    entry_slots: Tensor
-    entry_dims: Tensor
-    entry_first: Tensor
-    entry_columns: Tensor
-    scale_first: Tensor
+        self.lifts = Lifts(torch.cat([packed["projection"], eye]), widths.tolist(), packing.order.tolist())
+        self.whole = len(packed["projection"]) == 0  # all tables have width D and the order of the schema
+        slots = _Slots(schema, packing, widths)
+        self.by_row = _ByRow(slots, packed["table"], packed.get("scale"))
+        self.by_number = _ByNumber(slots, packed["table"], packed.get("scale"))
 
     @classmethod
-    def of(cls, model: Model, int8: bool = False) -> Served:
-        """The served form of a trained model, on a CPU; the model itself is not changed.
+    def of(cls, embedding: MixedTables, schema: Schema, int8: bool) -> PackedTables:
+        """The served form of a trained embedding of these fields."""
+        return cls(schema, embedding.dims, embedding.dim, pack(embedding, int8))
 
-        Args:
-            model: trained.
-            int8: whether the tables are rounded to int8 instead of float32.
+    @classmethod
+    def restored(cls, schema: Schema, dim: int, packed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
+        return cls(schema, settings["dims"], dim, packed)
 
-        Raises:
-            TypeError: if its embedding is not `MixedTables`, or a subclass that packs other tensors.
-        """
-        embedding = model.embedding
-        if not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
-            raise TypeError(f"only an embedding of MixedTables can be served, got {type(embedding).__name__}")
-        dims = dict.fromkeys(model.schema.names, 0) | embedding.dims
-        made = type(model.backbone).__module__.rpartition(".")[2], model.options
-        return cls(model.schema, dims, embedding.dim, pack(embedding, int8), copy.deepcopy(model.backbone), made)
+    def settings(self) -> dict[str, Any]:
+        return {"dims": self.dims}
 
-    @torch.inference_mode()
-    def forward(self, ids: Tensor) -> Tensor:
-        if self.chosen is not None:
-            ids = ids.index_select(1, self.chosen)
-        weights = starts = None
-        if self.has_bags:
-            present = ids != PADDING
-            sizes = torch.zeros(len(ids), self.num_fields).index_add_(1, self.slot_fields, present.float())
-            weights = present / sizes.clamp_(min=1).index_select(1, self.slot_fields)
-            starts = (torch.arange(len(ids))[:, None] * ids.shape[1] + self.slot_starts).flatten()
-            ids = ids.clamp(min=0)
-        shares = None if weights is None else weights.flatten()
-        occ = Direct((ids + self.offsets).flatten(), starts, shares, (len(ids), self.num_fields))
+    def packed(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
+    def look_up(self, ids: Tensor, occ: Direct) -> Tensor | Vectors:
+        weights = None if occ.weights is None else occ.weights.view(ids.shape)
         if self.whole:
-            values = self.parts[0].rows(occ.rows) if weights is None else self._many(ids, weights)
-            return self.backbone(occ, values.view(len(ids), self.num_fields, self.dim))  # type: ignore[no-any-return]
-        values = self._few(ids, weights) if len(ids) <= FEW else self._many(ids, weights)
-        embedded = Factored(values, self.lifts)
-        takes = getattr(self.backbone, "factored", False)
-        return self.backbone(occ, embedded if takes else embedded.dense())  # type: ignore[no-any-return]
+            values = self.by_row.parts[0].rows(occ.rows) if weights is None else self.by_row.values(ids, weights)
+            return values.view(*occ.shape, self.dim)
+        read = self.by_number if len(ids) <= FEW else self.by_row
+        return Factored(read.values(ids, weights), self.lifts)
 
-    def _few(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """ids (B, S), weights (B, S) -> values (B, K), gathered number by number."""
-        drawn = ids.to(self.entry_first.dtype).index_select(1, self.entry_slots)
-        entries = torch.addcmul(self.entry_first, drawn, self.entry_dims)
+
+class _Slots:
+    """The slots of a schema in the order of the packed fields.
+
+    Args:
+        schema: F fields in S slots.
+        packing: of the fields.
+        widths: (F,) dimension of each packed field.
+
+    Attributes:
+        places: (S,) packed field of each slot, in the order of the schema.
+        order: (S,) slots sorted by packed field. All other arrays have this order.
+        dims: (S,) dimension of each.
+        groups: (S,) number of its dimension in ``packing.distinct``.
+        base: (S,) row of its field's id 0 in the table of its dimension.
+    """
+
+    def __init__(self, schema: Schema, packing: Packing, widths: np.ndarray) -> None:
+        self.packing, self.widths = packing, widths
+        self.places = np.argsort(packing.order)[schema.slot_fields]
+        self.order = np.argsort(self.places, kind="stable")
+        sorted_places = self.places[self.order]
+        self.dims, self.base = widths[sorted_places], packing.base[sorted_places]
+        self.groups = np.searchsorted(packing.distinct, self.dims)
+        self.first_numbers = np.cumsum([0, *(r * d for r, d in zip(packing.rows, packing.distinct, strict=True))])
+        self.first_rows = np.cumsum([0, *packing.rows])  # of the table of each dimension, among all rows
+
+
+class _ByNumber:
+    """Gathers the values of a few rows of ids at once, number by number.
+
+    A row of ids looks up one number for each slot and each dimension of its field. These E entries are ordered by
+    packed slot.
+    """
+
+    def __init__(self, slots: _Slots, table: Tensor, scale: Tensor | None) -> None:
+        self.table, self.scale = table, scale
+        packing, dims = slots.packing, slots.dims
+        of_entry = np.repeat(np.arange(len(dims)), dims)
+        within = np.arange(len(of_entry)) - np.repeat(np.cumsum(dims) - dims, dims)
+        first = slots.first_numbers[slots.groups] + slots.base * dims
+        begins = np.cumsum(slots.widths) - slots.widths  # first number of each packed field
+        index = torch.int32 if len(table) < 2**31 else torch.int64
+        self.slots = torch.from_numpy(slots.order[of_entry])
+        self.dims = torch.from_numpy(dims[of_entry]).to(index)
+        self.first = torch.from_numpy(first[of_entry] + within).to(index)
+        bags = len(slots.order) > len(packing.order)
+        columns = begins[slots.places[slots.order]][of_entry] + within
+        self.columns = torch.from_numpy(columns) if bags else None
+        self.width = int(slots.widths.sum())
+        scale_first = np.empty(len(slots.order), dtype=np.int64)
+        scale_first[slots.order] = slots.first_rows[slots.groups] + slots.base
+        self.scale_first = torch.from_numpy(scale_first).int()
+
+    def values(self, ids: Tensor, weights: Tensor | None) -> Tensor:
+        """ids (B, S), weights (B, S) in bags -> (B, K)."""
+        drawn = ids.to(self.first.dtype).index_select(1, self.slots)
+        entries = torch.addcmul(self.first, drawn, self.dims)
         values = self.table.index_select(0, entries.flatten()).view(entries.shape)
         if self.scale is not None:
             scale = self.scale.index_select(0, (ids + self.scale_first).flatten()).view(ids.shape).float()
             weights = scale if weights is None else scale * weights
             values = values.float()
         if weights is not None:
-            values = values * weights.index_select(1, self.entry_slots)
-        if not self.has_bags:
+            values = values * weights.index_select(1, self.slots)
+        if self.columns is None:
             return values
-        return torch.zeros(len(ids), len(self.lifts.stacked)).index_add_(1, self.entry_columns, values)
+        return torch.zeros(len(ids), self.width).index_add_(1, self.columns, values)
 
-    def _many(self, ids: Tensor, weights: Tensor | None) -> Tensor:
-        """ids (B, S), weights (B, S) -> values (B, K), gathered row by row with one lookup for each distinct dim."""
-        rows = ids.index_select(1, self.packed_slots) + self.packed_base
-        shares = None if weights is None else weights.index_select(1, self.packed_slots)
+
+class _ByRow:
+    """Gathers the values of many rows of ids, row by row, with one lookup for each distinct dimension."""
+
+    def __init__(self, slots: _Slots, table: Tensor, scale: Tensor | None) -> None:
+        packing, cuts, rows = slots.packing, slots.first_numbers, slots.first_rows
+        places = np.searchsorted(slots.places[slots.order], np.arange(len(packing.order) + 1))  # first slot of a field
+        self.slots = torch.from_numpy(slots.order)
+        self.base = torch.from_numpy(slots.base).int()
+        self.parts = [
+            _Part(
+                table[cuts[g] : cuts[g + 1]].view(packing.rows[g], int(d)),
+                None if scale is None else scale[rows[g] : rows[g + 1]],
+                slice(int(places[a]), int(places[b])),
+                torch.from_numpy(places[a:b] - places[a]) if places[b] - places[a] > b - a else None,
+            )
+            for g, (d, (a, b)) in enumerate(zip(packing.distinct, itertools.pairwise(packing.groups), strict=True))
+        ]
+
+    def values(self, ids: Tensor, weights: Tensor | None) -> Tensor:
+        """ids (B, S), weights (B, S) in bags -> (B, K)."""
+        rows = ids.index_select(1, self.slots) + self.base
+        shares = None if weights is None else weights.index_select(1, self.slots)
         own = [None if shares is None else shares[:, part.slots] for part in self.parts]
         return torch.cat([part.embed(rows[:, part.slots], o) for part, o in zip(self.parts, own, strict=True)], 1)
-
-    def packed(self) -> dict[str, Tensor]:
-        """The tensors of `pack`, for `pipeline.embeddings.cost.cost`."""
-        tensors = {"table": self.table, "projection": self.projection}
-        return tensors if self.scale is None else tensors | {"scale": self.scale}
-
-    def save(self, path: str | Path) -> None:
-        """Write the model to one safetensors file, whole or not at all."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.packed().items()}
-        tensors |= {f"backbone.{name}": value.contiguous() for name, value in self.backbone.state_dict().items()}
-        name, options = self.made
-        about = {"schema": self.schema.to_dict(), "dims": self.dims, "dim": self.dim, "backbone": name}
-        with whole(path) as draft:
-            save_file(tensors, draft, {"served": json.dumps(about | {"options": dict(options)})})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Served:
-        """The model in a file that `save` wrote.
-
-        Tables are memory-mapped, so rows that no batch looks up are never read. All other tensors are copied to aligned
-        memory, because products of unaligned numbers may differ in the last bit.
-
-        Raises:
-            ValueError: naming the file, if it does not hold a complete model.
-            FileNotFoundError: if the file does not exist.
-        """
-        path = Path(path)
-        path.stat()  # the error of safetensors does not name a missing file
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["served"])
-                mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {name: value if name.endswith(BY_ROW) else value.clone() for name, value in mapped.items()}
-            schema, dims = Schema.from_dict(about["schema"]), about["dims"]
-            kept = schema.subset([name for name, d in dims.items() if d])
-            with torch.device("meta"):
-                backbone = plug("backbones", about["backbone"]).Backbone(kept, about["dim"], **about["options"])
-            state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
-            backbone.load_state_dict(state, assign=True)
-            packed = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
-            return cls(schema, dims, about["dim"], packed, backbone, (about["backbone"], about["options"]))
-        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"is not a complete file of a served model ({type(error).__name__}: {error})"
-            raise ValueError(f"{path}: {why}; save the model again") from error
 
 
 class _Part:
@@ -323,9 +248,10 @@ def pack(embedding: MixedTables, int8: bool = False) -> dict[str, Tensor]:
     return packed
 
 
-def _check(packed: Mapping[str, Tensor], numbers: int, packing: Packing, dim: int) -> None:
+def _check(packed: Mapping[str, Tensor], packing: Packing, dim: int) -> None:
     """Raise a ValueError unless the packed tensors have the shapes of the packing."""
     counts = np.diff(packing.groups)
+    numbers = sum(r * int(d) for r, d in zip(packing.rows, packing.distinct, strict=True))
     lifted = int(sum(c * d for c, d in zip(counts, packing.distinct, strict=True) if d < dim))
     shapes = {"table": (numbers,), "projection": (lifted, dim)}
     if "scale" in packed:

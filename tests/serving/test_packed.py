@@ -13,9 +13,11 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.cost import cost
 from pipeline.experiment.method import build
-from pipeline.models.factored import Factored
+from pipeline.models.factored import Vectors
 from pipeline.models.model import Model, assemble
-from pipeline.serving.packed import FEW, Served, pack, settle
+from pipeline.serving.packed import PackedTables, pack, settle
+from pipeline.serving.served import Served
+from pipeline.serving.tables import FEW
 from pipeline.workflow.plug import names, plug
 
 PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
@@ -55,11 +57,12 @@ def embedded(served: Served, ids: Tensor) -> Tensor:
     hook = served.backbone.register_forward_pre_hook(lambda _, arguments: given.append(arguments[1]))
     served(ids)
     hook.remove()
-    return given[0].dense() if isinstance(given[0], Factored) else given[0]
+    return given[0].dense() if isinstance(given[0], Vectors) else given[0]
 
 
 def with_packed(served: Served, packed: Mapping[str, Tensor]) -> Served:
-    return Served(served.schema, served.dims, served.dim, packed, served.backbone, served.made)
+    tables = served.tables
+    return Served(served.schema, PackedTables(tables.schema, tables.dims, 16, packed), served.backbone, served.made)
 
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
@@ -98,6 +101,7 @@ def test_a_backbone_that_wants_all_vectors_multiplied_out_gets_them(schema: Sche
             return super().forward(occ, vectors)
 
     served.backbone.__class__ = Multiplied
+    served = Served(schema, served.tables, served.backbone, served.made)
     torch.testing.assert_close(served(ids), expected, rtol=1e-5, atol=1e-5)
     assert asked[0].shape == (batch, len(schema), 16)
 
@@ -180,7 +184,7 @@ def test_a_dropped_field_is_neither_kept_nor_looked_at(dropped: str, slots: list
     changed = ids.clone()
     changed[:, slots] = 0
     assert torch.equal(served(ids), served(changed))
-    assert len(served.table) == sum(f.cardinality * MIXED[f.name] for f in BAGS.fields if f.name != dropped)
+    assert len(served.packed()["table"]) == sum(f.cardinality * MIXED[f.name] for f in BAGS.fields if f.name != dropped)
     if not int8:
         with torch.no_grad():
             torch.testing.assert_close(served(ids), model(ids), rtol=1e-5, atol=1e-5)
@@ -239,17 +243,15 @@ def test_a_file_that_is_cut_short_foreign_or_missing_is_named(tmp_path: Path) ->
 
 
 def test_a_table_that_does_not_fit_the_dims_is_refused() -> None:
-    model = trained(PLAIN)
-    served = Served.of(model)
-    packed = served.packed()
+    served = Served.of(trained(PLAIN))
     with pytest.raises(ValueError, match=r"must have the shapes .*'table': \(986,\).*, got .*'table': \(3,\)"):
-        Served(PLAIN, served.dims, 16, packed | {"table": torch.zeros(3)}, model.backbone, served.made)
+        with_packed(served, served.packed() | {"table": torch.zeros(3)})
 
 
 def test_an_embedding_of_another_kind_is_refused() -> None:
     model = trained(PLAIN)
     model.embedding = torch.nn.Identity()
-    with pytest.raises(TypeError, match="only an embedding of MixedTables can be served, got Identity"):
+    with pytest.raises(TypeError, match=r"MixedTables or CodedTables can be served as it is, got Identity"):
         Served.of(model)
 
 
