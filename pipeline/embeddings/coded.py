@@ -169,6 +169,9 @@ class CodedTables(FieldEmbedding):
     def take_first_order(self) -> bool:
         return self.width > self.dim
 
+    def trains_as(self) -> str:
+        return f"full tables of width {self.width}"
+
     def calibrate(self, calibration: Calibration) -> None:
         self.moments = Moments.of(calibration)
 

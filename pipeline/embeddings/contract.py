@@ -121,6 +121,11 @@ class FieldEmbedding(nn.Module):
 
     # In a model that is served
 
+    def trains_as(self) -> str | None:
+        """Embeddings of the same schema and dim that give the same answer here are trained alike until `calibrate`, to
+        the bit. So a study trains one of them for all. None: no other embedding is trained alike."""
+        return None
+
     def calibrate(self, calibration: Calibration) -> None:
         """Called once after training and before `finish`, for what that has to know of the data."""
 

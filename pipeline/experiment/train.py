@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pipeline.models.model import Model, assemble
 from pipeline.training.calibration import Calibrated
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights, Record, nowhere
+from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Retrain, Training
 
 GoOn = Callable[[int, float], bool]  # (epoch, objective on val) -> whether to train on
@@ -90,6 +93,7 @@ def train(
     title: str = "",
     record: Record = nowhere,
     go_on: GoOn | None = None,
+    alike: Path | None = None,
 ) -> Trained:
     """Train a fresh model of an allocation, or resume its training from a checkpoint.
 
@@ -104,13 +108,20 @@ def train(
         title: of the progress bar.
         record: receives (step, names, values).
         go_on: called with (epoch, objective on ``val``) after every epoch; training stops if it returns False.
+        alike: folder of trainings to use again for embeddings that are trained alike, see `FieldEmbedding.trains_as`.
+            It must belong to this experiment and seed. None: train in any case.
     """
     patience = experiment.params.retrain.patience if settings is None else None
     chosen = experiment.params.retrain if settings is None else settings
     module, batches = prepare(experiment, allocation, seed, chosen, patience, share)
     watch = _Watch(module, record, go_on)
     module.record = watch
-    fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
+    name = module.model.embedding.trains_as()
+    once = None if alike is None or name is None else _Once(alike / f"{name}, {_digest(chosen)}.pt", module)
+    if once is None or not once.load():
+        fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
+        if once is not None:
+            once.save()
     model, rows = module.model, training_rows(experiment, share)
     model.load_state_dict(module.best)
     model.embedding.calibrate(Calibrated(experiment.task, model, rows))
@@ -134,6 +145,39 @@ def train(
             record=record,
         )
     return Trained(model, module.history, validation, not watch.stopped)
+
+
+def _digest(settings: Training) -> str:
+    """A hash of the settings of a first training."""
+    after = ("finetune", "dense_bits", "seeds", "checkpoint_seconds")
+    kept = {name: value for name, value in settings.model_dump(mode="json").items() if name not in after}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Once:
+    """The best weights of a finished training on disk, without what differs between embeddings that train alike: the
+    buffers of the embedding."""
+
+    def __init__(self, file: Path, module: LitWeights) -> None:
+        self.file, self.module = file, module
+        own = {f"embedding.{name}" for name, _ in module.model.embedding.named_buffers()}
+        self.names = [name for name in module.model.state_dict() if name not in own]
+
+    def save(self) -> None:
+        module = self.module
+        state = {"steps": module.steps, "history": module.history, "best": {n: module.best[n] for n in self.names}}
+        with whole(self.file) as draft:
+            torch.save(state, draft)
+
+    def load(self) -> bool:
+        """Whether there is such a training; the module is then as after it."""
+        if not self.file.exists():
+            return False
+        module = self.module
+        state = torch.load(self.file, map_location=next(module.model.parameters()).device)
+        module.steps, module.history = state["steps"], state["history"]
+        module.best = module.model.state_dict() | state["best"]
+        return True
 
 
 class _Watch:

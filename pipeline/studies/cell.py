@@ -240,7 +240,8 @@ class _CellRun:
         self, cell: Cell, seed: int, allocation: Allocation, checkpoint: Path, title: str, tracked: Run
     ) -> Trained:
         experiment = Experiment(cell.params.only(READ), self.data)
-        return train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics)
+        alike = self.work / f"seed-{seed}"
+        return train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics, alike=alike)
 
 
 def _allocations(cell: Cell, data: Encoded, seed: int, budget: Any, searched: Searched) -> dict[str, Allocation]:

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.allocation.allocation import Allocation
+from pipeline.embeddings.cost import full_tables
+from pipeline.experiment.derive import derive, evidence
+from pipeline.experiment.find import find
 from pipeline.experiment.train import train, training_rows
+from pipeline.training.weights import nowhere
 from tests.experiment.small import experiment
 from tests.training.clicks import SCHEMA
 
@@ -65,3 +70,23 @@ def test_settings_of_its_own_have_no_patience(encoded: Path, tmp_path: Path) -> 
     assert 1 < len(patient.history) < 12
     own = train(here, HALF, 0, tmp_path / "last.ckpt", settings=here.params.retrain)
     assert len(own.history) == 12
+
+
+def test_embeddings_that_train_alike_are_trained_once_with_the_same_result(encoded: Path, tmp_path: Path) -> None:
+    retrain = {"lr": 0.05, "epochs": 2, "finetune": {"epochs": 1, "lr": 0.01}}
+    here = experiment(encoded, method={"name": "coded"}, retrain=retrain)
+    found = find(here, tmp_path / "search", nowhere)
+    full = full_tables(here.schema, here.dim).bytes
+    steps: list[int] = []
+
+    def record(step: int, names: tuple[str, ...], values: object) -> None:
+        steps.append(step)
+
+    for share in (0.8, 0.6):
+        allocation, _ = derive(here.method, evidence(found, here.schema, int(share * full)))
+        alone = train(here, allocation, 0, tmp_path / "last.ckpt")
+        again = train(here, allocation, 0, tmp_path / "last.ckpt", alike=tmp_path, record=record)
+        assert alone.history == again.history and alone.validation == again.validation
+        ours, theirs = alone.model.state_dict(), again.model.state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert steps == [5, 10, 15, 15]  # of the second training only the finetuning
