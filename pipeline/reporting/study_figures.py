@@ -79,8 +79,10 @@ def curves(points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], title:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(6.4, 4.2)
         axes = figure.subplots()
+        many = len(points) > len(OTHERS)
         for place, (name, allocation_points) in enumerate(points.items()):
-            colour = COLOURS.get(name, OTHERS[place % len(OTHERS)])
+            spare = matplotlib.colormaps["tab20"](place % 20) if many else OTHERS[place % len(OTHERS)]
+            colour = COLOURS.get(name, spare)
             ordered = sorted(allocation_points)
             size = [size for size, _ in ordered]
             axes.plot(
@@ -92,7 +94,7 @@ def curves(points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], title:
         bytes_axis(axes)
         axes.set_ylabel(_literal(axis))
         axes.set_title(_literal(title), loc="left", fontsize=9)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize=7 if many else None)
     return figure
 
 

@@ -221,6 +221,7 @@ class _CellRun:
             "bytes": size,
             "built": built,
             "of_full": size / full_tables(self.data.schema, cell.params.dim).bytes,
+            "model_bytes": tested.model_bytes,
             "table_params": tested.cost.table_params,
             "training_bytes": tested.training_bytes,
             "validation": trained.validation[self.task.objective],

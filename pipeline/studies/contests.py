@@ -81,7 +81,7 @@ class _Contest:
         objective, metrics = self.frames.objective, self.frames.metrics
         ordered = sorted(ones, key=lambda pair: -pair[0].rows[objective].mean())
         titles = [metrics[metric] for metric in self.frames.shown]
-        head = ["method", *titles, "bytes", "of full", f"{self.frames.title} minus the nearest uniform"]
+        head = ["method", *titles, "bytes", "of full", "whole model", f"{self.frames.title} minus the nearest uniform"]
         head += ["bytes / its bytes", "p", "verdict", "MiB in training", "seconds of training", "seconds of search"]
         lines = [self._line(group, one) for group, one in ordered]
         return Table(title, head, lines, intervals([one.difference for _, one in ones if one is not None]))
@@ -98,6 +98,7 @@ class _Contest:
             *(mean_sd(rows[metric]) for metric in self.frames.shown),
             mean_sd(sizes, 0),
             f"{rows['of_full'].mean():.1%}",
+            "" if rows["model_bytes"].isna().any() else f"{rows['model_bytes'].mean():,.0f}",
             *beside,
             f"{rows['training_bytes'].mean() / 2**20:,.1f}",
             *(mean_sd(seconds, 0) if len(seconds) else "" for seconds in took),

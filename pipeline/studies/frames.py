@@ -18,8 +18,8 @@ from pipeline.workflow.places import root
 Result = Mapping[str, Any]  # the result of one cell, see `pipeline.studies.cell.run`
 
 COLUMNS = [  # of a trained model, in addition to its metrics
-    *("cell", "budget", "arm", "seed", "bytes", "of_full", "table_params", "training_bytes", "epochs", "seconds"),
-    *("search_seconds", "setting", "test_rows", "dims", "run", "mlflow_run", "commit", "sketch"),
+    *("cell", "budget", "arm", "seed", "bytes", "of_full", "model_bytes", "table_params", "training_bytes", "epochs"),
+    *("seconds", "search_seconds", "setting", "test_rows", "dims", "run", "mlflow_run", "commit", "sketch"),
 ]
 SEARCH_COLUMNS = [  # of a search
     *("cell", "seed", "seconds", "peak_mib", "dims", "bytes", "undecided", "training_bytes", "run", "mlflow_run"),

@@ -34,7 +34,7 @@ ABOUT = {
     "stability": "Agreement of the seeds: the mean correlation of the chosen dimensions over all pairs of seeds.",
     "case": "W&D trained on one field alone, at the full dimension, beside the dimension that the search chooses.",
     "budget": "One search, many budgets: the best choice within each budget, compared with one dimension for all "
-    "fields and random dimensions of the same size.",
+    "fields and random dimensions of the same size. The profiles with all methods compare them within the same bytes.",
     "data": "The search reads a share of the rows; the retraining reads all of them.",
 }
 CONTEST = (
@@ -178,21 +178,26 @@ def _plain(value: Any) -> str:
 def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
     """File name, description and figure."""
     if study.name == "budget":
-        yield from _curves(frames)
-    else:
+        yield from _curves(study, frames)
+    if study.name != "budget" or contests.is_contest(study):
         yield from _differences(study, frames)
 
 
-def _curves(frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """The curves of the objective against bytes, a figure for each data set and method."""
-    for (dataset, method), rows in frames.rows.groupby(["dataset", "method"], sort=False):
+def _curves(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+    """The curves of the objective against bytes: in a contest a figure for each data set, with a curve for each method;
+    else a figure for each data set and method, with a curve for each arm."""
+    keys, curve = (["dataset"], "method") if contests.is_contest(study) else (["dataset", "method"], "arm")
+    for values, rows in frames.rows.groupby(keys, sort=False):
         points = {
-            str(arm): [(one["bytes"].mean(), one[frames.objective].tolist()) for _, one in of_arm.groupby("budget")]
-            for arm, of_arm in rows.groupby("arm", sort=False)
+            str(name): [
+                (one["bytes"].mean(), one[frames.objective].tolist())
+                for _, one in of_curve.groupby("budget", dropna=False)
+            ]
+            for name, of_curve in rows.groupby(curve, sort=False)
         }
-        place = f"{dataset}, {method}"
+        place = ", ".join(map(str, values))
         caption = f"{frames.title} against bytes, {place}; the bands are the range of the seeds"
-        yield f"curve-{dataset}-{method}", caption, study_figures.curves(points, place, frames.title)
+        yield "-".join(["curve", *map(str, values)]), caption, study_figures.curves(points, place, frames.title)
 
 
 def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
