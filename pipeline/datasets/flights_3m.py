@@ -43,8 +43,9 @@ def read(path: Path, *, date: bool = True) -> Source:
     destination, ``route_hour`` also the hour, ``minute`` counts from midnight, and ``weekday`` from Monday, 0. The time
     is in seconds.
 
-    The publisher does not say whether ``date`` is the scheduled or the real departure. Only 33 % of its minutes are
-    multiples of 5, so most are real, and the fields of the hour and the minute tell a little about the delay.
+    The publisher does not say whether ``date`` is the scheduled or the real departure. Most times must be real, because
+    only 33 % of the minutes are multiples of 5. So ``hour``, ``minute`` and ``route_hour`` tell much about the label,
+    and a model of it is no forecast.
 
     Args:
         path: the file, or a folder with it.
