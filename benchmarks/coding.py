@@ -126,8 +126,8 @@ def table(results: Mapping[str, Any]) -> str:
     note = (
         f"{results['shape']} The tables have {memory['table']:,.0f} MiB and planted spectra, and "
         f"{results['rows']:,} rows calibrate them. The bits of {results['components of blocks']:,} components of "
-        "blocks are chosen, exactly once the ways of the fields are given. Memory is the peak so far of a process of its own, "
-        "beside the tables, the model and the rows; the encoding is in place."
+        "blocks are chosen, exactly once the ways of the fields are given. Memory is the peak so far of a process of "
+        "its own, beside the tables, the model and the rows; the encoding is in place."
     )
     head = ("step", "s", "MiB beside the tables", "/ the tables")
     return "\n\n".join(["## Coding", note, timing.markdown(head, rows)])
