@@ -39,7 +39,7 @@ def _allocations(report: Report) -> str:
             f"{entry['bytes']:,}",
             f"{entry['ratio']:.1%}",
             f"{entry['model_bytes']:,}",
-            *_times(entry["served"].get("float32"), batches),
+            *_times(_as_trained(entry["served"]), batches),
         ]
         for name, entry in report["allocations"].items()
     ]
@@ -84,6 +84,11 @@ def _batches(report: Report) -> list[str]:
 
 def _heads(batches: list[str]) -> list[str]:
     return [f"ms, {int(size):,} row{'s' * (size != '1')}" for size in batches]
+
+
+def _as_trained(served: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The form whose outputs are those of the trained model, if there is one."""
+    return served.get("float32", served.get("coded"))
 
 
 def _times(served: Mapping[str, Any] | None, batches: list[str]) -> list[str]:

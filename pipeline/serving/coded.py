@@ -82,7 +82,7 @@ class BitTables(ServedTables):
 
     def _few(self, ids: np.ndarray, occ: Direct) -> Vectors:
         """Every occurrence is decoded by itself."""
-        places = np.where(ids == UNKNOWN, self.last, ids + self.first).ravel()
+        places = np.where(ids, ids + self.first, self.last).ravel()  # the unknown id is 0
         coefficients = self.few.read(places, self.ends.searchsorted(places, "right"))
         decoder, mean = self.decoder.numpy()[self.slot_fields], self.mean.numpy()[self.slot_fields, None]
         vectors = coefficients.reshape(*ids.shape, 1, -1) @ decoder + mean

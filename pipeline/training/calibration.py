@@ -13,7 +13,7 @@ from pipeline.models.model import Model
 from pipeline.training.task import Task
 
 ROWS = 150_000  # of which gradients are taken; they are spread evenly over the training rows
-BATCH = 5_000
+BATCH = 2_000
 
 
 class Calibrated:

@@ -73,6 +73,13 @@ def test_every_allocation_has_a_row_and_every_control_a_comparison() -> None:
     assert "warning" not in report.markdown(REPORT) and "planted" not in report.markdown(REPORT)
 
 
+def test_coded_tables_show_the_times_of_their_only_form() -> None:
+    coded = changed()
+    coded["allocations"]["searched"]["served"] = {"coded": served(2000, [0.70, 0.72], 0.0)}
+    searched = [line for line in report.markdown(coded).splitlines() if line.startswith("| searched |")]
+    assert searched[0].endswith("| 0.25 | 12.50 |") and searched[1] == "| searched | – | – | – | – | – |"
+
+
 def test_without_any_form_for_serving_there_is_no_table_of_int8() -> None:
     plain = changed()
     plain["allocations"]["searched"]["served"] = {}
