@@ -78,7 +78,7 @@ def measure(values: int, calibrated: int) -> dict[str, Any]:
 def in_place(table: Tensor, schema: Schema, plans: Any, moments: Moments) -> CodedTables:
     """Tables that are trained and not coded yet; they share the memory of ``table``, as after a training."""
     with torch.device("meta"):
-        coded = CodedTables(schema, table.shape[1], plans)
+        coded = CodedTables(schema, table.shape[1], table.shape[1], plans)
     for name, buffer in list(coded.named_buffers()):
         setattr(coded, name, torch.zeros_like(buffer, device=table.device))
     coded.table.weight = nn.Parameter(table)

@@ -18,6 +18,7 @@ from pipeline.data.batches import Batch
 from pipeline.data.schema import Schema
 from pipeline.embeddings.coded import CodedTables, Moments, full_table, predictions
 from pipeline.embeddings.cost import cost
+from pipeline.models.model import first_order_of
 from pipeline.serving.served import Served
 
 BATCHES = (1, 2000)
@@ -58,15 +59,18 @@ def all_forms(schema: Schema) -> dict[str, Served]:
 def coded_forms(schema: Schema) -> dict[float, Served]:
     """The served forms of planted tables that are coded within shares of their bytes."""
     model = coding.planted(schema)
-    table = full_table(model.embedding)  # type: ignore[arg-type]
+    first_order = first_order_of(model.backbone)
+    assert first_order is not None
+    table = full_table(model.embedding, first_order.table)  # type: ignore[arg-type]
+    first_order.table = None
     frequent = [1 / torch.arange(1, number + 1) ** shapes.EXPONENT for number in schema.cardinalities.tolist()]
     weights = torch.cat([of_field / of_field.sum() for of_field in frequent])
-    moments = Moments(weights, torch.eye(models.DIM, dtype=torch.float64).expand(len(schema), -1, -1))
+    moments = Moments(weights, torch.eye(table.shape[1], dtype=torch.float64).expand(len(schema), -1, -1))
     predicted = predictions(table, schema, moments)
     found = {}
     for budget in CODED:
         plans = choose(predicted, int(budget * table.nbytes))
-        model.embedding = CodedTables.of(table, schema, plans, moments)
+        model.embedding = CodedTables.of(table, schema, models.DIM, plans, moments)
         found[budget] = Served.of(model)
     return found
 

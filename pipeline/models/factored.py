@@ -169,7 +169,7 @@ class Repeated(Vectors):
         self.starts = torch.arange(0, len(inverse), len(inverse) // occ.shape[0])
 
     def total(self) -> Tensor:
-        return self._sum(self.vectors)
+        return self.summed(self.vectors)
 
     def squares(self) -> Tensor:
         if self.occ.bag_starts is not None:  # the square of a mean is not the mean of the squares
@@ -181,14 +181,14 @@ class Repeated(Vectors):
         scale, shift = self.folds.norm(norm)
         weights = linear.weight.view(len(linear.weight), len(self.ends), -1).permute(1, 2, 0)  # (F, D, O)
         products = grouped_matmul(self.vectors, weights, self.ends)
-        return torch.addcmul(shift, self._sum(products) + linear.bias, scale)
+        return torch.addcmul(shift, self.summed(products) + linear.bias, scale)
 
     def dense(self) -> Tensor:
         if self.occ.bag_starts is None:
             return self.vectors.index_select(0, self.inverse).view(*self.occ.shape, -1)
         return bag_sum(self.vectors, self.inverse, self.occ.bag_starts, self.occ.weights).view(*self.occ.shape, -1)
 
-    def _sum(self, values: Tensor) -> Tensor:
+    def summed(self, values: Tensor) -> Tensor:
         """(U, K) of the distinct rows -> (B, K): the sum over each row of ids, weighted in bags."""
         return bag_sum(values, self.inverse, self.starts, self.occ.weights)
 

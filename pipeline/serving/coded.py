@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -39,6 +40,7 @@ class BitTables(ServedTables):
     def __init__(self, schema: Schema, dim: int, packed: Mapping[str, Tensor]) -> None:
         self.schema, self.dim, self.tensors, self.folds = schema, dim, dict(packed), Folds()
         numbers, width = schema.cardinalities, packed["decoder"].shape[1]
+        self.first_order = width > dim
         described = packed["plan.blocks"].numpy(), packed["plan.cuts"].numpy(), packed["plan.bits"]
         blocks = Blocks(arrays.read_plans(*described, numbers.tolist(), width), width)
         _check(packed, blocks)
@@ -77,18 +79,21 @@ class BitTables(ServedTables):
     def packed(self) -> dict[str, Tensor]:
         return dict(self.tensors)
 
-    def look_up(self, ids: Tensor, occ: Direct) -> Vectors:
+    def look_up(self, ids: Tensor, occ: Direct) -> tuple[Direct, Vectors]:
         return self._few(ids.numpy(), occ) if len(ids) <= FEW else self._many(ids, occ)
 
-    def _few(self, ids: np.ndarray, occ: Direct) -> Vectors:
+    def _few(self, ids: np.ndarray, occ: Direct) -> tuple[Direct, Vectors]:
         """Every occurrence is decoded by itself."""
         places = np.where(ids, ids + self.first, self.last).ravel()  # the unknown id is 0
         coefficients = self.few.read(places, self.ends.searchsorted(places, "right"))
         decoder, mean = self.decoder.numpy()[self.slot_fields], self.mean.numpy()[self.slot_fields, None]
         vectors = coefficients.reshape(*ids.shape, 1, -1) @ decoder + mean
-        return Few(occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1))[:, : self.dim]), self.folds)
+        rows = occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1)))
+        if self.first_order:
+            occ = replace(occ, first_order=rows[..., self.dim].sum(1))
+        return occ, Few(rows[..., : self.dim], self.folds)
 
-    def _many(self, ids: Tensor, occ: Direct) -> Vectors:
+    def _many(self, ids: Tensor, occ: Direct) -> tuple[Direct, Vectors]:
         """Every distinct row is decoded once. Distinct rows are sorted, so those of a block or field are contiguous."""
         places = torch.where(ids == UNKNOWN, self.many_last, ids + self.many_first)
         distinct, inverse = torch.unique(places, return_inverse=True)
@@ -98,7 +103,10 @@ class BitTables(ServedTables):
         field = _numbered(field_ends, len(distinct))
         coefficients = self.many.read(distinct, block)
         vectors = grouped_matmul(coefficients, self.decoder, field_ends) + self.mean.index_select(0, field)
-        return Repeated(vectors[:, : self.dim], field_ends, inverse.flatten(), occ, self.folds)
+        repeated = Repeated(vectors[:, : self.dim].contiguous(), field_ends, inverse.flatten(), occ, self.folds)
+        if self.first_order:
+            occ = replace(occ, first_order=repeated.summed(vectors[:, self.dim :])[:, 0])
+        return occ, repeated
 
 
 class _Reader(ABC):

@@ -67,13 +67,13 @@ class PackedTables(ServedTables):
     def packed(self) -> dict[str, Tensor]:
         return dict(self.tensors)
 
-    def look_up(self, ids: Tensor, occ: Direct) -> Tensor | Vectors:
+    def look_up(self, ids: Tensor, occ: Direct) -> tuple[Direct, Tensor | Vectors]:
         weights = None if occ.weights is None else occ.weights.view(ids.shape)
         if self.whole:
             values = self.by_row.parts[0].rows(occ.rows) if weights is None else self.by_row.values(ids, weights)
-            return values.view(*occ.shape, self.dim)
+            return occ, values.view(*occ.shape, self.dim)
         read = self.by_number if len(ids) <= FEW else self.by_row
-        return Factored(read.values(ids, weights), self.lifts)
+        return occ, Factored(read.values(ids, weights), self.lifts)
 
 
 class _Slots:

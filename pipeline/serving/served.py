@@ -19,7 +19,7 @@ from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.coded import CodedTables
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.models.factored import Vectors
-from pipeline.models.model import Model
+from pipeline.models.model import Model, first_order_of
 from pipeline.serving.coded import BitTables
 from pipeline.serving.packed import PackedTables
 from pipeline.serving.tables import ServedTables
@@ -91,7 +91,7 @@ class Served(nn.Module):
             starts = (torch.arange(len(ids))[:, None] * ids.shape[1] + self.slot_starts).flatten()
             ids = ids.clamp(min=0)
         occ = Direct((ids + self.offsets).flatten(), starts, weights, (len(ids), self.num_fields))
-        embedded = self.tables.look_up(ids, occ)
+        occ, embedded = self.tables.look_up(ids, occ)
         if isinstance(embedded, Vectors) and not self.factored:
             embedded = embedded.dense()
         return self.backbone(occ, embedded)  # type: ignore[no-any-return]
@@ -136,12 +136,14 @@ class Served(nn.Module):
             tensors = {name: value if name.endswith(BY_ROW) else value.clone() for name, value in mapped.items()}
             schema, dim, made = Schema.from_dict(about["schema"]), about["dim"], about["backbone"]
             kept = schema.subset(about["kept"])
-            with torch.device("meta"):
-                backbone = plug("backbones", made["name"]).Backbone(kept, dim, **made["options"])
-            state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
-            backbone.load_state_dict(state, assign=True)
             packed = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
             tables = KINDS[about["tables"]["kind"]].restored(kept, dim, packed, about["tables"]["settings"])
+            with torch.device("meta"):
+                backbone = plug("backbones", made["name"]).Backbone(kept, dim, **made["options"])
+            if tables.first_order and (first_order := first_order_of(backbone)):
+                first_order.table = None
+            state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+            backbone.load_state_dict(state, assign=True)
             return cls(schema, tables, backbone, (made["name"], made["options"]))
         except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             why = f"is not a complete file of a served model ({type(error).__name__}: {error})"

@@ -21,14 +21,16 @@ class ServedTables(ABC):
     Attributes:
         schema: F kept fields in S slots.
         dim: D, the width of the field vectors.
+        first_order: whether they hold the first-order weights of the backbone, too.
     """
 
     schema: Schema
     dim: int
+    first_order = False
 
     @abstractmethod
-    def look_up(self, ids: Tensor, occ: Direct) -> Tensor | Vectors:
-        """The field vectors (B, F, D).
+    def look_up(self, ids: Tensor, occ: Direct) -> tuple[Direct, Tensor | Vectors]:
+        """The occurrences, with the sums of first-order weights if the tables hold them, and the vectors (B, F, D).
 
         Args:
             ids: (B, S) int32 of the kept slots, 0 or larger also where a bag is not full.

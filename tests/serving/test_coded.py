@@ -22,22 +22,22 @@ BAGS = Schema((Field("user", 700), Field("tags", 400, width=3), Field("age", 8),
 DIM = 8
 
 
-def coded(schema: Schema, share: float = 0.3) -> CodedTables:
+def coded(schema: Schema, share: float = 0.3, width: int = DIM + 1) -> CodedTables:
     """Tables with a falling spectrum, coded within a share of their bytes; small fields are coded by rows."""
     generator = torch.Generator().manual_seed(0)
-    table = torch.randn(schema.num_rows, DIM, generator=generator) @ torch.diag(torch.logspace(0, -1.5, DIM))
+    table = torch.randn(schema.num_rows, width, generator=generator) @ torch.diag(torch.logspace(0, -1.5, width))
     weights = torch.cat([1 / (1 + torch.arange(int(number)).float()) for number in schema.cardinalities])
-    root = torch.randn(len(schema), DIM, DIM, generator=generator).double()
+    root = torch.randn(len(schema), width, width, generator=generator).double()
     moments = Moments(weights, root @ root.transpose(1, 2))
     table += 0.5  # so that the means matter
     plans = choose(predictions(table, schema, moments), int(share * 4 * table.numel()))
     assert {plan.by_rows for plan in plans} == {True, False}
-    return CodedTables.of(table, schema, plans, moments)
+    return CodedTables.of(table, schema, DIM, plans, moments)
 
 
-def trained(schema: Schema, backbone: str = "deepfm", share: float = 0.3) -> Model:
+def trained(schema: Schema, backbone: str = "deepfm", share: float = 0.3, width: int = DIM + 1) -> Model:
     torch.manual_seed(0)
-    model = Model(schema, coded(schema, share), plug("backbones", backbone).Backbone)
+    model = Model(schema, coded(schema, share, width), plug("backbones", backbone).Backbone)
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter.normal_(std=0.3)
@@ -62,10 +62,11 @@ def draw(schema: Schema, batch: int) -> Tensor:
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
 @pytest.mark.parametrize("batch", [1, FEW, FEW + 1, 300])
-def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) -> None:
+@pytest.mark.parametrize("width", [DIM, DIM + 1], ids=["vectors", "first order"])
+def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int, width: int) -> None:
     ids = draw(schema, batch)
     for backbone in names("backbones"):
-        model = trained(schema, backbone)
+        model = trained(schema, backbone, width=width)
         with torch.no_grad():
             expected = model(ids)
         torch.testing.assert_close(Served.of(model)(ids), expected, rtol=1e-5, atol=2e-5)
@@ -81,7 +82,7 @@ def test_every_row_is_decoded_to_its_vector_in_small_and_in_large_batches(schema
     rows = torch.arange(int(schema.cardinalities.max()))[:, None]
     ids = (rows % torch.from_numpy(schema.cardinalities[schema.slot_fields])).int()
     with torch.no_grad():
-        expected = model.embedding(model.occurrences(ids))
+        expected = model.embedding(model.occurrences(ids))[..., :DIM]
     served(ids)
     torch.testing.assert_close(given.pop(), expected, rtol=1e-5, atol=1e-6)
     for some in ids.split(FEW):
@@ -124,7 +125,7 @@ def test_coded_tables_have_one_form_and_none_in_int8() -> None:
 
 def test_tables_that_are_not_coded_yet_are_refused() -> None:
     model = trained(PLAIN)
-    model.embedding = CodedTables(PLAIN, DIM, model.embedding.plans)
+    model.embedding = CodedTables(PLAIN, DIM, DIM + 1, model.embedding.plans)
     with pytest.raises(ValueError, match=r"can be served after they are coded; call finish\(\) first"):
         Served.of(model)
 
