@@ -114,11 +114,11 @@ def _deserved(report: Report) -> str:
     fields = curve["deserved"]["fields"]
     dims = report["allocations"]["searched"]["dims"]
     most = max(map(len, fields.values()))
-    head = [f"coded at {curve['points'][curve['knee']]['ratio']:.1%}", "values"]
+    head = [f"components / bits, coded at {curve['points'][curve['knee']]['ratio']:.1%}", "values"]
     head += ["most frequent", *["less frequent"] * (most - 2), "least frequent"][:most]
     rows = []
     for name, blocks in fields.items():
-        shown = [f"{rounded(block['components'])} in {rounded(block['bits'])} bits" for block in blocks]
+        shown = [f"{rounded(block['components'])} / {rounded(block['bits'])}" for block in blocks]
         shown += ["–"] * (most - len(shown))
         values = sum(block["rows"] for block in blocks)
         rows.append([name, f"{values:,}", *shown, "–" if isinstance(dims, list) else str(dims.get(name, 0))])

@@ -139,9 +139,9 @@ def test_the_curve_names_its_knee_and_its_distance_from_the_full_models() -> Non
     assert "| full, coded | of full | AUC on val | AUC on test | test minus full |" in lines
     assert "| 200 bytes | 2.5% | 0.7000 | 0.6900 | -0.0500 |" in lines
     assert "| 400 bytes (knee) | 5.0% | 0.7397 | 0.7401 | +0.0001 |" in lines
-    assert "| coded at 5.0% | values | most frequent | least frequent | autodim |" in lines
-    assert f"| a | 100 | 2.5 in 7 bits | 1 in 2 bits | {DIMS['a']} |" in lines
-    assert f"| b | 3 | 3 in 13 bits | – | {DIMS['b']} |" in lines
+    assert "| components / bits, coded at 5.0% | values | most frequent | least frequent | autodim |" in lines
+    assert f"| a | 100 | 2.5 / 7 | 1 / 2 | {DIMS['a']} |" in lines
+    assert f"| b | 3 | 3 / 13 | – | {DIMS['b']} |" in lines
     said = "the 2 full models agree on their components by field and block: correlation 0.99, weighted by bytes"
     assert f"- {said}" in lines
     assert said not in report.markdown(changed(curve=drawn | {"knee": None, "deserved": None}))
