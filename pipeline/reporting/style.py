@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from pipeline.workflow.outputs import whole
 
 LONGEST_NAME = 18
-COLOURS = {"searched": "#c0392b", "full": "#2c3e50", "uniform": "#2e86c1", "random": "#7f8c8d"}
+COLOURS = {"searched": "#c0392b", "full": "#2c3e50", "uniform": "#2e86c1", "random": "#7f8c8d", "coded": "#8e44ad"}
 OTHERS = ("#8e44ad", "#16a085", "#d68910", "#6e2c00")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
