@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,12 @@ from pipeline.data.split import Split
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune import finetune
 from pipeline.experiment.method import build
+from pipeline.experiment.once import Once
 from pipeline.models.dense import round_dense
 from pipeline.models.model import Model, assemble
 from pipeline.training.calibration import Calibrated
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights, Record, nowhere
-from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Retrain, Training
 
 GoOn = Callable[[int, float], bool]  # (epoch, objective on val) -> whether to train on
@@ -116,20 +114,12 @@ def train(
     module, batches = prepare(experiment, allocation, seed, chosen, patience, share)
     watch = _Watch(module, record, go_on)
     module.record = watch
-    name = module.model.embedding.trains_as()
-    once = None if alike is None or name is None else _Once(alike / f"{name}, {_digest(chosen)}.pt", module)
-    if once is None or not once.load():
+    once = Once(alike, module, chosen)
+    if not once.load():
         fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
-        if once is not None:
-            once.save()
+        once.save()
     model, rows = module.model, training_rows(experiment, share)
-    model.load_state_dict(module.best)
-    model.embedding.calibrate(Calibrated(experiment.task, model, rows))
-    model.embedding.finish()
-    if isinstance(chosen, Retrain) and chosen.dense_bits is not None:
-        round_dense(model.backbone, chosen.dense_bits)
-    val = module.validation
-    validation = experiment.task.measure(experiment.task.predict(model, val), val)
+    validation = _settle(experiment, module, chosen, rows)
     if isinstance(chosen, Retrain) and chosen.finetune and not watch.stopped:
         validation = finetune(
             experiment,
@@ -147,37 +137,15 @@ def train(
     return Trained(model, module.history, validation, not watch.stopped)
 
 
-def _digest(settings: Training) -> str:
-    """A hash of the settings of a first training."""
-    after = ("finetune", "dense_bits", "seeds", "checkpoint_seconds")
-    kept = {name: value for name, value in settings.model_dump(mode="json").items() if name not in after}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class _Once:
-    """The best weights of a finished training on disk, without what differs between embeddings that train alike: the
-    buffers of the embedding."""
-
-    def __init__(self, file: Path, module: LitWeights) -> None:
-        self.file, self.module = file, module
-        own = {f"embedding.{name}" for name, _ in module.model.embedding.named_buffers()}
-        self.names = [name for name in module.model.state_dict() if name not in own]
-
-    def save(self) -> None:
-        module = self.module
-        state = {"steps": module.steps, "history": module.history, "best": {n: module.best[n] for n in self.names}}
-        with whole(self.file) as draft:
-            torch.save(state, draft)
-
-    def load(self) -> bool:
-        """Whether there is such a training; the module is then as after it."""
-        if not self.file.exists():
-            return False
-        module = self.module
-        state = torch.load(self.file, map_location=next(module.model.parameters()).device)
-        module.steps, module.history = state["steps"], state["history"]
-        module.best = module.model.state_dict() | state["best"]
-        return True
+def _settle(experiment: Experiment, module: LitWeights, chosen: Training, rows: Split) -> dict[str, float]:
+    """Bring the best weights of a finished training into the form that is served; the metrics on ``val``."""
+    task, model = experiment.task, module.model
+    model.load_state_dict(module.best)
+    model.embedding.calibrate(Calibrated(task, model, rows))
+    model.embedding.finish()
+    if isinstance(chosen, Retrain) and chosen.dense_bits is not None:
+        round_dense(model.backbone, chosen.dense_bits)
+    return task.measure(task.predict(model, module.validation), module.validation)
 
 
 class _Watch:

@@ -15,7 +15,7 @@ from pipeline.embeddings.batch import Lookup
 from pipeline.experiment.method import build
 from pipeline.models.layers import MLP, FirstOrder
 from pipeline.models.model import assemble
-from pipeline.serving.packed import Served
+from pipeline.serving.served import Served
 from pipeline.workflow.plug import names, plug
 from pipeline.workflow.validation import checked_options
 from tests.contracts import (

@@ -10,7 +10,10 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.derive import derive, evidence
 from pipeline.experiment.find import find
+from pipeline.experiment.measure import model_bytes
+from pipeline.experiment.saved import load, save
 from pipeline.experiment.train import train, training_rows
+from pipeline.models.dense import Dense
 from pipeline.training.weights import nowhere
 from tests.experiment.small import experiment
 from tests.training.clicks import SCHEMA
@@ -90,3 +93,21 @@ def test_embeddings_that_train_alike_are_trained_once_with_the_same_result(encod
         ours, theirs = alone.model.state_dict(), again.model.state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert steps == [5, 10, 15, 15]  # of the second training only the finetuning
+
+
+def test_dense_weights_are_rounded_after_training_and_stay_so(encoded: Path, tmp_path: Path) -> None:
+    retrain = {"lr": 0.02, "epochs": 2, "dense_bits": 3, "finetune": {"epochs": 2, "lr": 0.01}}
+    here = experiment(encoded, backbone={"name": "deepfm"}, retrain=retrain)
+    plain = experiment(encoded, backbone={"name": "deepfm"}, retrain=retrain | {"dense_bits": None, "finetune": None})
+    float32 = train(plain, HALF, 0, tmp_path / "last.ckpt")
+    trained = train(here, HALF, 0, tmp_path / "last.ckpt")
+    layers = [module for module in trained.model.modules() if isinstance(module, Dense)]
+    assert len(layers) == 3
+    for layer in layers:
+        codes = layer.weight.detach() / layer.scale.float()[:, None]
+        torch.testing.assert_close(codes, codes.round().clamp(-3, 3), atol=1e-4, rtol=0)
+    save(tmp_path / "saved", trained, HALF)
+    loaded, _ = load(tmp_path / "saved", here)
+    val = here.data.split("val")
+    assert here.task.measure(here.task.predict(loaded, val), val) == trained.validation
+    assert model_bytes(loaded) < model_bytes(float32.model) / 4
