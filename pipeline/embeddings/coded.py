@@ -77,9 +77,9 @@ class ExaminedTables(MixedTables):
         self.first_order: Table | None = None
         self._predictions: list[Prediction] = []
 
-    def take_first_order(self) -> bool:
-        self.first_order = Table(self.schema.num_rows, 1, sd=0.0)
-        return True
+    def take_first_order(self, wanted: bool) -> bool:
+        self.first_order = Table(self.schema.num_rows, 1, sd=0.0) if wanted else None
+        return wanted
 
     def vectors(self, occ: Occurrences) -> Tensor:
         vectors = super().vectors(occ)
@@ -166,8 +166,14 @@ class CodedTables(FieldEmbedding):
     scale: Tensor
     coded: Tensor
 
-    def take_first_order(self) -> bool:
-        return self.width > self.dim
+    def take_first_order(self, wanted: bool) -> bool:
+        if wanted != (self.width > self.dim):
+            holds, has = ("hold", "no") if self.width > self.dim else ("do not hold", "a table of")
+            raise ValueError(
+                f"the coded tables {holds} first-order weights, and the backbone has {has} such weights; search and "
+                "derive again with this backbone"
+            )
+        return wanted
 
     def trains_as(self) -> str:
         return f"full tables of width {self.width}"
@@ -259,7 +265,8 @@ class CodedTables(FieldEmbedding):
 
     def packed(self) -> dict[str, Tensor]:
         plan = arrays.of_plans(self.plans)
-        blocks, meta = self.blocks, self.table.weight.is_meta
+        meta = self.table.weight.is_meta
+        blocks = self.blocks if meta else self._blocks()
         kept = {
             "plan.blocks": torch.from_numpy(plan["blocks"]),
             "plan.cuts": torch.from_numpy(plan["cuts"]),

@@ -78,12 +78,18 @@ class FieldEmbedding(nn.Module):
 
     # In a search
 
-    def take_first_order(self) -> bool:
-        """Called before training if the backbone has a first-order weight for each row.
+    def take_first_order(self, wanted: bool) -> bool:
+        """Called before training.
+
+        Args:
+            wanted: whether the backbone has a first-order weight for each row.
 
         Returns:
             Whether the embedding holds these weights. If so, `vectors` returns (U, D + 1), with the weights last, and
             the backbone has no table of its own for them.
+
+        Raises:
+            ValueError: if the embedding was made for another kind of backbone.
         """
         return False
 

@@ -21,8 +21,12 @@ def training_counts(problem: Problem) -> np.ndarray:
     if problem.training_ids is None:
         raise ValueError(f"{problem.method} needs the ids of the training rows, got none; encode the data first")
     ids, schema = problem.training_ids(), problem.schema
-    rows = (ids.astype(np.int64) + schema.first_rows[schema.slot_fields])[ids != PADDING]
-    return np.bincount(rows, minlength=schema.num_rows)
+    counts = np.zeros(schema.num_rows, np.int64)
+    for slot, field in enumerate(schema.slot_fields):
+        first, number = int(schema.first_rows[field]), int(schema.cardinalities[field])
+        of_slot = ids[:, slot]
+        counts[first : first + number] += np.bincount(of_slot[of_slot != PADDING], minlength=number)
+    return counts
 
 
 def falling(counts: np.ndarray, schema: Schema) -> np.ndarray:

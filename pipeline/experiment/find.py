@@ -162,7 +162,7 @@ def nothing_found(experiment: Experiment) -> Found:
 
 
 def check(experiment: Experiment) -> None:
-    """Check everything that a search needs, up to building the supernet, without reading rows.
+    """Check everything that a search needs, up to building the supernet. Some methods count the training rows there.
 
     Raises:
         ValueError: naming a wrong parameter.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.experiment.experiment import Experiment
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Training
@@ -20,16 +21,22 @@ class Once:
     buffers of the embedding.
 
     Args:
-        folder: of such files, for one experiment and seed; None: nothing is kept.
+        folder: of such files, for one data set and seed; None: nothing is kept.
+        experiment: whose task, backbone and dimension decide the training.
         module: before its training. Nothing is kept of an embedding that trains alike with no other, see
             `pipeline.embeddings.contract.FieldEmbedding.trains_as`.
         settings: of the training.
+        share: of the rows to train on.
     """
 
-    def __init__(self, folder: Path | None, module: LitWeights, settings: Training) -> None:
+    def __init__(
+        self, folder: Path | None, experiment: Experiment, module: LitWeights, settings: Training, share: float
+    ) -> None:
         name = module.model.embedding.trains_as()
+        params = experiment.params.only(["task", "dim", "backbone"]).to_dict()
         kept = {key: value for key, value in settings.model_dump(mode="json").items() if key not in AFTER}
-        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+        recipe = json.dumps([params, kept, share, module.model.kept.names], sort_keys=True)
+        digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
         self.file = None if folder is None or name is None else folder / f"{name}, {digest}.pt"
         self.module = module
         own = {f"embedding.{buffer}" for buffer, _ in module.model.embedding.named_buffers()}

@@ -35,12 +35,14 @@ class Trained:
         validation: metrics of ``model`` on ``val``. They can differ from those of the best epoch, because some methods
             change the weights after training, e.g. by rounding.
         ended: whether training reached its end; False if ``go_on`` stopped it.
+        reused: whether an earlier training of an embedding that trains alike was used again.
     """
 
     model: Model
     history: list[dict[str, float]]
     validation: dict[str, float]
     ended: bool = True
+    reused: bool = False
 
 
 def training_rows(experiment: Experiment, share: float = 1.0) -> Split:
@@ -107,15 +109,16 @@ def train(
         record: receives (step, names, values).
         go_on: called with (epoch, objective on ``val``) after every epoch; training stops if it returns False.
         alike: folder of trainings to use again for embeddings that are trained alike, see `FieldEmbedding.trains_as`.
-            It must belong to this experiment and seed. None: train in any case.
+            It must belong to these data and this seed. None: train in any case.
     """
     patience = experiment.params.retrain.patience if settings is None else None
     chosen = experiment.params.retrain if settings is None else settings
     module, batches = prepare(experiment, allocation, seed, chosen, patience, share)
     watch = _Watch(module, record, go_on)
     module.record = watch
-    once = Once(alike, module, chosen)
-    if not once.load():
+    once = Once(alike, experiment, module, chosen, share)
+    reused = once.load()
+    if not reused:
         fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
         once.save()
     model, rows = module.model, training_rows(experiment, share)
@@ -134,7 +137,7 @@ def train(
             steps=module.steps,
             record=record,
         )
-    return Trained(model, module.history, validation, not watch.stopped)
+    return Trained(model, module.history, validation, not watch.stopped, reused)
 
 
 def _settle(experiment: Experiment, module: LitWeights, chosen: Training, rows: Split) -> dict[str, float]:

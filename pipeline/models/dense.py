@@ -70,7 +70,7 @@ class Dense(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         weight: Tensor = self.weight
-        if self.bits and self.training:
+        if self.bits:
             weight = weight + (self.codes() * self.scale.float()[:, None] - weight.detach())
         return nn.functional.linear(inputs, weight, self.bias)
 
@@ -82,10 +82,19 @@ class Dense(nn.Linear):
 
 
 def round_dense(backbone: nn.Module, bits: int) -> None:
-    """Round the weights of all `Dense` layers of a backbone; see `Dense.round_to`."""
-    for module in backbone.modules():
+    """Round the weights of all dense layers of a backbone; see `Dense.round_to`.
+
+    Raises:
+        ValueError: if one of them is a plain `torch.nn.Linear`.
+    """
+    for name, module in backbone.named_modules():
         if isinstance(module, Dense):
             module.round_to(bits)
+        elif isinstance(module, nn.Linear):
+            raise ValueError(
+                f"retrain.dense_bits: layer {name!r} of the backbone is a torch.nn.Linear, which cannot be rounded; "
+                "make it a pipeline.models.dense.Dense"
+            )
 
 
 def packed(backbone: nn.Module) -> dict[str, Tensor]:
@@ -104,7 +113,7 @@ def packed(backbone: nn.Module) -> dict[str, Tensor]:
             scale, bias = scale * gain, (bias - norm.running_mean) * gain + norm.bias.detach()
             done.add(norm_name)
         codes = layer.codes() + 2 ** (layer.bits - 1)
-        kept |= {f"{name}.codes": pack(_layout(layer), [codes]), f"{name}.scale": scale.half()}
+        kept |= {f"{name}.codes": pack(_layout(layer), [codes]), f"{name}.scale": scale}
         kept |= {} if bias is None else {f"{name}.bias": bias}
         done.add(name)
     for key, tensor in backbone.state_dict().items():
@@ -120,15 +129,17 @@ def unpack(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set all numbers of a backbone that `packed` reads from the tensors that it returns.
 
     Args:
-        backbone: with the structure and the numbers of bits of the packed one; changed in place.
+        backbone: with the structure and the numbers of bits of the packed one; changed in place. Afterwards its layers
+            have weights as any other numbers: their bits are 0.
         tensors: of `packed`.
     """
     left = dict(tensors)
-    for name, layer, _, norm in _rounded(backbone):
+    for name, layer, _, norm in list(_rounded(backbone)):
         bits = torch.full((layer.weight.numel(),), layer.bits)
         codes = read(left.pop(f"{name}.codes"), torch.arange(len(bits)) * bits, bits).view_as(layer.weight)
         scale = left.pop(f"{name}.scale").float()[:, None]
         layer.weight.copy_((codes - 2 ** (layer.bits - 1)) * scale)
+        layer.bits = 0
         if norm is not None:  # folded: what is left of it is the identity
             norm.load_state_dict(nn.BatchNorm1d(norm.num_features).state_dict())
             assert norm.running_var is not None

@@ -50,7 +50,8 @@ class Model(nn.Module):
         self.schema, self.kept, self.options = schema, kept, dict(options or {})
         self.backbone = backbone(kept, embedding.dim, **self.options)
         first_order = first_order_of(self.backbone)
-        if first_order is not None and embedding.take_first_order():
+        self.split = embedding.take_first_order(first_order is not None)
+        if first_order is not None and self.split:
             first_order.table = None
         slots = None if len(kept) == len(schema) else torch.from_numpy(schema.slots_of(kept.names))
         self.register_buffer("slots", slots, persistent=False)
@@ -72,7 +73,7 @@ class Model(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         occ = self.occurrences(ids)
         embedded = self.embedding(occ)
-        if embedded.shape[2] > self.embedding.dim:
+        if self.split:
             embedded, weights = embedded.tensor_split([self.embedding.dim], 2)
             occ = replace(occ, first_order=weights.sum((1, 2)))
         output: Tensor = self.backbone(occ, embedded)

@@ -18,6 +18,7 @@ from pipeline.data.schema import PADDING, Schema
 from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.coded import CodedTables
 from pipeline.embeddings.mixed import MixedTables
+from pipeline.models.dense import Dense
 from pipeline.models.factored import Vectors
 from pipeline.models.model import Model, first_order_of
 from pipeline.serving.coded import BitTables
@@ -52,6 +53,9 @@ class Served(nn.Module):
         self.offsets = torch.from_numpy(kept.first_rows[kept.slot_fields]).int()  # of each slot, in a joint table
         self.slot_fields = torch.from_numpy(kept.slot_fields)
         self.slot_starts = torch.from_numpy(np.cumsum(kept.widths) - kept.widths)
+        for module in self.backbone.modules():
+            if isinstance(module, Dense):
+                module.bits = 0  # its weights are settled, so rounding them again would only take time
         self.requires_grad_(False).eval()
 
     @classmethod

@@ -226,7 +226,7 @@ class _CellRun:
             "training_bytes": tested.training_bytes,
             "validation": trained.validation[self.task.objective],
             "epochs": len(trained.history),
-            "seconds": seconds if whole else None,  # unknown for an interrupted training
+            "seconds": seconds if whole and not trained.reused else None,  # unknown for an interrupted training
             "run": tracked.name,
             "rows": len(tested.influence),
             "sketch": encoded(sketch(tested.influence)),

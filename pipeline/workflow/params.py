@@ -194,7 +194,7 @@ class Retrain(Training):
     seeds: Seeds
     patience: Count | None
     dense_bits: DenseBits | None = None
-    schedule: Schedule = "constant"
+    schedule: Schedule = "linear"
     finetune: Finetune | None = None
 
 

@@ -129,3 +129,14 @@ def test_the_first_order_weight_is_the_last_number_of_a_coded_row() -> None:
     assert coded.vectors(occ).shape[1] == DIM + 1
     with pytest.raises(ValueError, match="4 or 5, got 6"):
         CodedTables(SCHEMA, DIM, DIM + 2, plans)
+
+
+@pytest.mark.parametrize(
+    ("width", "backbone", "said"), [(DIM, "deepfm", "do not hold"), (DIM + 1, "ipnn", "has no such")]
+)
+def test_tables_coded_for_another_kind_of_backbone_are_refused(width: int, backbone: str, said: str) -> None:
+    generous = Moments(moments().weights, torch.eye(width).double().expand(2, -1, -1))
+    table = torch.randn(304, width)
+    coded = CodedTables.of(table, SCHEMA, DIM, choose(predictions(table, SCHEMA, generous), 5000), generous)
+    with pytest.raises(ValueError, match=f"{said}.* derive again with this backbone"):
+        Model(SCHEMA, coded, plug("backbones", backbone).Backbone)

@@ -1,6 +1,8 @@
 """One allocation is trained as the parameters say, and somebody may end it early."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from pipeline.allocation.allocation import Allocation
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.derive import derive, evidence
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find import find
 from pipeline.experiment.measure import model_bytes
 from pipeline.experiment.saved import load, save
@@ -97,12 +100,24 @@ def test_embeddings_that_train_alike_are_trained_once_with_the_same_result(encod
 
 def test_dense_weights_are_rounded_after_training_and_stay_so(encoded: Path, tmp_path: Path) -> None:
     retrain = {"lr": 0.02, "epochs": 2, "dense_bits": 3, "finetune": {"epochs": 2, "lr": 0.01}}
-    here = experiment(encoded, backbone={"name": "deepfm"}, retrain=retrain)
-    plain = experiment(encoded, backbone={"name": "deepfm"}, retrain=retrain | {"dense_bits": None, "finetune": None})
-    float32 = train(plain, HALF, 0, tmp_path / "last.ckpt")
-    trained = train(here, HALF, 0, tmp_path / "last.ckpt")
+
+    def replaced(settings: dict[str, Any]) -> Experiment:
+        return experiment(encoded, backbone={"name": "deepfm"}, retrain=settings)
+
+    float32 = train(replaced(retrain | {"dense_bits": None, "finetune": None}), HALF, 0, tmp_path / "last.ckpt")
+    here = replaced(retrain)
+    judged: list[float] = []
+
+    def record(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
+        if "val/auc" in names and step > 10:  # of the second training
+            judged.append(values[names.index("val/auc")])
+
+    trained = train(here, HALF, 0, tmp_path / "last.ckpt", record=record)
+    assert trained.validation["auc"] == max(judged)  # epochs are judged as they are served
     layers = [module for module in trained.model.modules() if isinstance(module, Dense)]
     assert len(layers) == 3
+    rounded = train(replaced(retrain | {"finetune": None}), HALF, 0, tmp_path / "last.ckpt")
+    assert trained.validation["auc"] >= rounded.validation["auc"]
     for layer in layers:
         codes = layer.weight.detach() / layer.scale.float()[:, None]
         torch.testing.assert_close(codes, codes.round().clamp(-3, 3), atol=1e-4, rtol=0)

@@ -128,9 +128,8 @@ def test_a_promoted_value_starts_with_its_hashed_row_and_then_has_its_own() -> N
     embedding.zero_grad()
     with torch.no_grad():
         embedding.hot.weight.add_(1)
-    moved = (embedding.vectors(occ) - embedding.shared.weight[0]).detach()
     changed = (embedding.vectors(occ) - spread_rows(embedding, occ)).abs().amax(1) > 0.5
-    assert torch.equal(changed, hot >= 0) and bool(moved.isfinite().all())
+    assert torch.equal(changed, hot >= 0)
 
 
 def spread_rows(embedding: cafe.AdaptiveRows, occ) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pipeline.coding.choice import choose
 from pipeline.data.schema import PADDING, UNKNOWN, Field, Schema
 from pipeline.embeddings.coded import CodedTables, Moments, predictions
 from pipeline.embeddings.cost import cost
-from pipeline.models.model import Model
+from pipeline.models.model import Model, first_order_of
 from pipeline.serving.latency import forms
 from pipeline.serving.served import Served
 from pipeline.serving.tables import FEW
@@ -35,9 +35,11 @@ def coded(schema: Schema, share: float = 0.3, width: int = DIM + 1) -> CodedTabl
     return CodedTables.of(table, schema, DIM, plans, moments)
 
 
-def trained(schema: Schema, backbone: str = "deepfm", share: float = 0.3, width: int = DIM + 1) -> Model:
+def trained(schema: Schema, backbone: str = "deepfm", share: float = 0.3) -> Model:
     torch.manual_seed(0)
-    model = Model(schema, coded(schema, share, width), plug("backbones", backbone).Backbone)
+    made = plug("backbones", backbone).Backbone
+    width = DIM if first_order_of(made(schema, DIM)) is None else DIM + 1
+    model = Model(schema, coded(schema, share, width), made)
     with torch.no_grad():
         for parameter in model.backbone.parameters():
             parameter.normal_(std=0.3)
@@ -62,14 +64,13 @@ def draw(schema: Schema, batch: int) -> Tensor:
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
 @pytest.mark.parametrize("batch", [1, FEW, FEW + 1, 300])
-@pytest.mark.parametrize("width", [DIM, DIM + 1], ids=["vectors", "first order"])
-def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int, width: int) -> None:
+def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) -> None:
     ids = draw(schema, batch)
     for backbone in names("backbones"):
-        model = trained(schema, backbone, width=width)
+        model = trained(schema, backbone)
         with torch.no_grad():
             expected = model(ids)
-        torch.testing.assert_close(Served.of(model)(ids), expected, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(Served.of(model)(ids), expected, rtol=5e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
