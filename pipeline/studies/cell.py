@@ -62,11 +62,12 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, An
 
     Returns:
         ``rows``, one per seed, budget and arm; ``searches``, one per seed, or several if the search depends on the
-        budget; ``tried``, one per setting and budget; ``fields``, their names in order; ``metrics``, name -> title;
-        and ``objective``, the name of the metric that judges.
+        budget; ``tried``, one per setting and budget; ``impossible``, by budget that the method cannot keep the reason;
+        ``fields``, their names in order; ``metrics``, name -> title; and ``objective``, the name of the metric that
+        judges.
 
     Raises:
-        ValueError: if no setting keeps a budget, or a budget is too small.
+        ValueError: if no setting keeps a budget, or all budgets are too small.
     """
     return _CellRun(cell, data, work, tracker).run()
 
@@ -83,7 +84,8 @@ class _CellRun:
         tried = self._tried() if len(self.settings) > 1 else []
         best = {repr(budget): self._best(tried, budget) for budget in self.cell.entry.budgets}
         searches: list[dict[str, Any]] = []
-        rows = []
+        rows: list[dict[str, Any]] = []
+        impossible: dict[str, str] = {}  # budget, as text -> why
         for seed in self.cell.seeds:
             known = set()
             for budget in self.cell.entry.budgets:
@@ -94,11 +96,21 @@ class _CellRun:
                 if summary is not None and summary["run"] not in known:
                     known.add(summary["run"])
                     searches.append({"seed": seed} | dict(summary))
-                for arm, allocation in _allocations(one, self.data, seed, budget, searched).items():
+                try:
+                    allocations = _allocations(one, self.data, seed, budget, searched)
+                except TooFewBytes as error:
+                    if {"full", "alone"} & set(one.entry.arms):  # these come with the first budget
+                        raise
+                    impossible[str(budget)] = str(error)
+                    continue
+                for arm, allocation in allocations.items():
                     name = f"seed-{seed}/{arm}" + ("" if budget is None else f"-{budget}")
                     row = self._tested(one, seed, arm, budget, allocation, name)
                     rows.append(row | {"setting": number, "search_seconds": summary and summary["seconds"]})
-        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective}
+        rows = [row for row in rows if str(row["budget"]) not in impossible]  # a budget needs all seeds
+        if impossible and not rows:
+            raise ValueError(f"{self.cell.name} keeps none of its budgets: {next(iter(impossible.values()))}")
+        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": impossible}
         return {**about, "fields": list(self.data.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
     # --- settings tried first

@@ -142,6 +142,13 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
     if contest:
         read += f" {CORRECTED}"
     paragraphs = [CONTEST if contest else ABOUT.get(study.name, ""), read]
+    small = [
+        f"{name} at {', '.join(budget_text(float(budget)) for budget in result['impossible'])}"
+        for name, result in found.results.items()
+        if result.get("impossible")
+    ]
+    if small:
+        paragraphs.append(f"Budgets that are too small for a method: {'; '.join(small)}.")
     if found.missing:
         paragraphs.append(f"Cells without results yet: {', '.join(found.missing)}.")
     if found.unknown:

@@ -174,3 +174,12 @@ def test_a_cell_without_its_data_says_how_to_make_them(tiny: Study) -> None:
     with pytest.raises(ValueError, match=r"^cell tiny-fm-full: its data are missing; `make study` writes them$"):
         stage.cell(tiny, {"dataset": "tiny", "backbone": "fm", "method": "full"})
     assert not Path("artifacts/cells").exists()
+
+
+def test_a_budget_that_is_too_small_is_left_out_with_its_reason(tiny: Study) -> None:
+    entry: dict[str, Any] = {"params": {"method": {"name": "uniform"}}, "arms": ["searched"], "budgets": [0.5, 0.001]}
+    found = run_cell(changed(tiny, one_method("uniform", **entry)))
+    assert {row["budget"] for row in found["rows"]} == {0.5}
+    assert list(found["impossible"]) == ["0.001"] and "raise the budget" in found["impossible"]["0.001"]
+    with pytest.raises(ValueError, match="tiny-fm-uniform keeps none of its budgets: uniform: no dimension"):
+        run_cell(changed(tiny, one_method("uniform", **entry | {"budgets": [0.001]})))
