@@ -21,8 +21,11 @@ def training_counts(problem: Problem) -> np.ndarray:
     if problem.training_ids is None:
         raise ValueError(f"{problem.method} needs the ids of the training rows, got none; encode the data first")
     ids, schema = problem.training_ids(), problem.schema
-    rows = (ids.astype(np.int64) + schema.first_rows[schema.slot_fields])[ids != PADDING]
-    return np.bincount(rows, minlength=schema.num_rows)
+    counts = np.zeros(schema.num_rows, np.int64)
+    for column, field in zip(ids.T, schema.slot_fields, strict=True):  # one by one, as 64-bit copies take much memory
+        first, number = schema.first_rows[field], schema.cardinalities[field]
+        counts[first : first + number] += np.bincount(column[column != PADDING], minlength=number)
+    return counts
 
 
 def falling(counts: np.ndarray, schema: Schema) -> np.ndarray:
