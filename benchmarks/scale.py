@@ -35,11 +35,13 @@ TOLERANCE = 0.0005  # of AUC on val: the smallest float32 tables that lose less 
 
 def jobs(settings: Settings) -> dict[str, tuple[str, ...]]:
     """All work, in order: name of its result -> the job and its arguments."""
-    listed = {"log": ("log",)} | {f"encoded-{name}": ("encoded", name) for name in MIN_COUNTS}
+    listed: dict[str, tuple[str, ...]] = {"log": ("log",)}
+    listed |= {f"encoded-{name}": ("encoded", name) for name in MIN_COUNTS}
     listed |= {f"rate-{method}-{rate:g}": ("rate", method, f"{rate:g}") for method in TUNED for rate in settings.rates}
     listed |= {f"second-{rate:g}": ("second", f"{rate:g}") for rate in settings.second_rates}
     listed |= {piece.name: ("piece", piece.name) for piece in pieces(settings.dim)[:1]}
-    listed |= {"search-mpe": ("search",)}
+    first = [piece for piece in pieces(settings.dim) if piece.method == "coded"]
+    listed |= {piece.name: ("piece", piece.name) for piece in first} | {"search-mpe": ("search",)}
     return listed | {piece.name: ("piece", piece.name) for piece in pieces(settings.dim)}
 
 

@@ -68,13 +68,14 @@ class Settings:
     batch_size: int = 2000
     backbone: str = "ipnn"
     rates: tuple[float, ...] = (0.003, 0.006, 0.012)
-    second_rates: tuple[float, ...] = (0.001, 0.003)
+    second_rates: tuple[float, ...] = (0.0003, 0.001, 0.003)
     tuning_every: int = 4
 
     @classmethod
     def load(cls, folder: Path) -> Settings:
-        record = read_json(folder / "settings.json")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        record: dict[str, Any] = read_json(folder / "settings.json")
+        rates = {name: tuple(record[name]) for name in ("rates", "second_rates")}
+        return cls(**{**record, **rates})
 
     def keep(self, folder: Path) -> None:
         """Write the settings to a new folder.
