@@ -98,12 +98,23 @@ def report(folder: Path) -> str:
         f"{frequent['ids']:,} of values that occur ten times there. The best possible AUC on test is "
         f"{known['best_auc']:.4f}. {settings.backbone}, D = {settings.dim}, one seed ({settings.seed}).",
         _sizes(finished(folder)),
+        "± is half an interval of 95 % that covers the choice of the test rows alone. s are seconds of a processor, "
+        "with the second training and the test; a coded model also takes the training of the full one"
+        f"{_search(folder)}. MiB is the peak memory of the process.",
     ]
     if any(piece.method == "full" for piece in tested(folder)):
         parts.append(
             _ratios(tested(folder), settings, log["values"], {"all": known["ids"], "frequent": frequent["ids"]})
         )
     return "\n\n".join(parts)
+
+
+def _search(folder: Path) -> str:
+    """What the search of MPE took, as a part of a sentence; empty if it is not finished."""
+    if not (folder / "done/search-mpe.json").exists():
+        return ""
+    seconds = result(folder, "search-mpe")["seconds"]
+    return ", and mpe a search" + ("" if seconds is None else f" of {seconds:.0f} s for all sizes")
 
 
 def _sizes(done: Mapping[Piece, Mapping[str, Any]]) -> str:

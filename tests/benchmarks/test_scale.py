@@ -148,6 +148,15 @@ def test_a_killed_run_continues_and_all_pieces_are_tested(small: Path) -> None:
         assert 0 < done["kept"] <= data.schema.num_rows
 
 
+def test_the_time_of_a_piece_that_was_killed_is_not_known(tmp_path: Path) -> None:
+    Settings(1000, dim=8).keep(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/second-0.001.finetune").touch()  # a checkpoint
+    scale.run(tmp_path, lambda *_: {"seconds": 3.0, "val": 0.5})
+    assert scale_pieces.result(tmp_path, "second-0.001")["seconds"] is None
+    assert scale_pieces.result(tmp_path, "second-0.003")["seconds"] == 3.0
+
+
 def test_coded_models_are_made_of_the_full_model(small: Path) -> None:
     settings = Settings.load(small)
     piece = next(piece for piece in scale_pieces.pieces(settings.dim) if piece.method == "coded")
