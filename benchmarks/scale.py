@@ -7,10 +7,11 @@ At the end, and with ``--show`` at any time, it prints a table of the finished p
 
     python -m benchmarks.scale --folder ../scale --rows 4000000
 
-All models have the same backbone, which has no first-order weights, so equal bytes of tables are equal bytes of
+All models have the same backbone. The default has no first-order weights, so equal bytes of tables are equal bytes of
 everything that grows with the number of values. Every model is trained for one epoch, then rounded or coded, and then
 trained for a second epoch in the form that is served; that one is kept if it is better on ``val``. The learning rates
-are chosen on ``val`` on a part of the rows, for each method. No result on ``test`` influences a choice.
+are chosen on ``val`` on a part of the rows: that of the first training for each method, and that of the second for
+coded tables, and used by all. No result on ``test`` influences a choice.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def search_mpe(folder: str) -> dict[str, Any]:
     return {}
 
 
-def test_piece(folder: str, name: str) -> dict[str, Any]:
+def train_and_test(folder: str, name: str) -> dict[str, Any]:
     """Train and test a model.
 
     Returns:
@@ -375,7 +375,7 @@ JOBS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "rate": try_rate,
     "second": try_second,
     "search": search_mpe,
-    "piece": test_piece,
+    "piece": train_and_test,
 }
 
 
