@@ -22,10 +22,9 @@ def training_counts(problem: Problem) -> np.ndarray:
         raise ValueError(f"{problem.method} needs the ids of the training rows, got none; encode the data first")
     ids, schema = problem.training_ids(), problem.schema
     counts = np.zeros(schema.num_rows, np.int64)
-    for slot, field in enumerate(schema.slot_fields):
-        first, number = int(schema.first_rows[field]), int(schema.cardinalities[field])
-        of_slot = ids[:, slot]
-        counts[first : first + number] += np.bincount(of_slot[of_slot != PADDING], minlength=number)
+    for column, field in zip(ids.T, schema.slot_fields, strict=True):  # one by one, as 64-bit copies take much memory
+        first, number = schema.first_rows[field], schema.cardinalities[field]
+        counts[first : first + number] += np.bincount(column[column != PADDING], minlength=number)
     return counts
 
 

@@ -1,0 +1,385 @@
+"""The pieces of work of `benchmarks.scale`; each runs in a process of its own, and reads what earlier ones left."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks import criteo_planted
+from benchmarks.alone import peak_mib
+from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import TooFewBytes
+from pipeline.data.encoded import Encoded
+from pipeline.embeddings.coded import CodedTables
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.cost import full_tables
+from pipeline.embeddings.mixed_precision import PackedPrecision
+from pipeline.encoding.encode import encode
+from pipeline.experiment import saved
+from pipeline.experiment.code import Coder
+from pipeline.experiment.derive import derive, evidence
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.find import Found, find
+from pipeline.experiment.finetune import finetune
+from pipeline.experiment.measure import measure
+from pipeline.experiment.train import Trained, train, training_rows
+from pipeline.methods.frequent_int4 import FrequentRows
+from pipeline.metrics.difference import encoded, sketch
+from pipeline.models.dense import round_dense
+from pipeline.models.model import Model
+from pipeline.sources.raw import write_raw
+from pipeline.workflow.outputs import read_json, whole, write_json
+from pipeline.workflow.params import Architecture, Encode, Finetune, Method, Params, Plug, Retrain, Search, Split
+
+MIN_COUNTS = {"all": 2, "frequent": 10}  # vocabulary: occurrences in training that a value needs for an id
+SHARES = (0.1, 0.05, 0.025, 0.01, 0.005)  # of the bytes of the full tables of vocabulary "all"
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"mpe": {"value": "frequency"}}
+TUNED = ("full", "mpe", "frequent_int4")  # methods whose first trainings differ: rounding comes after that of int4
+TUNING_SHARE = 0.025  # at which the learning rates of methods with a budget are chosen
+DENSE_BITS = 8  # of the weights of the MLP in all models that are rounded or coded
+CHECKPOINT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all pieces of a folder have in common.
+
+    Args:
+        rows: of the log.
+        seed: of the log, of the weights and of the order of the rows.
+        dim: D of the full tables.
+        batch_size: of all trainings.
+        backbone: a file of pipeline/backbones.
+        rates: learning rates of the first training to choose from.
+        second_rates: likewise, of the second training.
+        tuning_every: the rates are chosen on every k-th training row.
+    """
+
+    rows: int
+    seed: int = 0
+    dim: int = 16
+    batch_size: int = 2000
+    backbone: str = "ipnn"
+    rates: tuple[float, ...] = (0.003, 0.006, 0.012)
+    second_rates: tuple[float, ...] = (0.0003, 0.001, 0.003)
+    tuning_every: int = 4
+
+    @classmethod
+    def load(cls, folder: Path) -> Settings:
+        record: dict[str, Any] = read_json(folder / "settings.json")
+        rates = {name: tuple(record[name]) for name in ("rates", "second_rates")}
+        return cls(**{**record, **rates})
+
+    def keep(self, folder: Path) -> None:
+        """Write the settings to a new folder.
+
+        Raises:
+            ValueError: if the folder has others.
+        """
+        if (folder / "settings.json").exists() and Settings.load(folder) != self:
+            raise ValueError(f"{folder} has a run with other settings: {Settings.load(folder)}; choose another folder")
+        write_json(folder / "settings.json", asdict(self))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A model to train and to test.
+
+    Args:
+        method: its name.
+        vocabulary: of `MIN_COUNTS`.
+        width: of its tables; None if it follows from ``share``.
+        share: of the bytes of the full tables.
+    """
+
+    method: str
+    vocabulary: str = "all"
+    width: int | None = None
+    share: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Also of the file of the result."""
+        size = f"d-{self.width}" if self.share is None else f"share-{self.share:g}"
+        return f"{self.method}-{self.vocabulary}-{size}"
+
+
+def pieces(dim: int) -> list[Piece]:
+    """All models of the table, in order; the full model comes first, and coded models are made of it."""
+    half, quarter, eighth = dim // 2, dim // 4, dim // 8
+    listed = [Piece("full", width=dim)]
+    listed += [Piece("uniform", width=width) for width in (half, quarter)]
+    listed += [Piece("uniform", "frequent", width) for width in (dim, half, quarter, eighth)]
+    listed += [Piece("int4", vocabulary, width) for vocabulary in MIN_COUNTS for width in (dim, half, quarter)]
+    listed += [Piece(method, share=share) for share in SHARES for method in ("coded", "frequent_int4", "mpe")]
+    return listed
+
+
+# --- what a process of its own does; all of these functions take the folder first
+
+
+def make_log(folder: str) -> dict[str, Any]:
+    """Write the raw table, and return facts about the popularity of its values; see `popularity`."""
+    settings, raw = Settings.load(Path(folder)), Path(folder) / "raw"
+    with whole(raw) as draft:
+        draft.mkdir()
+        record = write_raw(criteo_planted.source(settings.rows, settings.seed), draft / "table.parquet")
+        write_json(draft / "raw.json", {"dataset": "criteo_planted", **record})
+    return {"click_rate": record["label"]["mean"], **popularity(raw / "table.parquet")}
+
+
+def popularity(file: Path) -> dict[str, Any]:
+    """How the occurrences of the categorical values of a raw table are spread; a missing value is a value, too.
+
+    Returns:
+        ``values``, their number; ``twice`` and ``ten_times``, the shares of the values that occur as often;
+        ``of_ten_times``, the share of the occurrences that these make; ``half``, the number of most frequent values
+        that make half of all occurrences; ``six_fields``, the share of the values that the six largest fields have.
+    """
+    counts = []
+    for name in criteo_planted.VALUES:
+        numbers = pq.read_table(file, columns=[name])[name].combine_chunks().fill_null(0).to_numpy()
+        counted = np.bincount(numbers)
+        counts.append(counted[counted > 0])
+    joint = np.sort(np.concatenate(counts))[::-1]
+    fields = sorted(len(of_field) for of_field in counts)
+    return {
+        "values": len(joint),
+        "twice": float((joint >= 2).mean()),
+        "ten_times": float((joint >= 10).mean()),
+        "of_ten_times": float(joint[joint >= 10].sum() / joint.sum()),
+        "half": int(np.searchsorted(np.cumsum(joint), joint.sum() / 2)) + 1,
+        "six_fields": sum(fields[-6:]) / len(joint),
+    }
+
+
+def make_encoded(folder: str, vocabulary: str) -> dict[str, Any]:
+    """Encode the log with a vocabulary."""
+    split = Split(by="random", train=0.8, arch=0.02, val=0.08, test=0.1)
+    with whole(Path(folder) / vocabulary) as draft:
+        record = encode(Path(folder) / "raw", draft, Encode(split=split, min_count=MIN_COUNTS[vocabulary]))
+    data = Encoded.load(Path(folder) / vocabulary)
+    best = experiment(Path(folder), Piece("full", vocabulary)).task.ceiling(
+        np.load(data.folder / "test/oracle.npy"), data.split("test")
+    )
+    return {"rows": record["rows"], "ids": data.schema.num_rows, "best_auc": best}
+
+
+def try_rate(folder: str, method: str, rate: str) -> dict[str, Any]:
+    """The AUC on ``val`` of a method trained on a part of the rows with a learning rate."""
+    place, every = Path(folder), Settings.load(Path(folder)).tuning_every
+    piece = Piece(method, share=None if method == "full" else TUNING_SHARE)
+    tried = experiment(place, piece, float(rate))
+    allocation = allocated(tried, piece, find(tried, place / f"work/search-{method}-{rate}", share=1 / every))
+    checkpoint = place / f"work/rate-{method}-{rate}.ckpt"
+    trained = train(tried, allocation, tried.params.search.seed, checkpoint, share=1 / every)
+    checkpoint.unlink(missing_ok=True)
+    if method == "full":
+        saved.save(place / f"work/full-{rate}", trained, allocation)
+    return {"val": trained.validation["auc"]}
+
+
+def try_second(folder: str, second: str) -> dict[str, Any]:
+    """The AUC on ``val`` of the full model that `try_rate` trained, coded and trained again with a learning rate."""
+    place, every = Path(folder), Settings.load(Path(folder)).tuning_every
+    piece, rate = Piece("coded", share=TUNING_SHARE), chosen_rate(place, "full")
+    tried = experiment(place, piece, rate, float(second))
+    model = saved.load(place / f"work/full-{rate:g}", tried)[0].eval()
+    _, trained = recoded(tried, model, limit(tried, piece), place / f"work/second-{second}.ckpt", 1 / every)
+    return {"val": trained.validation["auc"]}
+
+
+def search_mpe(folder: str) -> dict[str, Any]:
+    """The search of MPE, on all training rows; its findings stay in the folder."""
+    place = Path(folder)
+    checkpoints = place / "work/search-mpe.found"
+    found = find(experiment(place, Piece("mpe"), chosen_rate(place, "mpe")), checkpoints)
+    write_json(place / "mpe.json", found.to_dict())
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return {}
+
+
+def train_and_test(folder: str, name: str) -> dict[str, Any]:
+    """Train and test a model.
+
+    Returns:
+        ``val`` and ``test``, its AUC; ``before``, that of a coded model on ``test`` before its second training;
+        ``bytes``; ``model_bytes``; ``kept``, the number of rows with bits; and ``sketch`` of the influence of the test
+        rows. If nothing fits the bytes, only ``problem``.
+    """
+    place = Path(folder)
+    settings = Settings.load(place)
+    piece = next(piece for piece in pieces(settings.dim) if piece.name == name)
+    rate = chosen_rate(place, piece.method if piece.method in TUNED else "full")
+    tried = experiment(place, piece, rate, chosen_second(place))
+    test, checkpoint = tried.data.split("test"), place / f"work/{name}.ckpt"
+    extra = {}
+    try:
+        if piece.method == "coded":
+            model = saved.load(place / "full", tried)[0].eval()
+            before, trained = recoded(tried, model, limit(tried, piece), checkpoint)
+            extra = {"before": before}
+        else:
+            searched = piece.method == "mpe"
+            found = Found.load(place / "mpe.json", tried.schema) if searched else find(tried, place / "work" / name)
+            allocation = allocated(tried, piece, found)
+            trained = train(tried, allocation, settings.seed, checkpoint, title=name)
+            if piece.method == "full":
+                saved.save(place / "full", trained, allocation)
+    except TooFewBytes as error:
+        return {"problem": str(error)}
+    tested = measure(tried, trained.model, test)
+    checkpoint.unlink(missing_ok=True)
+    return {
+        "val": trained.validation["auc"],
+        "test": tested.metrics["auc"],
+        **extra,
+        "bytes": tested.cost.bytes,
+        "model_bytes": tested.model_bytes,
+        "kept": kept_rows(trained.model.embedding, tried.schema.num_rows),
+        "sketch": encoded(sketch(tested.influence)),
+    }
+
+
+# --- the parts of these
+
+
+def experiment(folder: Path, piece: Piece, rate: float = 0.01, second: float | None = None) -> Experiment:
+    """The experiment of a piece.
+
+    Args:
+        folder: of the run.
+        piece: its method and vocabulary.
+        rate: learning rate of the search and of the first training.
+        second: learning rate of the second training; None for none.
+    """
+    settings = Settings.load(folder)
+    training: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": 1, "lr": rate, "weight_decay": 0.0}
+    training |= {"checkpoint_seconds": CHECKPOINT_SECONDS}
+    rounded = piece.method not in ("full", "uniform")
+    retrain = Retrain(
+        **training,
+        seeds=(settings.seed,),
+        patience=None,
+        schedule="linear",
+        dense_bits=DENSE_BITS if rounded else None,
+        finetune=None if second is None else Finetune(epochs=1, lr=second),
+    )
+    sections = {
+        "task": Plug(name="ctr"),
+        "dim": settings.dim,
+        "candidates": {"full": (settings.dim,)},
+        "method": Method(name=piece.method, options={piece.method: dict(OPTIONS.get(piece.method, {}))}),
+        "backbone": Plug(name=settings.backbone),
+        "search": Search(**training, candidates="full", seed=settings.seed, architecture=Architecture()),
+        "retrain": retrain,
+    }
+    return Experiment(
+        Params.model_construct(_fields_set=set(sections), **sections), Encoded.load(folder / piece.vocabulary)
+    )
+
+
+def limit(tried: Experiment, piece: Piece) -> int:
+    """Bytes of a piece that has a share."""
+    assert piece.share is not None
+    return int(piece.share * full_tables(tried.schema, tried.dim).bytes)
+
+
+def allocated(tried: Experiment, piece: Piece, found: Found) -> Allocation:
+    """The allocation of a piece.
+
+    Raises:
+        TooFewBytes: if none fits its share.
+    """
+    if piece.share is None:
+        width = tried.dim if piece.width is None else piece.width
+        return Allocation(piece.method, dict.fromkeys(tried.schema.names, width))
+    return derive(tried.method, evidence(found, tried.schema, limit(tried, piece)))[0]
+
+
+def recoded(tried: Experiment, model: Model, size: int, checkpoint: Path, share: float = 1.0) -> tuple[float, Trained]:
+    """Code a full model, and train it again as it is served.
+
+    Args:
+        tried: with a second training.
+        model: full.
+        size: bytes.
+        checkpoint: of the second training.
+        share: 1/k to use every k-th training row.
+
+    Returns:
+        The AUC on ``test`` of the coded model before its second training, and the model after it.
+
+    Raises:
+        TooFewBytes: if no coding fits.
+    """
+    task, retrain = tried.task, tried.params.retrain
+    assert retrain.finetune is not None
+    coded = Coder(tried, model).coded(size)
+    round_dense(coded.backbone, DENSE_BITS)
+    val, test = tried.data.split("val"), tried.data.split("test")
+    untrained = task.measure(task.predict(coded, test), test)["auc"]
+    validation = finetune(
+        tried,
+        coded,
+        training_rows(tried, share),
+        retrain.seeds[0],
+        checkpoint.with_suffix(".finetune"),
+        before=task.measure(task.predict(coded, val), val),
+        chosen=retrain.finetune,
+        settings=retrain,
+    )
+    return untrained, Trained(coded, [], validation)
+
+
+def kept_rows(embedding: FieldEmbedding, rows: int) -> int:
+    """Of the ``rows`` of a vocabulary, the number with bits of their own."""
+    if isinstance(embedding, CodedTables):
+        return sum(int(plan.rows[(plan.bits > 0).any(1)].sum()) for plan in embedding.plans)
+    if isinstance(embedding, PackedPrecision):
+        return int(embedding.rows[embedding.bits > 0].sum())
+    return int(embedding.rows.sum()) if isinstance(embedding, FrequentRows) else rows
+
+
+def chosen_rate(folder: Path, method: str) -> float:
+    """The learning rate of a method with the best AUC on ``val``."""
+    rates = Settings.load(folder).rates
+    return max(rates, key=lambda rate: float(result(folder, f"rate-{method}-{rate:g}")["val"]))
+
+
+def chosen_second(folder: Path) -> float:
+    """Likewise, of the second training."""
+    rates = Settings.load(folder).second_rates
+    return max(rates, key=lambda rate: float(result(folder, f"second-{rate:g}")["val"]))
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    """What a finished piece of the work left."""
+    record: dict[str, Any] = read_json(folder / "done" / f"{name}.json")
+    return record
+
+
+# --- what a process of its own is asked for
+
+
+JOBS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "log": make_log,
+    "encoded": make_encoded,
+    "rate": try_rate,
+    "second": try_second,
+    "search": search_mpe,
+    "piece": train_and_test,
+}
+
+
+def work(folder: str, job: str, *arguments: str) -> dict[str, Any]:
+    """Do a job of `JOBS` in this process; adds its ``seconds`` of a processor and its ``peak_mib`` to the result."""
+    done = JOBS[job](folder, *arguments)
+    return {**done, "seconds": time.process_time(), "peak_mib": peak_mib()}
