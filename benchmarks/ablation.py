@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.coarser import Unit, choose_by
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
-from pipeline.coding.coarser import Unit
 from pipeline.data.encoded import Encoded
+from pipeline.embeddings.coded import Moments, predictions
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.code import Coder
 from pipeline.experiment.experiment import Experiment
@@ -65,12 +66,15 @@ def differences(experiment: Experiment, model: Model, shares: Sequence[float]) -
     def objective(of: Model) -> float:
         return task.measure(task.predict(of, test), test)[task.objective]
 
-    before, found = objective(model), {}
-    coders = {True: Coder(experiment, model), False: Coder(experiment, model, "identity")}
+    before, found, coder = objective(model), {}, Coder(experiment, model)
+    by_length = Moments.neutral(model.kept, coder.table.shape[1])  # an error costs its squared length, as in PCA
+    moments = {True: coder.moments, False: Moments(coder.moments.weights, by_length.metrics)}
+    predicted = {by_loss: predictions(coder.table, model.kept, of) for by_loss, of in moments.items()}
     for name, (unit, by_loss) in ROWS.items():
         for share in shares:
             try:
-                found[name, share] = objective(coders[by_loss].coded(int(share * full), unit)) - before
+                plans = choose_by(predicted[by_loss], int(share * full), unit)
+                found[name, share] = objective(coder.coded_by(plans, moments[by_loss])) - before
             except TooFewBytes as error:
                 print(f"{name}, {share:.1%}: {error}", file=sys.stderr)
     return found

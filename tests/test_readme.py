@@ -294,7 +294,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         assert begins, block
         (folder / begins[1]).write_text(block)
     (settings,) = blocks("docs/extending.md", "yaml")
-    Project(folder, link=False, **yaml.safe_load(settings), **SMALL).give(retrain__epochs=25, retrain__batch_size=200)
+    Project(folder, link=False, **yaml.safe_load(settings), **SMALL).give(
+        retrain__epochs=15, retrain__batch_size=200, retrain__schedule="constant"
+    )
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 30, 1500), rng.integers(0, 20, 1500)
     stars = 3 + rng.normal(size=30)[users] + rng.normal(size=20)[items]

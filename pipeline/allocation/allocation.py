@@ -75,6 +75,18 @@ class Allocation:
         if wrong:
             raise ValueError(f"{'; '.join(wrong)}; the schema's fields are {list(schema.names)}")
 
+    @property
+    def common_dim(self) -> int:
+        """The common dimension of all fields, which methods need whose fields share numbers.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        dims = set(self.dims.values())
+        if len(dims) > 1:
+            raise ValueError(f"{self.method}: all fields must have the same dimension, got {self.dims}")
+        return dims.pop()
+
     def kept(self) -> tuple[str, ...]:
         """Names of the fields that are not dropped."""
         return tuple(name for name, d in self.dims.items() if d)

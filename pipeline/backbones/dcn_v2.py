@@ -41,9 +41,7 @@ class Backbone(nn.Module):
         super().__init__()
         width = len(schema) * dim
         self.crosses = nn.ModuleList(
-            Dense(width, width)
-            if rank is None
-            else nn.Sequential(Dense(width, rank, bias=False), Dense(rank, width))
+            Dense(width, width) if rank is None else nn.Sequential(Dense(width, rank, bias=False), Dense(rank, width))
             for _ in range(layers)
         )
         self.crossed = Dense(width, 1, bias=False) if structure == "parallel" else None  # the MLP has a bias

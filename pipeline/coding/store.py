@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,28 @@ class Blocks:
         used = [_wide(plan.used[None] & (not plan.by_rows), dim)[0] for plan in plans]
         self.decoded = torch.from_numpy(np.stack(used))
         self.centred = torch.from_numpy(np.array([not plan.by_rows for plan in plans]))
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The length of each stored part: bytes of the string of codes, scales, quantisers, decoder rows and means."""
+        return {
+            "codes": self.layout.size,
+            "scale": self.num_scales,
+            "quantiser": int(self.quantised.sum()),
+            "decoder": int(self.decoded.sum()),
+            "mean": int(self.centred.sum()),
+        }
+
+    def check(self, parts: Mapping[str, Tensor]) -> None:
+        """Check that stored parts, named as in `lengths`, have these lengths.
+
+        Raises:
+            ValueError: naming those that do not.
+        """
+        lengths = self.lengths
+        wrong = {name: (len(parts[name]), length) for name, length in lengths.items() if len(parts[name]) != length}
+        if wrong:
+            raise ValueError(f"lengths of the parts of coded tables do not fit their plan (found, expected): {wrong}")
 
     def on(self, device: torch.device) -> Blocks:
         """The same blocks with their tensors on a device."""

@@ -37,17 +37,8 @@ class StoredTable(nn.Module):
         self.rows, self.dim = rows, dim
         number, cuts = state["cuts"][:1].cpu().numpy(), state["cuts"][1:].cpu().numpy()
         (self.plan,) = arrays.read_plans(number, cuts, state["bits"].cpu(), [rows], dim)
-        self.blocks = blocks = Blocks([self.plan], dim)
-        sizes = {
-            "data": blocks.layout.size,
-            "scale": blocks.num_scales,
-            "quantiser": int(blocks.quantised.sum()),
-            "decoder": int(blocks.decoded.sum()),
-            "mean": int(blocks.centred.sum()),
-        }
-        wrong = {name: (len(state[name]), size) for name, size in sizes.items() if len(state[name]) != size}
-        if wrong:
-            raise ValueError(f"lengths of the parts of a coded table do not fit its plan (found, expected): {wrong}")
+        self.blocks = Blocks([self.plan], dim)
+        self.blocks.check({**state, "codes": state["data"]})
 
     cuts: Tensor
     bits: Tensor

@@ -23,7 +23,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import Calibration, FieldEmbedding, Findings, Judge
 from pipeline.embeddings.mixed import MixedTables
-from pipeline.embeddings.table import Table, grouped_matmul
+from pipeline.embeddings.table import Table, field_of, grouped_matmul
 
 TOGETHER = 65_536  # rows that are rounded together
 
@@ -55,7 +55,8 @@ class Moments:
         return cls(torch.ones(schema.num_rows), torch.eye(width, dtype=torch.float64).expand(len(schema), -1, -1))
 
     def of_fields(self, table: Tensor, schema: Schema) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each field its part of a joint table (R, W) and of the weights, in the order of coding, and its metric."""
+        """Yields for each field its rows of a joint table (R, W) and its weights, in the order of coding, and its
+        metric."""
         return zip(in_order(table, schema), in_order(self.weights, schema), self.metrics, strict=True)
 
 
@@ -195,8 +196,8 @@ class CodedTables(FieldEmbedding):
             rows.copy_(levels.settled(rows, block, first))
 
     def _parts(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Of all coefficients, parts of at most `TOGETHER` rows: their block, the number of the first row within the
-        block, and a view of the rows (n, D)."""
+        """Yields all coefficients in parts of at most `TOGETHER` rows: the block, the number of the first row in it,
+        and a view of the rows (n, W)."""
         block, table = 0, self.table.weight.detach()
         numbers = zip(self.plans, self.schema.first_rows.tolist(), self.schema.cardinalities.tolist(), strict=True)
         for plan, first, number in numbers:
@@ -232,7 +233,7 @@ class CodedTables(FieldEmbedding):
         values: Tensor = self.table(occ.rows)
         if not bool(self.coded):
             return values
-        fields = _fields(occ)
+        fields = field_of(occ.ends, len(occ.rows))
         block, within = self._places(occ.rows, fields)
         levels, blocks = self._levels(), self._blocks()
         nearest = levels.nearest(values.detach(), block, within)
@@ -273,12 +274,11 @@ class CodedTables(FieldEmbedding):
             "plan.bits": arrays.pack_bits(plan["bits"]),
         }
         if meta:
-            sizes = (blocks.quantised.sum(), blocks.decoded.sum(), blocks.centred.sum())
-            quantisers, decoders, means = (int(size) for size in sizes)
-            halves = {"scale": (blocks.num_scales,), "quantiser": (quantisers, 2)}
-            halves |= {"decoder": (decoders, self.width), "mean": (means, self.width)}
-            kept["table"] = torch.empty(blocks.layout.size, dtype=torch.uint8)
-            kept |= {name: torch.empty(shape, dtype=torch.float16) for name, shape in halves.items()}
+            lengths = blocks.lengths
+            kept["table"] = torch.empty(lengths.pop("codes"), dtype=torch.uint8)
+            numbers = {"scale": (), "quantiser": (2,), "decoder": (self.width,), "mean": (self.width,)}  # of a part
+            for name, length in lengths.items():
+                kept[name] = torch.empty((length, *numbers[name]), dtype=torch.float16)
             return {name: tensor.to("meta") for name, tensor in kept.items()}
         return kept | {
             "table": pack(blocks.layout, self._codes()),
@@ -303,16 +303,10 @@ class CodedTables(FieldEmbedding):
         blocks = Blocks(plans, self.width)
         decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.width)
         decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
-        fields = _fields(occ)
+        fields = field_of(occ.ends, len(occ.rows))
         block, within = self._places(occ.rows, fields)
         values = Levels.stored(blocks, packed["quantiser"], packed["scale"]).read(packed["table"], block, within)
         return grouped_matmul(values, decoder, occ.ends) + mean[fields]
-
-
-def _fields(occ: Occurrences) -> Tensor:
-    """(U,) field of each distinct row."""
-    lengths = torch.diff(occ.ends, prepend=occ.ends.new_zeros(1)).long()
-    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(occ.rows))
 
 
 def _stored(numbers: Tensor) -> Tensor:

@@ -42,6 +42,15 @@ def ranked(counts: np.ndarray, schema: Schema) -> np.ndarray:
     return np.argsort(-falling(counts, schema), kind="stable")
 
 
+def by_frequency(problem: Problem) -> dict[str, np.ndarray]:
+    """``order``: (R,) int32 rows of the table of all fields by falling frequency in training; see `ranked`.
+
+    Raises:
+        ValueError: if there are no training ids.
+    """
+    return {"order": ranked(training_counts(problem), problem.schema).astype(np.int32)}
+
+
 def most_frequent(order: np.ndarray, schema: Schema, number: int) -> np.ndarray:
     """(F,) int64: how many first ids of each field are among the ``number`` most frequent values of all fields.
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from pipeline.allocation.allocation import Allocation
 from pipeline.embeddings.table import INIT_SD
 
 MAX_CELLS = 2**31  # a position is the upper half of the product of two numbers of 31 bits
@@ -104,15 +103,3 @@ class Memory(nn.Module):
     def forward(self, cells: Tensor) -> Tensor:
         """(U, d) positions -> (U, d) numbers."""
         return _TakeCells.apply(self.weight, cells)  # type: ignore[no-any-return]
-
-
-def common_dim(allocation: Allocation) -> int:
-    """The common dimension of all kept fields, which methods need whose fields share numbers.
-
-    Raises:
-        ValueError: if they have several.
-    """
-    dims = set(allocation.dims.values())
-    if len(dims) > 1:
-        raise ValueError(f"{allocation.method}: all fields must have the same dimension, got {allocation.dims}")
-    return dims.pop()

@@ -32,7 +32,7 @@ from pipeline.data.schema import PADDING, Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit, spent
-from pipeline.embeddings.hashed_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.hashed_memory import Memory, SlotHash, constants, mixed
 from pipeline.workflow.validation import Count, Fraction
 
 Bits = Literal[8, 16, 32]  # of a key
@@ -255,7 +255,7 @@ def _bits(cells: int, dim: int, power: int) -> Bits:
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> MinHashMemory:
     arrays: Any = allocation.arrays  # together with the settings, all keywords
-    return MinHashMemory(schema, common_dim(allocation), **allocation.settings, **arrays)
+    return MinHashMemory(schema, allocation.common_dim, **allocation.settings, **arrays)
 
 
 def permuted(allocation: Allocation, seed: int) -> Allocation:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pipeline.coding.choice import Plan
-from pipeline.coding.coarser import Unit, choose_by
+from pipeline.coding.choice import Plan, choose
 from pipeline.coding.prediction import Prediction
 from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, predictions
 from pipeline.embeddings.contract import FieldEmbedding
@@ -28,8 +27,6 @@ class Coder:
     Args:
         experiment: of the model.
         model: trained, with full tables.
-        metric: what an error of a vector costs: "loss", by the Gauss-Newton matrix; or "identity", its squared length,
-            as in principal component analysis.
 
     Raises:
         ValueError: if the embedding of the model is not made of full tables.
@@ -37,7 +34,6 @@ class Coder:
 
     experiment: Experiment
     model: Model
-    metric: Literal["loss", "identity"] = "loss"
 
     def __post_init__(self) -> None:
         if not isinstance(self.model.embedding, MixedTables):
@@ -51,28 +47,28 @@ class Coder:
         full = ExaminedTables(self.model.kept, experiment.dim)
         model = self._with(full)
         full.load(self.table)
-        moments = Moments.of(Calibrated(experiment.task, model, training_rows(experiment)))
-        if self.metric == "loss":
-            return moments
-        return Moments(moments.weights, Moments.neutral(self.model.kept, self.table.shape[1]).metrics)
+        return Moments.of(Calibrated(experiment.task, model, training_rows(experiment)))
 
     @cached_property
     def predictions(self) -> list[Prediction]:
         """The predicted loss of each way to code each field."""
         return predictions(self.table, self.model.kept, self.moments)
 
-    def plans(self, limit: int, unit: Unit = "component") -> list[Plan]:
-        """The plan of each field within ``limit`` bytes; see `pipeline.coding.coarser.choose_by` for ``unit``.
+    def plans(self, limit: int) -> list[Plan]:
+        """The plan of each field within ``limit`` bytes.
 
         Raises:
             TooFewBytes: if there is none.
         """
-        return choose_by(self.predictions, limit, unit)
+        return choose(self.predictions, limit)
 
-    def coded(self, limit: int, unit: Unit = "component") -> Model:
-        """A copy of the model whose tables are coded within ``limit`` bytes; see `plans`."""
-        plans = self.plans(limit, unit)
-        return self._with(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, self.moments))
+    def coded(self, limit: int) -> Model:
+        """A copy of the model whose tables are coded within ``limit`` bytes."""
+        return self.coded_by(self.plans(limit), self.moments)
+
+    def coded_by(self, plans: Sequence[Plan], moments: Moments) -> Model:
+        """A copy of the model whose tables are coded by other plans, or in the coordinates of other moments."""
+        return self._with(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, moments))
 
     def _with(self, embedding: FieldEmbedding) -> Model:
         """A copy of the model with another embedding, which may hold the first-order weights."""

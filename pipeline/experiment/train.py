@@ -15,7 +15,6 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune import finetune
 from pipeline.experiment.method import build
 from pipeline.experiment.once import Once
-from pipeline.models.dense import round_dense
 from pipeline.models.model import Model, assemble
 from pipeline.training.calibration import Calibrated
 from pipeline.training.loop import fit
@@ -145,9 +144,7 @@ def _settle(experiment: Experiment, module: LitWeights, chosen: Training, rows: 
     task, model = experiment.task, module.model
     model.load_state_dict(module.best)
     model.embedding.calibrate(Calibrated(task, model, rows))
-    model.embedding.finish()
-    if isinstance(chosen, Retrain) and chosen.dense_bits is not None:
-        round_dense(model.backbone, chosen.dense_bits)
+    model.finish(chosen.dense_bits if isinstance(chosen, Retrain) else None)
     return task.measure(task.predict(model, module.validation), module.validation)
 
 

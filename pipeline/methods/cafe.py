@@ -21,7 +21,7 @@ from pipeline.embeddings.batch import Occurrences, placed, spread
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit
 from pipeline.embeddings.field_hash import FieldHash, hashed_sizes
-from pipeline.embeddings.hashed_memory import SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.hashed_memory import SlotHash, constants, mixed
 from pipeline.embeddings.table import Table
 from pipeline.workflow.validation import Fraction, Positive
 
@@ -266,4 +266,4 @@ def derive(evidence: Evidence, *, share: Fraction = 0.5, threshold: Positive | N
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> AdaptiveRows:
-    return AdaptiveRows(schema, common_dim(allocation), **allocation.settings)
+    return AdaptiveRows(schema, allocation.common_dim, **allocation.settings)

@@ -18,9 +18,9 @@ from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit
-from pipeline.embeddings.frequency import most_frequent, ranked, training_counts
-from pipeline.embeddings.hashed_memory import common_dim
+from pipeline.embeddings.frequency import by_frequency, most_frequent
 from pipeline.embeddings.rounded import RoundedTables
+from pipeline.embeddings.table import field_of
 
 
 class FrequentRows(FieldEmbedding):
@@ -29,7 +29,7 @@ class FrequentRows(FieldEmbedding):
     Args:
         schema: F fields.
         dim: D.
-        rows: (F,) number of rows of each field, 1 to its cardinality; what is stored of them is counted.
+        rows: (F,) number of rows of each field, 1 to its cardinality; these numbers are stored and counted.
     """
 
     def __init__(self, schema: Schema, dim: int, rows: np.ndarray) -> None:
@@ -47,7 +47,7 @@ class FrequentRows(FieldEmbedding):
 
     def _shared(self, occ: Occurrences, rows: Tensor) -> tuple[Occurrences, Tensor]:
         """The batch's distinct rows of the rounded tables, and for each row of the batch its place among them (U,)."""
-        field = torch.bucketize(occ.rows, self.firsts, right=True) - 1
+        field = field_of(occ.ends, len(occ.rows))
         own = rows.long()
         ends = own.cumsum(0)
         shared = torch.minimum(occ.rows - self.firsts[field], own[field] - 1) + (ends - own)[field]
@@ -70,12 +70,8 @@ class FrequentRows(FieldEmbedding):
 
 
 def find(problem: Problem) -> dict[str, np.ndarray]:
-    """``order``: (R,) int32 rows of the table of all fields by falling frequency in training.
-
-    Raises:
-        ValueError: if there are no training ids.
-    """
-    return {"order": ranked(training_counts(problem), problem.schema).astype(np.int32)}
+    """The rows by falling frequency in training; see `by_frequency`."""
+    return by_frequency(problem)
 
 
 def derive(evidence: Evidence) -> Allocation:
@@ -90,4 +86,4 @@ def derive(evidence: Evidence) -> Allocation:
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> FrequentRows:
-    return FrequentRows(schema, common_dim(allocation), allocation.arrays["rows"])
+    return FrequentRows(schema, allocation.common_dim, allocation.arrays["rows"])

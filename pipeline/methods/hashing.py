@@ -11,7 +11,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit
-from pipeline.embeddings.hashed_memory import SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.hashed_memory import SlotHash, constants, mixed
 from pipeline.embeddings.table import Table
 
 
@@ -56,4 +56,4 @@ def derive(evidence: Evidence) -> Allocation:
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> HashedTable:
-    return HashedTable(schema, common_dim(allocation), **allocation.settings)
+    return HashedTable(schema, allocation.common_dim, **allocation.settings)

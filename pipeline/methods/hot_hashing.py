@@ -17,8 +17,7 @@ from pipeline.embeddings.batch import Occurrences, placed
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit
 from pipeline.embeddings.field_hash import FieldHash, hashed_sizes
-from pipeline.embeddings.frequency import most_frequent, ranked, training_counts
-from pipeline.embeddings.hashed_memory import common_dim
+from pipeline.embeddings.frequency import by_frequency, most_frequent
 from pipeline.embeddings.table import Table
 from pipeline.workflow.validation import Fraction
 
@@ -59,12 +58,8 @@ class HotAndHashed(FieldEmbedding):
 
 
 def find(problem: Problem) -> dict[str, np.ndarray]:
-    """``order``: (R,) int32 rows of the table of all fields by falling frequency in training.
-
-    Raises:
-        ValueError: if there are no training ids.
-    """
-    return {"order": ranked(training_counts(problem), problem.schema).astype(np.int32)}
+    """The rows by falling frequency in training; see `by_frequency`."""
+    return by_frequency(problem)
 
 
 def derive(evidence: Evidence, *, share: Fraction = 0.3) -> Allocation:
@@ -84,4 +79,4 @@ def derive(evidence: Evidence, *, share: Fraction = 0.3) -> Allocation:
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> HotAndHashed:
-    return HotAndHashed(schema, common_dim(allocation), allocation.arrays["hot"], **allocation.settings)
+    return HotAndHashed(schema, allocation.common_dim, allocation.arrays["hot"], **allocation.settings)

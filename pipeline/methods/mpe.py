@@ -19,7 +19,6 @@ from pipeline.allocation.knapsack import within_budget
 from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import spent
 from pipeline.embeddings.frequency import ranked, training_counts
-from pipeline.embeddings.hashed_memory import common_dim
 from pipeline.embeddings.mixed_precision import WIDTHS, Groups, PackedPrecision, PrecisionSearch
 from pipeline.workflow.validation import Count, Positive, Rate
 
@@ -125,4 +124,4 @@ def build(schema: Schema, dim: int, allocation: Allocation) -> PackedPrecision:
     and the MLP is drawn anew. So is the table; it is the same if both have the same seed.
     """
     arrays: Any = allocation.arrays  # together with the settings, all keywords
-    return PackedPrecision(schema, common_dim(allocation), **allocation.settings, **arrays)
+    return PackedPrecision(schema, allocation.common_dim, **allocation.settings, **arrays)

@@ -18,7 +18,6 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit, spent
-from pipeline.embeddings.hashed_memory import common_dim
 from pipeline.embeddings.table import INIT_SD, Table
 from pipeline.workflow.validation import Count
 
@@ -133,4 +132,4 @@ def derive(evidence: Evidence, *, operation: Operation = "mult", threshold: Coun
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> Compositional:
     """Tables of the allocation's dimension; the backbone takes this width, so nothing is lifted."""
-    return Compositional(schema, common_dim(allocation), **allocation.settings)
+    return Compositional(schema, allocation.common_dim, **allocation.settings)

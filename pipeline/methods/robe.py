@@ -13,7 +13,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import fill_limit
-from pipeline.embeddings.hashed_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.hashed_memory import Memory, SlotHash, constants, mixed
 from pipeline.workflow.validation import Count
 
 
@@ -88,4 +88,4 @@ def derive(evidence: Evidence, *, block: Count = 8, sign: bool = False) -> Alloc
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> BlockMemory:
-    return BlockMemory(schema, common_dim(allocation), **allocation.settings)
+    return BlockMemory(schema, allocation.common_dim, **allocation.settings)

@@ -16,7 +16,7 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import Split
 from pipeline.embeddings.batch import Lookup, Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.models.dense import Dense
+from pipeline.models.dense import Dense, round_dense
 from pipeline.models.layers import FirstOrder
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
@@ -58,9 +58,18 @@ class Model(nn.Module):
 
     slots: Tensor | None
 
-    def finish(self) -> None:
-        """Settle the embedding and rounded dense weights on what is served; see `FieldEmbedding.finish`."""
+    def finish(self, dense_bits: int | None = None) -> None:
+        """Settle the embedding and rounded dense weights on what is served; see `FieldEmbedding.finish`.
+
+        Args:
+            dense_bits: to round dense weights for the first time; None to settle those that are rounded already.
+
+        Raises:
+            ValueError: if a dense layer cannot be rounded.
+        """
         self.embedding.finish()
+        if dense_bits is not None:
+            round_dense(self.backbone, dense_bits)
         for module in self.backbone.modules():
             if isinstance(module, Dense):
                 module.finish()

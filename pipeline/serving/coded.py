@@ -20,7 +20,7 @@ from pipeline.coding.store import Blocks, Levels
 from pipeline.data.schema import UNKNOWN, Schema
 from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.coded import CodedTables
-from pipeline.embeddings.table import grouped_matmul
+from pipeline.embeddings.table import field_of, grouped_matmul
 from pipeline.models.factored import Few, Folds, Repeated, Vectors
 from pipeline.serving.tables import FEW, ServedTables
 
@@ -43,7 +43,7 @@ class BitTables(ServedTables):
         self.first_order = width > dim
         described = packed["plan.blocks"].numpy(), packed["plan.cuts"].numpy(), packed["plan.bits"]
         blocks = Blocks(arrays.read_plans(*described, numbers.tolist(), width), width)
-        _check(packed, blocks)
+        blocks.check({**packed, "codes": packed["table"]})
         # Fields in the order of coding: as the ids, but the unknown id, 0, at the end.
         first, number = schema.first_rows[schema.slot_fields], numbers[schema.slot_fields]
         self.first, self.last = first - 1, first + number - 1
@@ -98,9 +98,9 @@ class BitTables(ServedTables):
         places = torch.where(ids == UNKNOWN, self.many_last, ids + self.many_first)
         distinct, inverse = torch.unique(places, return_inverse=True)
         ends = torch.searchsorted(distinct, self.block_ends)
-        block = _numbered(ends, len(distinct))
+        block = field_of(ends, len(distinct))
         field_ends = torch.searchsorted(distinct, self.field_ends, out_int32=True)
-        field = _numbered(field_ends, len(distinct))
+        field = field_of(field_ends, len(distinct))
         coefficients = self.many.read(distinct, block)
         vectors = grouped_matmul(coefficients, self.decoder, field_ends) + self.mean.index_select(0, field)
         repeated = Repeated(vectors[:, : self.dim].contiguous(), field_ends, inverse.flatten(), occ, self.folds)
@@ -245,23 +245,3 @@ class _TorchReader(_Reader):
     @staticmethod
     def scaled(codes: Any, low: Any, step: Any) -> Any:
         return torch.addcmul(low, step, codes)
-
-
-def _numbered(ends: Tensor, rows: int) -> Tensor:
-    """(parts,) where the rows of each part end -> (rows,) part of each row."""
-    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
-    return torch.arange(len(ends), dtype=torch.int32).repeat_interleave(lengths, output_size=rows)
-
-
-def _check(packed: Mapping[str, Tensor], blocks: Blocks) -> None:
-    """Raise a ValueError unless the packed tensors have the lengths of the plan."""
-    lengths = {
-        "table": blocks.layout.size,
-        "scale": blocks.num_scales,
-        "quantiser": int(blocks.quantised.sum()),
-        "decoder": int(blocks.decoded.sum()),
-        "mean": int(blocks.centred.sum()),
-    }
-    wrong = {name: (len(packed[name]), length) for name, length in lengths.items() if len(packed[name]) != length}
-    if wrong:
-        raise ValueError(f"lengths of the parts of coded tables do not fit their plan (found, expected): {wrong}")

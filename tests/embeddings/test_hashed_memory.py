@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.embeddings.hashed_memory import Memory, SlotHash, common_dim, constants, mixed
+from pipeline.embeddings.hashed_memory import Memory, SlotHash, constants, mixed
 from pipeline.embeddings.table import INIT_SD
 from tests.contracts import WORD, splitmix64
 
@@ -75,9 +75,9 @@ def test_a_memory_larger_than_the_range_of_positions_is_refused() -> None:
 
 
 def test_values_that_share_numbers_must_have_the_same_dimension() -> None:
-    assert common_dim(Allocation("robe", {"user": 4, "item": 4})) == 4
+    assert Allocation("robe", {"user": 4, "item": 4}).common_dim == 4
     with pytest.raises(ValueError, match=r"robe: all fields must have the same dimension, got {'user': 4, 'item': 2}"):
-        common_dim(Allocation("robe", {"user": 4, "item": 2}))
+        _ = Allocation("robe", {"user": 4, "item": 2}).common_dim
 
 
 def test_positions_of_neighbouring_ids_are_not_correlated() -> None:

@@ -21,7 +21,7 @@ from pipeline.coding.prediction import Prediction
 from pipeline.coding.quantiser import BITS
 
 Unit = Literal["component", "block", "field", "all", "random"]
-LOSSES_PER_BIT = 4.0  # by which an error falls with every bit, for random importance
+FALL = 4.0  # an error is divided by it for every bit, if the importance is drawn
 
 
 def choose_by(predictions: Sequence[Prediction], limit: int, unit: Unit, seed: int = 0) -> list[Plan]:
@@ -158,6 +158,6 @@ def _drawn(prediction: Prediction, rng: np.random.Generator) -> Prediction:
     """A prediction in which the importance of each component of each block is drawn, and not that of the data."""
     blocks, components, _ = prediction.components.shape
     drawn = rng.exponential(size=(blocks, components)) * np.diff(prediction.cuts)[:, None]
-    falls = LOSSES_PER_BIT ** -np.array(BITS, np.float64)
+    falls = FALL ** -np.array(BITS, np.float64)
     rows = np.where(np.isfinite(prediction.rows), drawn.sum() * falls, np.inf)
     return Prediction(prediction.cuts, drawn[..., None] * falls, rows, prediction.dim, prediction.extra)

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from benchmarks.coarser import choose_by
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.coding.choice import Plan
-from pipeline.coding.coarser import choose_by
 from pipeline.coding.prediction import Prediction
 from pipeline.coding.quantiser import BITS
 
