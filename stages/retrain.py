@@ -9,25 +9,52 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
 from pipeline.experiment.saved import save
-from pipeline.experiment.train import train
+from pipeline.experiment.train import train, training_rows
 from pipeline.tracking.stage import stage_tracker
+from pipeline.tracking.tracker import Run, Tracker
+from pipeline.training.weights import Record
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import broken, read_json, whole
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
 from pipeline.workflow.plug import check_name, file_of
+from pipeline.workflow.workers import Send, run_jobs, start_server
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train; its files are ``<path>/`` and ``<path>.ckpt``."""
+
+    params: Params
+    name: str
+    seed: int
+    allocation: Allocation
+    path: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, seed {self.seed}"
 
 
 def run() -> None:
     started = time.monotonic()
     params = Params.of_stage("retrain")
+    workers = params.retrain.workers
+    if workers > 1:
+        process.share_cores(workers)
+        start_server("pipeline.experiment.train")
     experiment = Experiment(params, Encoded.load(ENCODED))
     models = _models(experiment)
     methods = sorted({allocation.method for _, _, allocation in models})
@@ -35,26 +62,76 @@ def run() -> None:
     code += [file_of("methods", name) for name in methods]
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json", ALLOCATION, CONTROLS])
     folder = work("ckpt", "retrain", key)
+    jobs = [Job(params, name, seed, dims, folder / name / f"seed-{seed}") for name, seed, dims in models]
+    todo = [job for job in jobs if not job.path.exists()]
     with stage_tracker("retrain", key, experiment.data.raw_sha256) as tracker:
-        for name, seed, allocation in models:
-            done, checkpoint = folder / name / f"seed-{seed}", folder / name / f"seed-{seed}.ckpt"
-            if done.exists():
-                continue
-            tracked = tracker.run(f"{name}/seed-{seed}", seed=seed, params=params.to_dict(), tags={"allocation": name})
-            title = f"{name}, seed {seed}"
-            trained = train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics)
-            save(done, trained, allocation)
-            checkpoint.unlink(missing_ok=True)
-            tracked.artifact(done / ALLOCATION_NAME, output=MODELS / name / f"seed-{seed}" / ALLOCATION_NAME)
-            tracked.end()
-            objective = trained.validation[experiment.task.objective]
-            epochs = len(trained.history)
-            print(f"retrain: {title}: val {experiment.task.title} {objective:.4f} in {epochs} epochs", flush=True)
+        if workers > 1:
+            _train_in_workers(todo, experiment, tracker)
+        else:
+            for job in todo:
+                tracked = _tracked(tracker, job)
+                _done(job, tracked, train_job(job, job.title, tracked.metrics))
         with whole(MODELS) as draft:
-            for name, seed, _ in models:  # one by one, to leave behind any draft of a killed process
-                shutil.copytree(folder / name / f"seed-{seed}", draft / name / f"seed-{seed}")
+            for job in jobs:  # one by one, to leave behind any draft of a killed process
+                shutil.copytree(job.path, draft / job.name / job.path.name)
         shutil.rmtree(folder)
     print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
+
+
+def train_job(job: Job, title: str | None, record: Record) -> str:
+    """Train and save a model; the line that says how good it is."""
+    experiment, checkpoint = Experiment(job.params, Encoded.load(ENCODED)), job.path.with_suffix(".ckpt")
+    trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+    save(job.path, trained, job.allocation)
+    checkpoint.unlink(missing_ok=True)
+    task = experiment.task
+    epochs = len(trained.history)
+    return f"retrain: {job.title}: val {task.title} {trained.validation[task.objective]:.4f} in {epochs} epochs"
+
+
+def work_off(job: Job, send: Send) -> None:
+    """The work of a worker: send (step, names, values) of every record, and at last the line of `train_job`."""
+
+    def record(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
+        send((step, names, values))
+
+    send(train_job(job, None, record))
+
+
+def _train_in_workers(todo: list[Job], experiment: Experiment, tracker: Tracker) -> None:
+    """Train models at the same time. The tracker's journal belongs to this process, so workers send their records."""
+    settings = experiment.params.retrain
+    epochs = settings.epochs + (settings.finetune.epochs if settings.finetune else 0)
+    steps = epochs * len(experiment.task.batches(training_rows(experiment), settings.batch_size, 0))
+    runs: dict[int, Run] = {}
+    done = [0] * len(todo)  # steps of each model
+    remedy = "there may be too little memory: lower retrain.workers in params.yaml; what is trained is kept"
+    with tqdm(total=len(todo) * steps, desc=f"{len(todo)} models", unit=" steps", mininterval=1) as bar:
+        for number, sent in run_jobs(work_off, todo, settings.workers, remedy):
+            if number not in runs:
+                runs[number] = _tracked(tracker, todo[number])
+            if isinstance(sent, str):
+                with bar.external_write_mode():
+                    _done(todo[number], runs[number], sent)
+                now = steps  # also after an early stop
+            else:
+                now = sent[0]
+                runs[number].metrics(*sent)
+            bar.update(now - done[number])
+            done[number] = now
+
+
+def _tracked(tracker: Tracker, job: Job) -> Run:
+    params = job.params.to_dict()
+    return tracker.run(f"{job.name}/{job.path.name}", seed=job.seed, params=params, tags={"allocation": job.name})
+
+
+def _done(job: Job, tracked: Run, line: str) -> None:
+    """Record the end of a training, and print ``line``."""
+    output = MODELS / job.name / job.path.name / ALLOCATION_NAME
+    tracked.artifact(job.path / ALLOCATION_NAME, output=output)
+    tracked.end()
+    print(line, flush=True)
 
 
 def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:

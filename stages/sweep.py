@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pipeline.data.encoded import Encoded
 from pipeline.reporting.text import number_of
-from pipeline.sweeps import report, workers
+from pipeline.sweeps import report
 from pipeline.sweeps.storage import finished, reap
 from pipeline.sweeps.sweep import Sweep
-from pipeline.workflow import process
+from pipeline.sweeps.workers import do_trials
+from pipeline.workflow import process, workers
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Params, declared
 from pipeline.workflow.places import ENCODED
@@ -28,13 +29,13 @@ def run() -> None:
     params = Params.load()
     if params.sweep.workers > 1:
         process.share_cores(params.sweep.workers)
-        workers.start_server()
+        workers.start_server("pipeline.sweeps.workers")
     sweep = Sweep(params, declared("sweep"), Encoded.load(ENCODED))
     study = sweep.open()
     reap(study)
     before = len(finished(study))
     print(f"sweep: study {sweep.name}, {before} of {number_of(params.sweep.trials, 'trial')} finished", flush=True)
-    workers.do_trials(sweep, study)
+    do_trials(sweep, study)
     rows = sweep.rows(study)
     with whole(OUT) as folder:
         lines = report.write(folder, sweep, rows, sweep.importances(study))

@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def forks() -> None:
     """The process that others are forked from runs, has imported the stages, and has the environment of most tests."""
-    from pipeline.sweeps import workers  # which imports Optuna, that few tests need
+    from pipeline.workflow import workers
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)  # whose code it imports
@@ -27,7 +27,7 @@ def forks() -> None:
         patch.setenv("PIPELINE_TRACKING", "journal")
         for name in ("DVC_ROOT", "DVC_STAGE", "PIPELINE_SWEEP_STORAGE", "PIPELINE_ENDS_WITH"):
             patch.delenv(name, raising=False)
-        workers.start_server()
+        workers.start_server("pipeline.sweeps.workers")  # it imports Optuna
 
 
 @pytest.fixture(autouse=True)

@@ -29,6 +29,7 @@ SMALL = {
     "retrain__epochs": 2,
     "retrain__batch_size": 500,
     "retrain__seeds": [0, 1],
+    "retrain__workers": 1,
 }
 
 

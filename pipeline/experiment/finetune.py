@@ -25,7 +25,7 @@ def finetune(
     before: dict[str, float],
     chosen: Finetune,
     settings: Training,
-    title: str = "finetuning",
+    title: str | None = "finetuning",
     steps: int = 0,
     record: Record = nowhere,
 ) -> dict[str, float]:
@@ -42,7 +42,7 @@ def finetune(
         before: metrics of the model on ``val``.
         chosen: epochs and learning rate.
         settings: batch size, and seconds between two checkpoints.
-        title: of the progress bar.
+        title: of the progress bar; None for no bar.
         steps: steps of the first training; records count on from there.
         record: receives (step, names, values).
 

@@ -89,7 +89,7 @@ def train(
     *,
     settings: Training | None = None,
     share: float = 1.0,
-    title: str = "",
+    title: str | None = "training",
     record: Record = nowhere,
     go_on: GoOn | None = None,
     alike: Path | None = None,
@@ -104,7 +104,7 @@ def train(
         settings: None for those of ``retrain``, with its patience and schedule; others have no patience and a constant
             learning rate.
         share: 1/k to use every k-th training row.
-        title: of the progress bar.
+        title: of the progress bar; None for no bar.
         record: receives (step, names, values).
         go_on: called with (epoch, objective on ``val``) after every epoch; training stops if it returns False.
         alike: folder of trainings to use again for embeddings that are trained alike, see `FieldEmbedding.trains_as`.
@@ -118,7 +118,7 @@ def train(
     once = Once(alike, experiment, module, chosen, share)
     reused = once.load()
     if not reused:
-        fit(module, batches, chosen.epochs, title or f"seed {seed}", checkpoint, chosen.checkpoint_seconds)
+        fit(module, batches, chosen.epochs, title, checkpoint, chosen.checkpoint_seconds)
         once.save()
     model, rows = module.model, training_rows(experiment, share)
     validation = _settle(experiment, module, chosen, rows)
@@ -132,7 +132,7 @@ def train(
             before=validation,
             chosen=chosen.finetune,
             settings=chosen,
-            title=f"{title or f'seed {seed}'}, finetuning",
+            title=None if title is None else f"{title}, finetuning",
             steps=module.steps,
             record=record,
         )

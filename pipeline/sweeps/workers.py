@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 
 import optuna
@@ -15,13 +14,6 @@ from pipeline.sweeps.sweep import Sweep
 from pipeline.workflow import process
 
 POLL_SECONDS = 0.2
-
-
-def start_server() -> None:
-    """Start the server process from which workers are forked. It does the slow imports once for all workers."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stages", "pipeline.sweeps.workers"])
-    forkserver.ensure_running()
 
 
 def do_trials(sweep: Sweep, study: optuna.Study) -> None:

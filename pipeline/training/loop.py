@@ -20,12 +20,19 @@ from pipeline.training.weights import LitWeights
 class _Bar(pl.Callback):
     """The progress bar, updated every 50 steps."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str | None, total: int) -> None:
         self.title, self.total = title, total
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, LitWeights)
-        self.bar = tqdm(total=self.total, initial=pl_module.steps, desc=self.title, unit=" steps", delay=1)
+        self.bar = tqdm(
+            total=self.total,
+            initial=pl_module.steps,
+            desc=self.title,
+            unit=" steps",
+            delay=1,
+            disable=self.title is None,
+        )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, LitWeights)
@@ -57,14 +64,16 @@ class _Checkpoint(pl.Callback):
         self.last = time.monotonic()
 
 
-def fit(module: LitWeights, batches: Batches, epochs: int, title: str, checkpoint: Path, seconds: float = 60) -> None:
+def fit(
+    module: LitWeights, batches: Batches, epochs: int, title: str | None, checkpoint: Path, seconds: float = 60
+) -> None:
     """Train to the end, from ``checkpoint`` if it exists.
 
     Args:
         module: to train.
         batches: of the training rows.
         epochs: number of epochs, including those of the checkpoint.
-        title: of the progress bar.
+        title: of the progress bar; None for no bar.
         checkpoint: file to resume from and to write; it is not removed here.
         seconds: between two checkpoints.
     """

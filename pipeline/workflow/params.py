@@ -189,6 +189,7 @@ class Retrain(Training):
         schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly from ``lr`` to 0, over all
             ``epochs``, even if training stops before the last of them.
         finetune: a second training, kept only if it improves the objective on ``val``; null for none.
+        workers: models that are trained at the same time. It identifies no results.
     """
 
     seeds: Seeds
@@ -196,6 +197,7 @@ class Retrain(Training):
     dense_bits: DenseBits | None = None
     schedule: Schedule = "linear"
     finetune: Finetune | None = None
+    workers: Annotated[Count, Field(exclude=True)] = 1
 
 
 class Evaluate(Section):
