@@ -26,7 +26,7 @@ from pipeline.data.split import Part
 from pipeline.experiment import find, train
 from pipeline.experiment.derive import derive, evidence
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch
 from pipeline.training.weights import LitWeights

@@ -26,10 +26,11 @@ from pipeline.experiment import saved
 from pipeline.experiment.code import Coder
 from pipeline.experiment.derive import derive, evidence
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found, find
+from pipeline.experiment.find import find
 from pipeline.experiment.finetune import finetune
+from pipeline.experiment.found import Found
 from pipeline.experiment.measure import measure
-from pipeline.experiment.train import Trained, train, training_rows
+from pipeline.experiment.train import Trained, train
 from pipeline.methods.frequent_int4 import FrequentRows
 from pipeline.metrics.difference import encoded, sketch
 from pipeline.models.dense import round_dense
@@ -329,7 +330,7 @@ def recoded(tried: Experiment, model: Model, size: int, checkpoint: Path, share:
     validation = finetune(
         tried,
         coded,
-        training_rows(tried, share),
+        tried.training_rows(share),
         retrain.seeds[0],
         checkpoint.with_suffix(".finetune"),
         before=task.measure(task.predict(coded, val), val),

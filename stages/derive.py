@@ -11,7 +11,7 @@ import time
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.derive import control, derive, evidence
 from pipeline.experiment.experiment import CONTROLS, Experiment
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key

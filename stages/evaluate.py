@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.experiment.saved import HISTORY
 from pipeline.reporting import figures, report, style
 from pipeline.reporting.evaluate import evaluate

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -20,10 +21,8 @@ from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
 from pipeline.experiment.saved import save
-from pipeline.experiment.train import train, training_rows
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
-from pipeline.training.weights import Record
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import broken, read_json, whole
@@ -31,6 +30,9 @@ from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
 from pipeline.workflow.plug import check_name, file_of
 from pipeline.workflow.workers import Send, run_jobs, start_server
+
+if TYPE_CHECKING:
+    from pipeline.training.weights import Record
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def run() -> None:
 
 def train_job(job: Job, title: str | None, record: Record) -> str:
     """Train and save a model; the line that says how good it is."""
+    from pipeline.experiment.train import train  # it imports Lightning; only the process that trains waits for that
+
     experiment, checkpoint = Experiment(job.params, Encoded.load(ENCODED)), job.path.with_suffix(".ckpt")
     trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
-    save(job.path, trained, job.allocation)
+    save(job.path, trained.model, job.allocation, trained.history)
     checkpoint.unlink(missing_ok=True)
     task = experiment.task
     epochs = len(trained.history)
@@ -102,7 +106,7 @@ def _train_in_workers(todo: list[Job], experiment: Experiment, tracker: Tracker)
     """Train models at the same time. The tracker's journal belongs to this process, so workers send their records."""
     settings = experiment.params.retrain
     epochs = settings.epochs + (settings.finetune.epochs if settings.finetune else 0)
-    steps = epochs * len(experiment.task.batches(training_rows(experiment), settings.batch_size, 0))
+    steps = epochs * len(experiment.task.batches(experiment.training_rows(), settings.batch_size, 0))
     runs: dict[int, Run] = {}
     done = [0] * len(todo)  # steps of each model
     remedy = "there may be too little memory: lower retrain.workers in params.yaml; what is trained is kept"

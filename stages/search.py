@@ -11,7 +11,8 @@ import time
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found, find
+from pipeline.experiment.find import find
+from pipeline.experiment.found import Found
 from pipeline.experiment.trajectory import long_form, thinned
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process

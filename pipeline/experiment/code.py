@@ -15,7 +15,6 @@ from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.train import training_rows
 from pipeline.models.model import Model, first_order_of
 from pipeline.training.calibration import Calibrated
 
@@ -47,7 +46,7 @@ class Coder:
         full = ExaminedTables(self.model.kept, experiment.dim)
         model = self._with(full)
         full.load(self.table)
-        return Moments.of(Calibrated(experiment.task, model, training_rows(experiment)))
+        return Moments.of(Calibrated(experiment.task, model, experiment.training_rows()))
 
     @cached_property
     def predictions(self) -> list[Prediction]:

@@ -11,7 +11,7 @@ from pipeline.allocation.budget import in_bytes
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import full_tables, prices, spent
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.experiment.method import Method, build
 
 

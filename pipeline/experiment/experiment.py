@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Schema
+from pipeline.data.split import Split
 from pipeline.experiment.method import Method, offered
 from pipeline.models.model import MakeBackbone
 from pipeline.training.task import Task
@@ -35,6 +36,10 @@ class Experiment:
     @property
     def schema(self) -> Schema:
         return self.data.schema
+
+    def training_rows(self, share: float = 1.0) -> Split:
+        """The rows of ``train`` and ``arch``; of every 1 / ``share`` rows one."""
+        return self.data.split("train", "arch").thinned(share)
 
     @property
     def dim(self) -> int:

@@ -3,131 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.arrays import decoded, encoded
 from pipeline.allocation.evidence import Problem, Trial
 from pipeline.data.batches import Batches
-from pipeline.data.schema import Schema
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import full_tables, prices, spent, training_bytes
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.found import Found
 from pipeline.experiment.method import build
-from pipeline.experiment.train import train, training_rows
+from pipeline.experiment.train import train
 from pipeline.models.model import Model
 from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch, margins
 from pipeline.training.weights import Record, nowhere
-from pipeline.workflow.outputs import broken, read_json, write_json
-
-Trajectory = list[tuple[int, float, Tensor]]  # step, tau, probabilities (F, N)
-
-
-@dataclass(frozen=True)
-class Found:
-    """The findings of a search: the contents of ``scores.json``, and the trajectory.
-
-    Args:
-        method: name of the method.
-        seed: of the search.
-        dim: D.
-        names: of the F fields.
-        candidates: for each field its candidate dims.
-        scores: for each field the log-probability of each candidate; None if the method does not score candidates.
-        arrays: for the method's ``derive``.
-        trials: the method's proposals after training.
-        undecided: fields whose most probable candidate leads the second by less than ``architecture.margin``.
-        validation: for every epoch, the step and the supernet's metrics on ``val``.
-        steps, planned_steps: weight steps of the supernet, done and planned; None without a supernet.
-        training_bytes: bytes of the supernet in training; None without a supernet.
-        trajectory: all recorded points; they are stored in a file of their own.
-    """
-
-    method: str
-    seed: int
-    dim: int
-    names: tuple[str, ...]
-    candidates: tuple[tuple[int, ...], ...]
-    scores: tuple[tuple[float, ...], ...] | None = None
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    trials: tuple[Trial, ...] = ()
-    undecided: tuple[str, ...] = ()
-    validation: Sequence[Mapping[str, float]] = ()
-    steps: int | None = None
-    planned_steps: int | None = None
-    training_bytes: int | None = None
-    trajectory: Trajectory = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All findings except the trajectory, as JSON values."""
-        features: dict[str, dict[str, Any]] = {
-            name: {"candidates": list(dims)} for name, dims in zip(self.names, self.candidates, strict=True)
-        }
-        for name, scores in zip(self.names, self.scores or [], strict=self.scores is not None):
-            features[name]["log_probability"] = list(scores)
-        record: dict[str, Any] = {"method": self.method, "seed": self.seed, "dim": self.dim, "features": features}
-        record |= {"undecided": list(self.undecided), "validation": [dict(entry) for entry in self.validation]}
-        if self.steps is not None:
-            record |= {"steps": self.steps, "planned_steps": self.planned_steps}
-            record["training_bytes"] = self.training_bytes
-        if self.arrays:
-            record["arrays"] = encoded(self.arrays)
-        if self.trials:
-            record["trials"] = [
-                {"allocation": trial.allocation.to_dict(), "quality": trial.quality, "bytes": trial.bytes}
-                for trial in self.trials
-            ]
-        return record
-
-    @classmethod
-    def load(cls, path: str | Path, schema: Schema) -> Found:
-        """The findings in a JSON file of `to_dict`.
-
-        Raises:
-            ValueError: naming the file, if it is incomplete or has other fields than ``schema``.
-            FileNotFoundError: if the file does not exist.
-        """
-        record = read_json(path)
-        try:
-            found = cls._from_dict(record)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise broken(path, f"is not what a search writes ({error!r})") from error
-        if found.names != schema.names:
-            raise broken(path, "has other fields than the schema of the encoded data")
-        if found.scores is not None and list(map(len, found.scores)) != list(map(len, found.candidates)):
-            raise broken(path, "does not have one score for each candidate")
-        return found
-
-    @classmethod
-    def _from_dict(cls, record: Mapping[str, Any]) -> Found:
-        features = record["features"]
-        scored = features and all("log_probability" in feature for feature in features.values())
-        trials = [
-            Trial(Allocation.from_dict(trial["allocation"]), float(trial["quality"]), int(trial["bytes"]))
-            for trial in record.get("trials", [])
-        ]
-        return cls(
-            method=str(record["method"]),
-            seed=int(record["seed"]),
-            dim=int(record["dim"]),
-            names=tuple(features),
-            candidates=tuple(tuple(map(int, feature["candidates"])) for feature in features.values()),
-            scores=tuple(tuple(f["log_probability"]) for f in features.values()) if scored else None,
-            arrays=decoded(record.get("arrays", {})),
-            trials=tuple(trials),
-            undecided=tuple(record["undecided"]),
-            validation=tuple(record["validation"]),
-            steps=record.get("steps"),
-            planned_steps=record.get("planned_steps"),
-            training_bytes=record.get("training_bytes"),
-        )
+from pipeline.workflow.outputs import read_json, write_json
 
 
 def problem(experiment: Experiment, share: float = 1.0) -> Problem:
@@ -139,7 +34,7 @@ def problem(experiment: Experiment, share: float = 1.0) -> Problem:
     """
 
     def training_ids() -> np.ndarray:
-        training = training_rows(experiment, share)
+        training = experiment.training_rows(share)
         return training.slice(0, len(training))[0]
 
     method, schema, dim = experiment.method, experiment.schema, experiment.dim
@@ -252,7 +147,7 @@ def _searched(
     if module.best:
         module.model.load_state_dict(module.best)
     module.model.eval()
-    embedding.conclude(module.judge(training_rows(experiment, share)))
+    embedding.conclude(module.judge(experiment.training_rows(share)))
     findings = embedding.findings()
     results = {
         "arrays": findings.arrays(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -10,21 +11,27 @@ from safetensors.torch import load_file, save_file
 from pipeline.allocation.allocation import Allocation
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
-from pipeline.experiment.train import Trained
 from pipeline.models.model import Model, assemble
 from pipeline.workflow.outputs import broken, whole, write_json
 
 WEIGHTS, ALLOCATION, HISTORY = "model.safetensors", "allocation.json", "history.json"
 
 
-def save(folder: Path, trained: Trained, allocation: Allocation) -> None:
-    """Write the folder of a model, whole or not at all."""
+def save(folder: Path, model: Model, allocation: Allocation, history: Sequence[Mapping[str, float]]) -> None:
+    """Write the folder of a trained model, whole or not at all.
+
+    Args:
+        folder: to write.
+        model: with its final weights.
+        allocation: of the model.
+        history: for every epoch, the weight step and the task's metrics on ``val``.
+    """
     with whole(folder) as draft:
         draft.mkdir()
-        state = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, draft / WEIGHTS)
         allocation.save(draft / ALLOCATION)
-        write_json(draft / HISTORY, trained.history)
+        write_json(draft / HISTORY, list(history))
 
 
 def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:

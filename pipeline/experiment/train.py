@@ -44,16 +44,6 @@ class Trained:
     reused: bool = False
 
 
-def training_rows(experiment: Experiment, share: float = 1.0) -> Split:
-    """The rows of ``train`` and ``arch``.
-
-    Args:
-        experiment: whose data are split.
-        share: 1/k to use every k-th row.
-    """
-    return experiment.data.split("train", "arch").thinned(share)
-
-
 def prepare(
     experiment: Experiment,
     allocation: Allocation,
@@ -67,7 +57,7 @@ def prepare(
     model = assemble(
         experiment.schema, experiment.dim, allocation, build, experiment.backbone, experiment.backbone_options
     )
-    batches = experiment.task.batches(training_rows(experiment, share), settings.batch_size, seed)
+    batches = experiment.task.batches(experiment.training_rows(share), settings.batch_size, seed)
     module = LitWeights(
         model,
         experiment.task,
@@ -120,7 +110,7 @@ def train(
     if not reused:
         fit(module, batches, chosen.epochs, title, checkpoint, chosen.checkpoint_seconds)
         once.save()
-    model, rows = module.model, training_rows(experiment, share)
+    model, rows = module.model, experiment.training_rows(share)
     validation = _settle(experiment, module, chosen, rows)
     if isinstance(chosen, Retrain) and chosen.finetune and not watch.stopped:
         validation = finetune(

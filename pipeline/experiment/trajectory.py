@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 
 PLOTTED_STEPS = 100
 

@@ -15,7 +15,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.split import Split
 from pipeline.embeddings.cost import bytes_per_field, cost, full_tables
 from pipeline.experiment.experiment import CONTROLS, Experiment
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.experiment.measure import Measured, measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.saved import load

@@ -22,7 +22,8 @@ from pipeline.data.encoded import Encoded
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.derive import control, derive, evidence
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found, find, nothing_found
+from pipeline.experiment.find import find, nothing_found
+from pipeline.experiment.found import Found
 from pipeline.experiment.measure import measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.experiment.derive import derive, evidence
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.find import Found, find
+from pipeline.experiment.find import find
+from pipeline.experiment.found import Found
 from pipeline.experiment.train import GoOn, train
 from pipeline.training.weights import Record
 from pipeline.workflow.outputs import write_json

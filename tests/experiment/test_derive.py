@@ -9,7 +9,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.cost import full_tables, spent
 from pipeline.experiment.derive import control, derive, evidence
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.experiment.method import Method, build
 
 SCHEMA = Schema((Field("user", 70), Field("item", 50)))

@@ -14,7 +14,8 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Trial
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.cost import spent
-from pipeline.experiment.find import Found, check, find, nothing_found, problem
+from pipeline.experiment.find import check, find, nothing_found, problem
+from pipeline.experiment.found import Found
 from pipeline.experiment.method import build
 from pipeline.workflow.outputs import write_json
 from tests.experiment.small import experiment

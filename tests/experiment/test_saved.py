@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from pipeline.allocation.allocation import Allocation
 from pipeline.experiment.method import build
 from pipeline.experiment.saved import ALLOCATION, HISTORY, WEIGHTS, load, save
-from pipeline.experiment.train import Trained
 from pipeline.models.model import assemble
 from tests.contracts import randomised
 from tests.experiment.small import experiment
@@ -25,7 +24,7 @@ def folder(encoded: Path, tmp_path: Path) -> Path:
     """Of a model that is saved."""
     here = experiment(encoded)
     model = randomised(assemble(here.schema, 4, PART, build, here.backbone, here.backbone_options))
-    save(tmp_path / "seed-0", Trained(model, RECORD, {"auc": 0.75}), PART)
+    save(tmp_path / "seed-0", model, PART, RECORD)
     return tmp_path / "seed-0"
 
 
@@ -46,7 +45,7 @@ def test_a_save_that_fails_leaves_what_was_there(encoded: Path, folder: Path) ->
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     model, _ = load(folder, experiment(encoded))
     with pytest.raises(ValueError, match="Out of range float"):
-        save(folder, Trained(randomised(model, seed=1), [{"auc": float("nan")}], {}), PART)
+        save(folder, randomised(model, seed=1), PART, [{"auc": float("nan")}])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["seed-0"]
 

@@ -15,7 +15,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find import find
 from pipeline.experiment.measure import model_bytes
 from pipeline.experiment.saved import load, save
-from pipeline.experiment.train import train, training_rows
+from pipeline.experiment.train import train
 from pipeline.models.dense import Dense
 from pipeline.training.weights import nowhere
 from tests.experiment.small import experiment
@@ -40,7 +40,7 @@ def test_the_best_epoch_is_kept_and_judged_on_val(encoded: Path, tmp_path: Path)
 
 def test_the_rows_to_train_on_are_those_of_train_and_arch_or_a_share_of_them(encoded: Path, tmp_path: Path) -> None:
     here = experiment(encoded)
-    whole, thin = training_rows(here), training_rows(here, 0.25)
+    whole, thin = here.training_rows(), here.training_rows(0.25)
     assert len(whole) == 500 and len(thin) == 125
     train_ids = np.load(encoded / "train/ids.npy")
     assert thin.slice(0, 100)[0].tolist() == train_ids[::4].tolist()
@@ -121,7 +121,7 @@ def test_dense_weights_are_rounded_after_training_and_stay_so(encoded: Path, tmp
     for layer in layers:
         codes = layer.weight.detach() / layer.scale.float()[:, None]
         torch.testing.assert_close(codes, codes.round().clamp(-3, 3), atol=1e-4, rtol=0)
-    save(tmp_path / "saved", trained, HALF)
+    save(tmp_path / "saved", trained.model, HALF, trained.history)
     loaded, _ = load(tmp_path / "saved", here)
     val = here.data.split("val")
     assert here.task.measure(here.task.predict(loaded, val), val) == trained.validation

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.experiment.find import Found
+from pipeline.experiment.found import Found
 from pipeline.experiment.trajectory import PLOTTED_STEPS, long_form, thinned
 
 COLUMNS = ["step", "feature", "candidate_dim", "probability", "tau"]
