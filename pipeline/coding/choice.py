@@ -109,10 +109,20 @@ class _Item:
     losses: np.ndarray
     choices: np.ndarray
 
+
+class _Priced:
+    """Items side by side, to find the best choice of each at a price of a bit; shorter ones are padded."""
+
+    def __init__(self, items: Sequence[_Item]) -> None:
+        shape = len(items), max((len(item.prices) for item in items), default=1)
+        self.prices, self.losses = np.zeros(shape), np.full(shape, np.inf)
+        for prices, losses, item in zip(self.prices, self.losses, items, strict=True):
+            prices[: len(item.prices)], losses[: len(item.losses)] = item.prices, item.losses
+
     def cheapest(self, price: float) -> tuple[int, float]:
-        """Bits and loss of the choice that minimises loss + price * bits."""
-        n = int(np.argmin(self.losses + price * self.prices))
-        return int(self.prices[n]), float(self.losses[n])
+        """Bits and loss of the choices that minimise loss + price * bits, over all items."""
+        row, n = np.arange(len(self.losses)), np.argmin(self.losses + price * self.prices, 1)
+        return int(self.prices[row, n].sum()), float(self.losses[row, n].sum())
 
 
 class _Field:
@@ -131,6 +141,7 @@ class _Field:
         keep = pareto(prices, prediction.rows[offered])
         numbers = offered[keep].astype(np.int8)[:, None]
         self.rows = [_Item(prices[keep], prediction.rows[offered][keep], numbers)]
+        self.priced = _Priced(self.components), _Priced(self.rows)
 
     @property
     def least(self) -> int:
@@ -141,8 +152,8 @@ class _Field:
 
     def at(self, price: float, by_rows: bool) -> tuple[int, float]:
         """Bits and loss of the field in one way, if a bit has this price."""
-        pairs = [item.cheapest(price) for item in self.items(by_rows)]
-        return sum(size for size, _ in pairs) + (0 if by_rows else self.fixed), sum(loss for _, loss in pairs)
+        size, loss = self.priced[by_rows].cheapest(price)
+        return size + (0 if by_rows else self.fixed), loss
 
     def plan(self, by_rows: bool, chosen: Iterator[np.ndarray]) -> Plan:
         """The plan of the choices for the field's items, which are taken from ``chosen``."""

@@ -41,6 +41,8 @@ def save(figure: Figure, path: str | Path) -> None:
         path: its suffix is replaced.
     """
     with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is found; to find it again for every kind takes most of the time
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             drawn = io.BytesIO()
             figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
