@@ -67,14 +67,56 @@ def in_order(table: Tensor, schema: Schema) -> Iterator[Tensor]:
         yield table[first : first + number].roll(-1, 0)
 
 
+class Sharing(nn.Module):
+    """Until they are coded, rare values of a field share the vector of its unknown id; first-order weights stay apart.
+
+    Args:
+        schema: F fields.
+        dim: D.
+        own: (F,) number of first ids of each field that have a vector of their own; at least 1, the unknown id.
+    """
+
+    def __init__(self, schema: Schema, dim: int, own: np.ndarray) -> None:
+        super().__init__()
+        self.dim = dim
+        unknown = np.repeat(schema.first_rows, schema.cardinalities)
+        rare = np.arange(schema.num_rows) - unknown >= np.repeat(own, schema.cardinalities)
+        self.register_buffer("rare", torch.from_numpy(np.flatnonzero(rare)), persistent=False)
+        self.register_buffer("is_rare", torch.from_numpy(rare), persistent=False)
+        self.register_buffer("unknown", torch.from_numpy(schema.first_rows.astype(np.int64)), persistent=False)
+
+    rare: Tensor
+    is_rare: Tensor
+    unknown: Tensor
+
+    def vectors(self, table: Table, values: Tensor, occ: Occurrences) -> Tensor:
+        """Rows (U, W) of a batch, from a joint table; those of rare values get the D numbers that they share."""
+        shared = table(self.unknown)[field_of(occ.ends, len(occ.rows)), : self.dim]
+        own = values[:, : self.dim]
+        vectors = torch.where(self.is_rare[occ.rows][:, None], shared, own)
+        return torch.cat([vectors, values[:, self.dim :]], 1)
+
+    def settle(self, weight: Tensor) -> None:
+        """Write the shared vectors into the rows (R, W) of a joint table."""
+        unknown = self.unknown[torch.searchsorted(self.unknown, self.rare, right=True) - 1]
+        weight[self.rare, : self.dim] = weight[unknown, : self.dim]
+
+
 class ExaminedTables(MixedTables):
-    """Full tables in a search; at its end they are examined for what each way to code them would cost."""
+    """Full tables in a search; at its end they are examined for what each way to code them would cost.
+
+    Args:
+        schema: F fields.
+        dim: D.
+        own: of `Sharing`; None if all values have vectors of their own.
+    """
 
     keeps_best = True
 
-    def __init__(self, schema: Schema, dim: int) -> None:
+    def __init__(self, schema: Schema, dim: int, own: np.ndarray | None = None) -> None:
         super().__init__(schema, dict.fromkeys(schema.names, dim), dim)
-        self.schema = schema
+        self.schema, self.own = schema, own
+        self.sharing = None if own is None else Sharing(schema, dim, own)
         self.first_order: Table | None = None
         self._predictions: list[Prediction] = []
 
@@ -84,20 +126,33 @@ class ExaminedTables(MixedTables):
 
     def vectors(self, occ: Occurrences) -> Tensor:
         vectors = super().vectors(occ)
+        if self.sharing is not None:
+            vectors = self.sharing.vectors(self.joint, vectors, occ)
         return vectors if self.first_order is None else torch.cat([vectors, self.first_order(occ.rows)], 1)
+
+    @property
+    def joint(self) -> Table:
+        """The table of all fields (R, D)."""
+        table = self.tables[str(self.dim)]
+        assert isinstance(table, Table)
+        return table
 
     @torch.no_grad()
     def load(self, table: Tensor) -> None:
         """Set all numbers from a joint table (R, W)."""
-        self.tables[str(self.dim)].get_parameter("weight").copy_(table[:, : self.dim])
+        self.joint.weight.copy_(table[:, : self.dim])
         if self.first_order is not None:
             self.first_order.weight.copy_(table[:, self.dim :])
 
+    @torch.no_grad()
     def conclude(self, judge: Judge) -> None:
+        if self.sharing is not None:
+            self.sharing.settle(self.joint.weight)
         self._predictions = predictions(full_table(self, self.first_order), self.schema, Moments.of(judge))
 
     def findings(self) -> Findings:
-        return Findings(arrays=lambda: arrays.of_predictions(self._predictions))
+        own = {} if self.own is None else {"own": self.own}
+        return Findings(arrays=lambda: arrays.of_predictions(self._predictions) | own)
 
 
 def full_table(embedding: MixedTables, first_order: Table | None = None) -> Tensor:
@@ -128,12 +183,15 @@ class CodedTables(FieldEmbedding):
         dim: D.
         width: W, numbers of a row: D, or D + 1 with its first-order weight.
         plans: of the fields.
+        own: of `Sharing`, which ends with the first `finish`; None if all values have vectors of their own.
 
     Raises:
         ValueError: for another width.
     """
 
-    def __init__(self, schema: Schema, dim: int, width: int, plans: Sequence[Plan]) -> None:
+    def __init__(
+        self, schema: Schema, dim: int, width: int, plans: Sequence[Plan], own: np.ndarray | None = None
+    ) -> None:
         super().__init__()
         if width not in (dim, dim + 1):
             raise ValueError(f"the width of a coded row must be {dim} or {dim + 1}, got {width}")
@@ -148,6 +206,8 @@ class CodedTables(FieldEmbedding):
         self.register_buffer("step", torch.zeros(blocks.bits.shape, dtype=torch.float16))
         self.register_buffer("scale", torch.zeros(blocks.num_scales, dtype=torch.float16))
         self.register_buffer("coded", torch.zeros((), dtype=torch.bool))
+        self.own = own
+        self.sharing = None if own is None else Sharing(schema, dim, own)
         self.moments: Moments | None = None
 
     @classmethod
@@ -177,7 +237,8 @@ class CodedTables(FieldEmbedding):
         return wanted
 
     def trains_as(self) -> str:
-        return f"full tables of width {self.width}"
+        sharing = "" if self.own is None else f", own vectors of {self.own.tolist()} values"
+        return f"full tables of width {self.width}{sharing}"
 
     def calibrate(self, calibration: Calibration) -> None:
         self.moments = Moments.of(calibration)
@@ -186,6 +247,8 @@ class CodedTables(FieldEmbedding):
     def finish(self) -> None:
         """Code the tables at the first call, by the moments of `calibrate`; settle the numbers on what is stored."""
         if not bool(self.coded):
+            if self.sharing is not None:
+                self.sharing.settle(self.table.weight)
             self.encode(self.moments or Moments.neutral(self.schema, self.width))
         for name in ("decoder", "mean"):
             numbers = getattr(self, name).detach().half().float()
@@ -232,7 +295,7 @@ class CodedTables(FieldEmbedding):
     def vectors(self, occ: Occurrences) -> Tensor:
         values: Tensor = self.table(occ.rows)
         if not bool(self.coded):
-            return values
+            return values if self.sharing is None else self.sharing.vectors(self.table, values, occ)
         fields = field_of(occ.ends, len(occ.rows))
         block, within = self._places(occ.rows, fields)
         levels, blocks = self._levels(), self._blocks()

@@ -61,3 +61,15 @@ def most_frequent(order: np.ndarray, schema: Schema, number: int) -> np.ndarray:
     """
     fields = np.searchsorted(schema.first_rows, order[:number], side="right") - 1
     return np.bincount(fields, minlength=len(schema))
+
+
+def frequent(counts: np.ndarray, schema: Schema, least: int) -> np.ndarray:
+    """(F,) int64: how many first ids of each field occur at least ``least`` times; at least 1, the unknown id.
+
+    Args:
+        counts: (R,) of `training_counts`.
+        schema: F fields.
+        least: number of occurrences.
+    """
+    parts = np.split(falling(counts, schema) >= least, schema.first_rows[1:])
+    return np.array([max(int(part.sum()), 1) for part in parts], np.int64)

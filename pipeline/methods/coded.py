@@ -15,24 +15,36 @@ from pipeline.coding import arrays
 from pipeline.coding.choice import choose
 from pipeline.data.schema import Schema
 from pipeline.embeddings.coded import CodedTables, ExaminedTables
+from pipeline.embeddings.frequency import frequent, training_counts
+from pipeline.workflow.validation import Whole
 
 
-def find(problem: Problem) -> ExaminedTables:
-    """Full tables, which are examined after their training."""
-    return ExaminedTables(problem.schema, problem.dim)
+def find(problem: Problem, *, shared_below: Whole = 0) -> ExaminedTables:
+    """Full tables, which are examined after their training.
+
+    Args:
+        shared_below: values that fewer training rows show share one vector in each field, also when the model of the
+            allocation is trained; each keeps its first-order weight. 0: all values have vectors of their own.
+
+    Raises:
+        ValueError: if values shall share vectors, and there are no training ids.
+    """
+    own = None if shared_below == 0 else frequent(training_counts(problem), problem.schema, shared_below)
+    return ExaminedTables(problem.schema, problem.dim, own)
 
 
 def derive(evidence: Evidence) -> Allocation:
     """The bits with the least predicted loss within the limit; dims are numbers of components with bits, at least 1."""
-    predictions = arrays.predictions(evidence.arrays, evidence.schema.cardinalities.tolist())
+    found = evidence.arrays
+    predictions = arrays.predictions(found, evidence.schema.cardinalities.tolist())
     plans = choose(predictions, evidence.limit)
     used = [min(max(int(plan.used.sum()), 1), evidence.dim) for plan in plans]
-    width = np.array(predictions[0].dim)
+    kept = {"width": np.array(predictions[0].dim)} | {name: found[name] for name in ("own",) if name in found}
     dims = dict(zip(evidence.schema.names, used, strict=True))
-    return evidence.allocation(dims, arrays=arrays.of_plans(plans) | {"width": width})
+    return evidence.allocation(dims, arrays=arrays.of_plans(plans) | kept)
 
 
 def build(schema: Schema, dim: int, allocation: Allocation) -> CodedTables:
     width = int(allocation.arrays["width"])
     plans = arrays.plans(allocation.arrays, schema.cardinalities.tolist(), width)
-    return CodedTables(schema, dim, width, plans)
+    return CodedTables(schema, dim, width, plans, allocation.arrays.get("own"))

@@ -140,3 +140,59 @@ def test_tables_coded_for_another_kind_of_backbone_are_refused(width: int, backb
     coded = CodedTables.of(table, SCHEMA, DIM, choose(predictions(table, SCHEMA, generous), 5000), generous)
     with pytest.raises(ValueError, match=f"{said}.* derive again with this backbone"):
         Model(SCHEMA, coded, plug("backbones", backbone).Backbone)
+
+
+OWN = np.array([100, 4])  # the users from 100 on are rare
+
+
+def sharing(kind: str) -> FieldEmbedding:
+    torch.manual_seed(0)
+    if kind == "searched":
+        return ExaminedTables(SCHEMA, DIM, OWN)
+    table = full_table(ExaminedTables(SCHEMA, DIM), None)
+    table = torch.nn.functional.pad(table, (0, 1))
+    whole = Moments(moments().weights, torch.eye(DIM + 1).double().expand(2, -1, -1))
+    return CodedTables(SCHEMA, DIM, DIM + 1, choose(predictions(table, SCHEMA, whole), 900), OWN)
+
+
+@pytest.mark.parametrize("kind", ["searched", "retrained"])
+def test_rare_values_share_a_vector_and_train_as_if_they_were_unknown_but_for_their_first_order(kind: str) -> None:
+    """The reference looks up the unknown id for the vectors, and takes the first-order weights of the values."""
+    model = with_first_order(sharing(kind))
+    table = model.embedding.joint if isinstance(model.embedding, ExaminedTables) else model.embedding.table  # type: ignore[union-attr]
+    assert first_order_of(model.backbone).table is None
+    reference = with_first_order(MixedTables(SCHEMA, {"user": DIM, "age": DIM}, DIM))
+    plain, weights = reference.embedding.tables[str(DIM)], first_order_of(reference.backbone).table  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        plain.weight.copy_(table.weight[:, :DIM])
+    ids = torch.stack([torch.arange(0, 200, 5), torch.arange(40) % 4], 1).int()
+    known = torch.where(torch.tensor([[100, 4]]) > ids, ids, 0).int()
+    first_order = torch.randn(len(weights.weight), 1) / 10
+    with torch.no_grad():
+        weights.weight.copy_(first_order)
+        of_model = model.embedding.first_order.weight if kind == "searched" else table.weight[:, DIM:]  # type: ignore[union-attr]
+        of_model.copy_(first_order)
+    occ = Lookup(SCHEMA)(ids)
+    rows = model.embedding.vectors(occ)
+    wanted = plain.weight[torch.where((occ.rows >= 100) & (occ.rows < 300), 0, occ.rows)]
+    torch.testing.assert_close(rows, torch.cat([wanted, first_order[occ.rows]], 1))
+
+    rows[:, :DIM].square().sum().backward()
+    gradient = table.weight.grad.to_dense()[:, :DIM]
+    assert not gradient[100:300].any() and gradient[5].any()
+    shared = int((known[:, 0] == 0).sum())
+    torch.testing.assert_close(gradient[0], shared * 2 * plain.weight[0])
+
+
+def test_rare_values_of_finished_tables_have_the_shared_vector_and_weights_of_their_own() -> None:
+    coded = sharing("retrained")
+    assert isinstance(coded, CodedTables) and coded.trains_as() != CodedTables(SCHEMA, DIM, 5, coded.plans).trains_as()
+    with torch.no_grad():
+        coded.table.weight[:, DIM] = torch.linspace(-1, 1, 304)
+    ids = torch.stack([torch.arange(300), torch.arange(300) % 4], 1).int()
+    coded.finish()
+    with torch.no_grad():
+        rows = coded.vectors(Lookup(SCHEMA)(ids))
+    vectors, weights = rows[100:300, :DIM], rows[100:300, DIM]
+    assert float(vectors.std(0).max()) < 0.2 * float(rows[:100, :DIM].std(0).max())
+    assert float(torch.corrcoef(torch.stack([weights, torch.linspace(-1, 1, 304)[100:300]]))[0, 1]) > 0.9
