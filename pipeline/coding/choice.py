@@ -8,6 +8,7 @@ blocks of a component together are one item of a multiple-choice knapsack.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipeline.coding.quantiser import BITS, LEVEL
 
 CODE = 3  # bits that say which of `BITS` a component of a block has
 PADDING = 8 * 8  # bits that the packed tensors may lose by being whole bytes
+TRIES = 8  # other ways of fields that are tried
 HALVINGS = 60  # of the price of a bit, when the way of each field is chosen
 
 
@@ -69,14 +71,25 @@ def _described(blocks: int, components: int) -> int:
 
 
 def choose(predictions: Sequence[Prediction], limit: int) -> list[Plan]:
+    """The plan of every field with the least sum of predicted losses within ``limit`` bytes; see `choose_and_prove`."""
+    return choose_and_prove(predictions, limit)[0]
+
+
+def choose_and_prove(predictions: Sequence[Prediction], limit: int) -> tuple[list[Plan], float]:
     """The plan of every field with the least sum of predicted losses within ``limit`` bytes.
 
-    The way of each field is the cheaper one at the price of a bit that meets the limit (a Lagrange multiplier). Given
-    the ways, the numbers of bits are the exact optimum.
+    Given the way of each field, the numbers of bits are the exact optimum. The ways are first the cheaper ones at the
+    price of a bit that meets the limit (a Lagrange multiplier). At this price, no plan with another way of some fields
+    costs less than the bound plus what their other ways cost more. So other ways are tried only where this sum is below
+    the loss of the best plan so far, the most promising first, and at most `TRIES` of them. If there are no more, the
+    plan is the exact optimum.
 
     Args:
         predictions: of the F fields.
         limit: bytes of all that is stored.
+
+    Returns:
+        The plans, and the share of their loss by which other plans may at most lose less; 0 if they are the optimum.
 
     Raises:
         TooFewBytes: naming the least that is possible.
@@ -88,11 +101,17 @@ def choose(predictions: Sequence[Prediction], limit: int) -> list[Plan]:
         raise TooFewBytes(
             f"coded: {limit:,} bytes are too few, the least is {-(-(least + PADDING) // 8):,}; raise the budget"
         )
-    ways = _ways(fields, bits)
-    items = [item for field, by_rows in zip(fields, ways, strict=True) for item in field.items(by_rows)]
-    fixed = sum(field.fixed for field, by_rows in zip(fields, ways, strict=True) if not by_rows)
-    chosen = iter(_exact(items, bits - fixed))
-    return [field.plan(by_rows, chosen) for field, by_rows in zip(fields, ways, strict=True)]
+    priced = _priced(fields, bits)
+    best = _solved(fields, priced.by_rows, bits)
+    for tries, (possible, other) in enumerate(priced.others()):
+        if possible >= best.loss:
+            break
+        if tries == TRIES:
+            return best.plans, 1 - possible / best.loss
+        tried = _solved(fields, other, bits)
+        if tried.loss < best.loss:
+            best = tried
+    return best.plans, 0.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,7 @@ class _Item:
     choices: np.ndarray
 
 
-class _Priced:
+class _Aligned:
     """Items side by side, to find the best choice of each at a price of a bit; shorter ones are padded."""
 
     def __init__(self, items: Sequence[_Item]) -> None:
@@ -141,7 +160,7 @@ class _Field:
         keep = pareto(prices, prediction.rows[offered])
         numbers = offered[keep].astype(np.int8)[:, None]
         self.rows = [_Item(prices[keep], prediction.rows[offered][keep], numbers)]
-        self.priced = _Priced(self.components), _Priced(self.rows)
+        self.aligned = _Aligned(self.components), _Aligned(self.rows)
 
     @property
     def least(self) -> int:
@@ -152,7 +171,7 @@ class _Field:
 
     def at(self, price: float, by_rows: bool) -> tuple[int, float]:
         """Bits and loss of the field in one way, if a bit has this price."""
-        size, loss = self.priced[by_rows].cheapest(price)
+        size, loss = self.aligned[by_rows].cheapest(price)
         return size + (0 if by_rows else self.fixed), loss
 
     def plan(self, by_rows: bool, chosen: Iterator[np.ndarray]) -> Plan:
@@ -164,31 +183,80 @@ class _Field:
         return Plan(self.cuts, bits, False)
 
 
-def _ways(fields: Sequence[_Field], bits: int) -> list[bool]:
-    """For each field, whether it is coded by rows."""
+@dataclass(frozen=True)
+class _Priced:
+    """The ways of F fields at one price of a bit.
 
-    def at(price: float) -> tuple[int, list[bool]]:
-        total, ways = 0, []
-        for field in fields:
-            sizes = [field.at(price, by_rows) for by_rows in (False, True)]
-            costs = [loss + price * size for size, loss in sizes]
-            ways.append(costs[1] < costs[0])
-            total += sizes[ways[-1]][0]
-        return total, ways
+    Args:
+        by_rows: whether each field is coded by rows.
+        bound: no plan within the limit loses less.
+        more: (F,) what the other way of each field costs more, at least 0; inf if it is not to be tried.
+    """
+
+    by_rows: list[bool]
+    bound: float
+    more: np.ndarray
+
+    def others(self) -> Iterator[tuple[float, list[bool]]]:
+        """The least loss that is possible with other ways of some fields, and the ways of all; by rising loss."""
+        order = np.argsort(self.more, kind="stable").tolist()
+        more = [float(self.more[f]) for f in order]
+        waiting: list[tuple[float, tuple[int, ...]]] = [(self.bound + more[0], (0,))]  # places in ``order``
+        while waiting:
+            least, places = heapq.heappop(waiting)
+            changed = {order[place] for place in places}
+            yield least, [way != (f in changed) for f, way in enumerate(self.by_rows)]
+            last, following = places[-1], places[-1] + 1
+            if following < len(order):
+                heapq.heappush(waiting, (least + more[following], (*places, following)))
+                heapq.heappush(waiting, (least - more[last] + more[following], (*places[:-1], following)))
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """The best plans for given ways, and their loss."""
+
+    plans: list[Plan]
+    loss: float
+
+
+def _solved(fields: Sequence[_Field], ways: Sequence[bool], bits: int) -> _Solved:
+    """Infinite loss if these ways need more bits."""
+    fixed = sum(field.fixed for field, by_rows in zip(fields, ways, strict=True) if not by_rows)
+    items = [item for field, by_rows in zip(fields, ways, strict=True) for item in field.items(by_rows)]
+    if sum(int(item.prices[0]) for item in items) > bits - fixed:
+        return _Solved([], np.inf)
+    numbers = _exact(items, bits - fixed)
+    loss = float(sum(item.losses[n] for item, n in zip(items, numbers, strict=True)))
+    chosen = iter([item.choices[n] for item, n in zip(items, numbers, strict=True)])
+    return _Solved([field.plan(by_rows, chosen) for field, by_rows in zip(fields, ways, strict=True)], loss)
+
+
+def _priced(fields: Sequence[_Field], bits: int) -> _Priced:
+    """The cheaper way of each field at the lowest price of a bit at which all fields fit."""
+
+    def at(price: float) -> tuple[int, _Priced]:
+        sizes, costs = np.array([[field.at(price, by_rows) for by_rows in (False, True)] for field in fields]).T
+        costs = costs + price * sizes  # (2, F)
+        by_rows = costs[1] < costs[0]
+        size = int(np.where(by_rows, sizes[1], sizes[0]).sum())
+        bound = float(costs.min(0).sum() - price * bits)
+        return size, _Priced(by_rows.tolist(), bound, np.abs(costs[1] - costs[0]))
 
     low, high = 1e-30, 1e6  # prices of a bit: too cheap, and too dear for anything but the least
-    size, ways = at(low)
+    size, found = at(low)
     if size <= bits:
-        return ways
+        return found
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         size, tried = at(middle)
         low, high = (middle, high) if size > bits else (low, middle)
         if size <= bits:
-            ways = tried
+            found = tried
     if at(high)[0] > bits:  # even the least of these ways is too much
-        return [int(field.rows[0].prices[0]) < field.fixed for field in fields]
-    return ways
+        by_rows = [int(field.rows[0].prices[0]) < field.fixed for field in fields]
+        return _Priced(by_rows, 0.0, np.full(len(fields), np.inf))
+    return found
 
 
 def _component(losses: np.ndarray, rows: np.ndarray, decoder: int) -> _Item:
@@ -211,8 +279,8 @@ def _component(losses: np.ndarray, rows: np.ndarray, decoder: int) -> _Item:
     return _Item(prices + decoder * (prices > 0), total, choices)
 
 
-def _exact(items: Sequence[_Item], bits: int) -> list[np.ndarray]:
-    """The choice of every item with the least sum of losses within so many bits."""
+def _exact(items: Sequence[_Item], bits: int) -> list[int]:
+    """The number of the choice of every item with the least sum of losses within so many bits."""
     most = max(len(item.prices) for item in items)
     scores = np.full((len(items), most), -np.inf)
     prices = np.full((len(items), most), NO_CANDIDATE)
@@ -221,4 +289,4 @@ def _exact(items: Sequence[_Item], bits: int) -> list[np.ndarray]:
         row[: len(item.losses)] = -item.losses / unit
         price[: len(item.prices)] = item.prices
     chosen = within_budget(scores, prices, bits)
-    return [item.choices[n] for item, n in zip(items, chosen, strict=True)]
+    return [int(n) for n in chosen]
