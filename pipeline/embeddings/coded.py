@@ -96,6 +96,7 @@ class Sharing(nn.Module):
         vectors = torch.where(self.is_rare[occ.rows][:, None], shared, own)
         return torch.cat([vectors, values[:, self.dim :]], 1)
 
+    @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
         """Write the shared vectors into the rows (R, W) of a joint table."""
         unknown = self.unknown[torch.searchsorted(self.unknown, self.rare, right=True) - 1]
@@ -144,7 +145,6 @@ class ExaminedTables(MixedTables):
         if self.first_order is not None:
             self.first_order.weight.copy_(table[:, self.dim :])
 
-    @torch.no_grad()
     def conclude(self, judge: Judge) -> None:
         if self.sharing is not None:
             self.sharing.settle(self.joint.weight)
