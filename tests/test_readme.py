@@ -143,7 +143,7 @@ def test_every_command_that_sets_parameters_is_accepted(page: str, words: list[s
         *parents, last = key.removeprefix("+").split(".")
         section = values
         for parent in parents:
-            section = section[parent]
+            section = section.setdefault(parent, {}) if key.startswith("+") else section[parent]
         assert (last not in section) == key.startswith("+"), f"{word}: a plus is for what params.yaml does not hold"
         section[last] = yaml.safe_load(value)
     check_params(validated(Params, values, page))
