@@ -190,7 +190,7 @@ class _Priced:
     Args:
         by_rows: whether each field is coded by rows.
         bound: no plan within the limit loses less.
-        more: (F,) what the other way of each field costs more, at least 0; inf if it is not to be tried.
+        more: (F,) what the other way of each field costs more, at least 0.
     """
 
     by_rows: list[bool]
@@ -255,7 +255,7 @@ def _priced(fields: Sequence[_Field], bits: int) -> _Priced:
             found = tried
     if at(high)[0] > bits:  # even the least of these ways is too much
         by_rows = [int(field.rows[0].prices[0]) < field.fixed for field in fields]
-        return _Priced(by_rows, 0.0, np.full(len(fields), np.inf))
+        return _Priced(by_rows, 0.0, np.zeros(len(fields)))  # which proves nothing
     return found
 
 

@@ -81,26 +81,25 @@ class Sharing(nn.Module):
         self.dim = dim
         unknown = np.repeat(schema.first_rows, schema.cardinalities)
         rare = np.arange(schema.num_rows) - unknown >= np.repeat(own, schema.cardinalities)
-        self.register_buffer("rare", torch.from_numpy(np.flatnonzero(rare)), persistent=False)
-        self.register_buffer("is_rare", torch.from_numpy(rare), persistent=False)
+        self.register_buffer("rare", torch.from_numpy(rare), persistent=False)
         self.register_buffer("unknown", torch.from_numpy(schema.first_rows.astype(np.int64)), persistent=False)
 
     rare: Tensor
-    is_rare: Tensor
     unknown: Tensor
 
     def vectors(self, table: Table, values: Tensor, occ: Occurrences) -> Tensor:
         """Rows (U, W) of a batch, from a joint table; those of rare values get the D numbers that they share."""
         shared = table(self.unknown)[field_of(occ.ends, len(occ.rows)), : self.dim]
         own = values[:, : self.dim]
-        vectors = torch.where(self.is_rare[occ.rows][:, None], shared, own)
+        vectors = torch.where(self.rare[occ.rows][:, None], shared, own)
         return torch.cat([vectors, values[:, self.dim :]], 1)
 
     @torch.no_grad()
     def settle(self, weight: Tensor) -> None:
         """Write the shared vectors into the rows (R, W) of a joint table."""
-        unknown = self.unknown[torch.searchsorted(self.unknown, self.rare, right=True) - 1]
-        weight[self.rare, : self.dim] = weight[unknown, : self.dim]
+        rare = self.rare.nonzero()[:, 0]
+        unknown = self.unknown[torch.searchsorted(self.unknown, rare, right=True) - 1]
+        weight[rare, : self.dim] = weight[unknown, : self.dim]
 
 
 class ExaminedTables(MixedTables):

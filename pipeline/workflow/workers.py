@@ -57,7 +57,7 @@ def run_jobs(
                 number, worker = running[pipe]
                 try:
                     sent = pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):  # OSError: it ended in the middle of a message
                     worker.join()
                     if worker.exitcode:
                         raise _failed(worker.exitcode, remedy) from None
