@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
@@ -29,6 +27,7 @@ from pipeline.workflow.outputs import broken, read_json, whole
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
 from pipeline.workflow.plug import check_name, file_of
+from pipeline.workflow.progress import progress
 from pipeline.workflow.workers import Send, run_jobs, start_server
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def _train_in_workers(todo: list[Job], experiment: Experiment, tracker: Tracker)
     runs: dict[int, Run] = {}
     done = [0] * len(todo)  # steps of each model
     remedy = "there may be too little memory: lower retrain.workers in params.yaml; what is trained is kept"
-    with tqdm(total=len(todo) * steps, desc=f"{len(todo)} models", unit=" steps", mininterval=1) as bar:
+    with progress(total=len(todo) * steps, desc=f"{len(todo)} models", unit=" steps", mininterval=1) as bar:
         for number, sent in run_jobs(work_off, todo, settings.workers, remedy):
             if number not in runs:
                 runs[number] = _tracked(tracker, todo[number])
@@ -159,4 +158,4 @@ def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:
 
 
 if __name__ == "__main__":
-    process.main(run)
+    process.main(run, kept="finished models and the last checkpoints are kept, and the same command goes on from them")

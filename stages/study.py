@@ -183,7 +183,8 @@ def act(options: argparse.Namespace) -> None:
 def main() -> None:
     options = _parser().parse_args()
     os.environ["DVC_ROOT"] = str(ROOT)  # MLflow and checkpoints belong to the repository, not to the study
-    process.main(lambda: act(options), arguments=True)
+    kept = "finished cells and the last checkpoints are kept, and the same command goes on from them"
+    process.main(lambda: act(options), arguments=True, kept=kept)
 
 
 if __name__ == "__main__":

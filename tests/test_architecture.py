@@ -92,7 +92,7 @@ def test_a_stage_that_is_asked_for_help_says_what_it_is_and_runs_nothing(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused = "error: this stage takes no arguments, got now; its parameters are in params.yaml"
+    refused = "error: this stage takes no arguments, got now; its parameters are in params.yaml, see --help"
     for word, status in ("--help", 0), ("now", refused):
         monkeypatch.setattr(sys, "argv", [stage, word])
         with pytest.raises(SystemExit) as end:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.coding.choice import Plan
@@ -20,6 +19,7 @@ from pipeline.experiment.measure import model_bytes
 from pipeline.metrics.difference import spread
 from pipeline.models.model import Model
 from pipeline.reporting.deserved import deserved
+from pipeline.workflow.progress import progress
 
 SHARES = (0.005, 0.01, 0.015, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)  # of the full tables' bytes
 PARTS: tuple[Part, ...] = ("val", "test")
@@ -49,7 +49,7 @@ def curve(experiment: Experiment, models: Sequence[Model]) -> dict[str, Any]:
     coders = [Coder(experiment, model) for model in models]
     points: list[dict[str, Any]] = []
     plans: list[list[list[Plan]]] = []  # of each point, seed and field
-    for share in tqdm(SHARES, desc="curve", unit=" sizes", delay=1):
+    for share in progress(SHARES, desc="curve", unit=" sizes"):
         try:
             point, chosen = _point(coders, int(share * full), full, objective)
         except TooFewBytes:

@@ -21,9 +21,12 @@ AsTuple = Field(strict=False)  # ``Annotated[tuple[Count, ...], AsTuple]`` conve
 
 
 class Section(BaseModel):
-    """A mapping in a file that a person edits: immutable, without unknown keys, and without conversion of types."""
+    """A mapping in a file that a person edits: immutable, without unknown keys, and without conversion of types.
 
-    model_config = STRICT
+    The text below an attribute says what it means; see `pipeline.workflow.reference`.
+    """
+
+    model_config = ConfigDict(**STRICT, use_attribute_docstrings=True)
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).model_fields:  # left out by `pipeline.workflow.params.Params.only`
