@@ -72,7 +72,7 @@ def main(run: Callable[[], object], arguments: bool = False, kept: str = "nothin
 
     Args:
         run: the stage.
-        arguments: whether the stage takes command-line arguments. If not, any argument prints the help.
+        arguments: whether the stage takes command-line arguments. If not, only --help is one.
         kept: what Ctrl-C leaves, as a sentence without a full stop.
     """
     if sys.argv[1:] and not arguments:
