@@ -1,30 +1,33 @@
 """Stage 6: evaluate every allocation on ``test``, which no earlier stage reads, and write the report.
 
-Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/metrics.json``, ``artifacts/figures/``, and for
-DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
+Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/report.html``, ``artifacts/metrics.json``,
+``artifacts/figures/``, and for DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.found import Found
 from pipeline.experiment.saved import HISTORY
-from pipeline.reporting import figures, report, style
+from pipeline.reporting import figures, report, report_page, style
 from pipeline.reporting.evaluate import evaluate
+from pipeline.tracking import identity
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import read_json, whole, write_json, write_text
 from pipeline.workflow.params import Params
-from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, MODELS, REPORT, SCORES, TRAJECTORY
+from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, MODELS, REPORT, SCORES, TRAJECTORY, root
 from pipeline.workflow.plug import file_of
 
 
@@ -35,18 +38,21 @@ def run() -> None:
     found = Found.load(SCORES, experiment.schema)
     results = evaluate(experiment, MODELS, found)
     write_json(REPORT, results)
-    text = report.markdown(results)
-    write_text(REPORT.with_suffix(".md"), text + "\n")
+    write_text(REPORT.with_suffix(".md"), report.markdown(results) + "\n")
     write_json(REPORT.with_name("metrics.json"), report.metrics(results))
     with whole(REPORT.with_name("curves.csv")) as file:
         pd.DataFrame(_curves(found, results)).round(6).to_csv(file, index=False)
     with whole(REPORT.with_name("allocations.csv")) as file:
         pd.DataFrame(report.points(results)).round(6).to_csv(file, index=False)
-    _draw(experiment, results)
+    drawn = _draw(experiment, results)
+    text = report.markdown(results, drawn)
+    write_text(REPORT.with_suffix(".md"), text + "\n")
     records = sorted([*MODELS.rglob(HISTORY), *MODELS.rglob(ALLOCATION.name)])
     code = ["stages/evaluate.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
     code += [file_of("methods", name) for name in sorted({results["method"], *results["allocations"]} - {"searched"})]
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json", *records])
+    origin = {"stage evaluate": key, "data (SHA-256)": experiment.data.raw_sha256, **identity.origin(root())}
+    write_text(REPORT.with_suffix(".html"), report_page.html(results, FIGURES, origin))
     with stage_tracker("evaluate", key, experiment.data.raw_sha256, wait=True) as tracker:
         _record(tracker, params, results)
     print(text)
@@ -66,20 +72,46 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(experiment: Experiment, results: dict[str, Any]) -> None:
-    """Write the figures."""
+def _draw(experiment: Experiment, results: dict[str, Any]) -> list[str]:
+    """Write the figures, and return the names of those that could be drawn.
+
+    A figure that fails costs a warning, not the report.
+    """
+    drawn = []
     with whole(FIGURES) as folder:
         folder.mkdir()
+        for name, figure in _figures(experiment, results).items():
+            try:
+                made = figure()
+                if made is not None:
+                    style.save(made, folder / f"{name}.png")
+                    drawn.append(name)
+            except Exception as error:
+                print(f"evaluate: warning: the figure {name} is not drawn: {type(error).__name__}: {error}")
+    return drawn
+
+
+def _figures(experiment: Experiment, results: dict[str, Any]) -> dict[str, Callable[[], Figure | None]]:
+    """The function that draws each figure, by the names of `report.FIGURES`; it returns None if there is nothing to
+    draw."""
+
+    def trajectories() -> Figure | None:
         trajectory = pd.read_parquet(TRAJECTORY)
-        if len(trajectory):
-            style.save(figures.trajectories(trajectory), folder / "trajectories.png")
-        style.save(figures.objective_against_bytes(results), folder / "objective_against_bytes.png")
+        return figures.trajectories(trajectory, report.by_bytes(results)) if len(trajectory) else None
+
+    def dim_against_cardinality() -> Figure:
         ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
-        dims = results["allocations"]["searched"]["dims"]
-        drawn = figures.dim_against_cardinality(experiment.schema, dims, ranks)
-        style.save(drawn, folder / "dim_against_cardinality.png")
-        if results.get("curve", {}).get("deserved"):
-            style.save(figures.deserved_dimensions(results), folder / "deserved_dimensions.png")
+        return figures.dim_against_cardinality(experiment.schema, results["allocations"]["searched"]["dims"], ranks)
+
+    def deserved_dimensions() -> Figure | None:
+        return figures.deserved_dimensions(results) if results.get("curve", {}).get("deserved") else None
+
+    return {
+        "objective_against_bytes": lambda: figures.objective_against_bytes(results),
+        "trajectories": trajectories,
+        "dim_against_cardinality": dim_against_cardinality,
+        "deserved_dimensions": deserved_dimensions,
+    }
 
 
 def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
@@ -100,7 +132,7 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
     }
-    files = [REPORT, REPORT.with_suffix(".md"), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
+    files = [*(REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
     tracker.parent(metrics=means, artifacts=files)
 
 

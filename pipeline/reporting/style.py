@@ -18,7 +18,9 @@ LONGEST_NAME = 18
 COLOURS = {"searched": "#c0392b", "full": "#2c3e50", "uniform": "#2e86c1", "random": "#7f8c8d", "coded": "#8e44ad"}
 OTHERS = ("#8e44ad", "#16a085", "#d68910", "#6e2c00")
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "text.parse_math": False,  # names of fields are shown as they are, dollar signs included
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -29,12 +31,14 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pipeline",
 }
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure next to ``path`` as .png and as .svg; the same figure gives the same bytes.
+    """Write the figure next to ``path`` as .png, and as .svg for pages of any background; the same figure gives the same
+    bytes.
 
     Args:
         figure: to write.
@@ -45,7 +49,7 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.set_layout_engine("none")  # the layout is found; to find it again for every kind takes most of the time
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             drawn = io.BytesIO()
-            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
+            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata, transparent=kind == "svg")
             with whole(Path(path).with_suffix(f".{kind}")) as draft:
                 draft.write_bytes(drawn.getvalue())
 
@@ -58,9 +62,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def clipped(name: str) -> str:
-    """A name, shortened to fit a panel, with dollar signs escaped: Matplotlib reads text between them as a formula."""
-    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return shown.replace("$", r"\$")
+    """A name, shortened to fit a panel."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def short(value: float, _: Any = None, space: str = "") -> str:
