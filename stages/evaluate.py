@@ -73,45 +73,24 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _draw(experiment: Experiment, results: dict[str, Any]) -> list[str]:
-    """Write the figures, and return the names of those that could be drawn.
-
-    A figure that fails costs a warning, not the report.
-    """
-    drawn = []
+    """Write the figures; the names of those that could be drawn, in the order of `report.FIGURES`."""
+    ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
+    dims = results["allocations"]["searched"]["dims"]
+    trajectory = pd.read_parquet(TRAJECTORY)
+    draw: dict[str, Callable[[], Figure]] = {
+        "objective_against_bytes": lambda: figures.objective_against_bytes(results),
+        "trajectories": lambda: figures.trajectories(trajectory, report.by_bytes(results)),
+        "dim_against_cardinality": lambda: figures.dim_against_cardinality(experiment.schema, dims, ranks),
+        "deserved_dimensions": lambda: figures.deserved_dimensions(results),
+    }
+    nothing = {
+        "trajectories": not len(trajectory),
+        "deserved_dimensions": not results.get("curve", {}).get("deserved"),
+    }
     with whole(FIGURES) as folder:
         folder.mkdir()
-        for name, figure in _figures(experiment, results).items():
-            try:
-                made = figure()
-                if made is not None:
-                    style.save(made, folder / f"{name}.png")
-                    drawn.append(name)
-            except Exception as error:
-                print(f"evaluate: warning: the figure {name} is not drawn: {type(error).__name__}: {error}")
-    return drawn
-
-
-def _figures(experiment: Experiment, results: dict[str, Any]) -> dict[str, Callable[[], Figure | None]]:
-    """The function that draws each figure, by the names of `report.FIGURES`; it returns None if there is nothing to
-    draw."""
-
-    def trajectories() -> Figure | None:
-        trajectory = pd.read_parquet(TRAJECTORY)
-        return figures.trajectories(trajectory, report.by_bytes(results)) if len(trajectory) else None
-
-    def dim_against_cardinality() -> Figure:
-        ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
-        return figures.dim_against_cardinality(experiment.schema, results["allocations"]["searched"]["dims"], ranks)
-
-    def deserved_dimensions() -> Figure | None:
-        return figures.deserved_dimensions(results) if results.get("curve", {}).get("deserved") else None
-
-    return {
-        "objective_against_bytes": lambda: figures.objective_against_bytes(results),
-        "trajectories": trajectories,
-        "dim_against_cardinality": dim_against_cardinality,
-        "deserved_dimensions": deserved_dimensions,
-    }
+        shown = [name for name in report.FIGURES if not nothing.get(name)]
+        return [name for name in shown if style.attempt(draw[name], folder / f"{name}.png")]
 
 
 def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
@@ -132,7 +111,8 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
     }
-    files = [*(REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
+    reports = [REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")]
+    files = [*reports, ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
     tracker.parent(metrics=means, artifacts=files)
 
 

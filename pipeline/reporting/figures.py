@@ -43,7 +43,7 @@ def trajectories(columns: Mapping[str, Any], fields: Sequence[str] = ()) -> Figu
     known = frame["feature"].unique().tolist()
     names = ([name for name in fields if name in set(known)] or known)[:PANELS]
     shown = frame[frame["feature"].isin(names)].sort_values("step", kind="stable")
-    lines = {key: line for key, line in shown.groupby(["feature", "candidate_dim"], sort=True)}
+    lines = dict(iter(shown.groupby(["feature", "candidate_dim"])))
     dims = sorted({dim for _, dim in lines})
     colours = _by_dim(dims)
     across = min(len(names), max(3, math.ceil(math.sqrt(1.6 * len(names)))))

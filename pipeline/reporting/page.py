@@ -14,7 +14,7 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #ddd; --soft: #f4f4f4; --link: #1a5fb4; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e4e4e4; --paper: #151515; --line: #3a3a3a; --soft: #222; --link: #8ab8f0; }
-  svg { filter: invert(1) hue-rotate(180deg); }
+  svg { filter: invert(.9) hue-rotate(180deg); }
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -23,6 +23,7 @@ a { color: var(--link); } nav ul { columns: 22rem; padding-left: 1.2rem; } li { 
 p, li { max-width: 60rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
+.lead ul { padding-left: 1rem; }
 .lead { background: var(--soft); border-left: 4px solid var(--link); padding: .3rem 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; white-space: nowrap; }
@@ -62,8 +63,7 @@ def page(title: str, sections: Sequence[Section], lead: Sequence[str] = ()) -> s
     head = f'<html lang="en"><head>{head}<style>{STYLE}</style></head>'
     marks = _marks([section.title for section in sections])
     entries = "\n".join(
-        f'<li><a href="#{mark}">{escape(section.title)}</a></li>'
-        for mark, section in zip(marks, sections, strict=True)
+        f'<li><a href="#{mark}">{escape(section.title)}</a></li>' for mark, section in zip(marks, sections, strict=True)
     )
     parts = [f"<h1>{escape(title)}</h1>", *lead]
     if len(sections) > 1:
@@ -115,11 +115,16 @@ def code(text: str) -> str:
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with cells of plain text. A table wider than the page scrolls on its own, a long one is collapsed."""
+    """A table with cells of plain text; one with more than `LONG` rows is collapsed."""
+    whole = plain_table(names, rows)
+    return details(f"{len(rows):,} rows", whole) if len(rows) > LONG else whole
+
+
+def plain_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with cells of plain text, of any length; one that is wider than the page scrolls on its own."""
     head = "".join(f"<th>{escape(name).replace('.', '.<wbr>')}</th>" for name in names)
     lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    whole = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
-    return details(f"{len(rows):,} rows", whole) if len(rows) > LONG else whole
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
 
 
 def image(path: Path, text: str) -> str:

@@ -184,7 +184,7 @@ def _deserved(report: Report, most: int | None) -> Table:
         shown += ["–"] * (blocks_of - len(shown))
         values = sum(block["rows"] for block in fields[name])
         rows.append([name, f"{values:,}", *shown, str(dims.get(name, 0))])
-    title = "The components that coded full models keep, and their bits, by field and frequency"
+    title = "Components and bits by field and frequency"
     return Table(title, [*head, report["method"]], rows, _left_out(list(fields), most))
 
 

@@ -21,11 +21,14 @@ def html(report: Report, figures: Path, origin: Mapping[str, str]) -> str:
     """
     said = verdict(report)
     drawn = [name for name in FIGURES if (figures / f"{name}.svg").exists()]
-    pictures = [
-        page.Section(FIGURES[name], [page.image(figures / f"{name}.svg", FIGURES[name])]) for name in drawn
-    ]
+    pictures = [page.Section(FIGURES[name], [page.image(figures / f"{name}.svg", FIGURES[name])]) for name in drawn]
     shown = [page.Section(table.title, _table(table)) for table in tables(report)]
-    sections = [*pictures[:1], *shown, *pictures[1:], page.Section("Comparisons and facts", [page.points(facts(report))])]
+    sections = [
+        *pictures[:1],
+        *shown,
+        *pictures[1:],
+        page.Section("Comparisons and facts", [page.points(facts(report))]),
+    ]
     if report.get("planted"):
         rows = [[one["feature"], str(one["rank"]), str(one["dim"])] for one in report["planted"]]
         sections.append(page.Section("Planted truth", [page.table(["field", "planted rank", "dimension"], rows)]))

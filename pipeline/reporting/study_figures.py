@@ -85,9 +85,7 @@ def curves(points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], title:
             colour = COLOURS.get(name, spare)
             ordered = sorted(allocation_points)
             size = [size for size, _ in ordered]
-            axes.plot(
-                size, [np.mean(values) for _, values in ordered], "o-", color=colour, label=name, markersize=4
-            )
+            axes.plot(size, [np.mean(values) for _, values in ordered], "o-", color=colour, label=name, markersize=4)
             lows, highs = ([pick(values) for _, values in ordered] for pick in (min, max))
             axes.fill_between(size, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")

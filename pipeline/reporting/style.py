@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ STYLE: dict[Any, Any] = {
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure next to ``path`` as .png, and as .svg for pages of any background; the same figure gives the same
-    bytes.
+    """Write the figure next to ``path`` as .png, and as .svg without a background; equal figures give equal bytes.
 
     Args:
         figure: to write.
@@ -52,6 +52,21 @@ def save(figure: Figure, path: str | Path) -> None:
             figure.savefig(drawn, format=kind, dpi=160, metadata=metadata, transparent=kind == "svg")
             with whole(Path(path).with_suffix(f".{kind}")) as draft:
                 draft.write_bytes(drawn.getvalue())
+
+
+def attempt(draw: Callable[[], Figure], path: str | Path) -> bool:
+    """Draw a figure and `save` it; whether that succeeded. A figure that fails costs a warning, not the report.
+
+    Args:
+        draw: makes the figure.
+        path: its suffix is replaced.
+    """
+    try:
+        save(draw(), path)
+    except Exception as error:
+        print(f"warning: the figure {Path(path).stem} is left out: {type(error).__name__}: {error}")
+        return False
+    return True
 
 
 def new_figure(width: float, height: float) -> Figure:

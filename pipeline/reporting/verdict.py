@@ -98,7 +98,7 @@ def _headline(report: Report, form: Mapping[str, Any]) -> str:
     if form["name"] == "full":
         return f"Deploy full, {form['bytes']:,} bytes of tables: nothing smaller keeps its {title_of(report)} on val."
     tables = round(form["bytes"] / form["ratio"])
-    return f"Deploy {called(form)}: {form['bytes']:,} bytes of tables in place of {tables:,} ({form['ratio']:.1%})."
+    return f"Deploy {form['name']}: {form['bytes']:,} bytes of tables in place of {tables:,} ({form['ratio']:.1%})."
 
 
 def _undecided(report: Report) -> tuple[str, str] | None:
