@@ -20,7 +20,8 @@ from pipeline.experiment.found import Found
 from pipeline.experiment.saved import HISTORY
 from pipeline.reporting import figures, report, report_page, style
 from pipeline.reporting.evaluate import evaluate
-from pipeline.tracking import identity
+from pipeline.tracking.identity import configuration_key
+from pipeline.tracking.identity import origin as identity_of
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
@@ -45,17 +46,16 @@ def run() -> None:
     with whole(REPORT.with_name("allocations.csv")) as file:
         pd.DataFrame(report.points(results)).round(6).to_csv(file, index=False)
     drawn = _draw(experiment, results)
-    text = report.markdown(results, drawn)
-    write_text(REPORT.with_suffix(".md"), text + "\n")
+    write_text(REPORT.with_suffix(".md"), report.markdown(results, drawn) + "\n")
     records = sorted([*MODELS.rglob(HISTORY), *MODELS.rglob(ALLOCATION.name)])
     code = ["stages/evaluate.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
     code += [file_of("methods", name) for name in sorted({results["method"], *results["allocations"]} - {"searched"})]
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json", *records])
-    origin = {"stage evaluate": key, "data (SHA-256)": experiment.data.raw_sha256, **identity.origin(root())}
+    origin = _origin(key, experiment.data.raw_sha256)
     write_text(REPORT.with_suffix(".html"), report_page.html(results, FIGURES, origin))
     with stage_tracker("evaluate", key, experiment.data.raw_sha256, wait=True) as tracker:
         _record(tracker, params, results)
-    print(text)
+    print(report.markdown(results))
     print(f"evaluate: {results['test_rows']:,} test rows, {time.monotonic() - started:.1f} s")
 
 
@@ -91,6 +91,20 @@ def _draw(experiment: Experiment, results: dict[str, Any]) -> list[str]:
         folder.mkdir()
         shown = [name for name in report.FIGURES if not nothing.get(name)]
         return [name for name in shown if style.attempt(draw[name], folder / f"{name}.png")]
+
+
+def _origin(key: str, raw_sha256: str) -> dict[str, str]:
+    """What identifies these results, by its name."""
+    origin = {
+        "content key of evaluate": key,
+        "configuration (pipeline.configuration in MLflow)": configuration_key(Params.load().configuration()),
+        "SHA-256 of the raw table": raw_sha256,
+    }
+    git = identity_of(root())
+    if commit := git.get("mlflow.source.git.commit"):
+        changed = ", with changes that are not committed" if git.get("git.dirty") == "true" else ""
+        origin["git commit"] = commit + changed
+    return origin
 
 
 def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:

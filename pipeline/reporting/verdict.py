@@ -188,7 +188,7 @@ def _search(report: Report) -> tuple[str, str]:
         why = next(one["covers"] for one in compared if one["interval"] is None)
         said.append(f"There is {why}, for {_listed(groups['untested'])}.")
     if same:
-        said.append(f"There is no comparison with {_listed(same)}, which has the same dimensions.")
+        said.append(f"There is no comparison with {_listed(same)}: the dimensions are the same.")
     known = {_kind(one["against"]) for one in report["comparisons"]}
     if missing := [text for kind, text in CONTROLS.items() if kind not in known]:
         said.append(f"There is no control of {_listed(missing)}.")
@@ -243,14 +243,14 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
         return f"Nothing varies, or the variance over the rows is unknown, so nobody can say {what}."
     if not half > 0:
         return f"The mean lies on the limit itself, so no number of seeds or rows is known to say {what}."
-    both = f"about {minus.times_for(half) or 0:,.2g} times the seeds and the test rows would"
+    both = f"about {_round(minus.times_for(half) or 0.0)} times the seeds and the test rows would"
     if share >= 0.5:
         number, limit = minus.seeds_for(half), f"the seeds, with {share:.0%} of the variance"
         enough = f"about {number} seeds in place of {minus.seeds} would" if number else ""
         enough = enough or f"more seeds alone do not suffice, {both}"
     else:
         factor, limit = minus.rows_for(half), f"the test rows, with {1 - share:.0%} of the variance"
-        enough = f"about {float(f'{factor * rows:.2g}'):,.0f} test rows in place of {rows:,} would" if factor else ""
+        enough = f"about {_round(factor * rows)} test rows in place of {rows:,} would" if factor else ""
         enough = enough or f"more test rows alone do not suffice, {both}"
     return f"To say {what}, the limit is {limit}: {enough} do, if the mean and the variances stay as they are."
 
@@ -275,6 +275,11 @@ def _signed(minus: Difference) -> str:
         return f"{minus.mean:+z.4f}"
     low, high = minus.interval
     return f"{minus.mean:+z.4f}, {low:+z.4f} to {high:+z.4f}"
+
+
+def _round(number: float) -> str:
+    """Two digits, e.g. "2.9", "170" or "4,300"."""
+    return f"{float(f'{number:.2g}'):,g}" if number < 1000 else f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -147,7 +147,7 @@ def test_a_control_with_the_searched_dimensions_is_no_control() -> None:
     report = judged([SEARCHED, FULL, UNIFORM])
     report["allocations"]["uniform"]["dims"] = report["allocations"]["searched"]["dims"]
     said = points(report)
-    assert "There is no comparison with uniform, which has the same dimensions." in said["The search"]
+    assert "There is no comparison with uniform: the dimensions are the same." in said["The search"]
     assert "uniform (" not in said["The search"] and "Surer, the search" not in said
 
 

@@ -33,7 +33,7 @@ def test_the_same_inputs_give_the_same_report_apart_from_times(finished: Project
     drawn = [name for name in finished.files() if name.startswith("artifacts/figures/")]
     assert len(drawn) == 8 and all(finished.files()[name] == again.files()[name] for name in drawn)
     page = (again.folder / "artifacts/report.html").read_text()
-    assert page.count("<svg") == 4 and "planted rank" in page and "stage evaluate" in page
+    assert page.count("<svg") == 4 and "planted rank" in page and "content key of evaluate" in page
     for name in re.findall(r"\]\((figures/\S+)\)", other):
         assert (again.folder / "artifacts" / name).is_file()
 
