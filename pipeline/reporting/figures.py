@@ -264,7 +264,7 @@ def deserved_dimensions(report: Mapping[str, Any]) -> Figure:
         agree = "" if agreement is None else f"; the seeds agree: {agreement:.2f}"
         axes.set_xlabel(
             f"components with bits · bits of a row, full models coded at {knee['ratio']:.1%}{agree}\n"
-            "columns: values by falling frequency, mostly half of the lookups, 30 %, 15 %, and the rest; "
+            "columns: values by falling frequency, mostly half of the lookups, 30 %, 15 %, and the rest;\n"
             "a field with one cell is coded as a whole",
             fontsize=8,
         )

@@ -134,7 +134,7 @@ def image(path: Path, text: str) -> str:
     """
     svg = path.read_text(encoding="utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    mark = re.sub(r"\W+", "-", "-".join(path.with_suffix("").parts[-3:])).strip("-")
+    mark = re.sub(r"\W+", "-", "-".join(path.with_suffix("").parts[-4:])).strip("-")
     svg = re.sub(r'\bid="', f'id="{mark}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{mark}-", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text)}" ', 1)

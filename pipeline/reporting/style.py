@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def attempt(draw: Callable[[], Figure], path: str | Path) -> bool:
         path: its suffix is replaced.
     """
     try:
-        save(draw(), path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # of the PNG; a browser has more fonts
+            save(draw(), path)
     except Exception as error:
         print(f"warning: the figure {Path(path).stem} is left out: {type(error).__name__}: {error}")
         return False

@@ -53,7 +53,9 @@ def _cells(line: str) -> list[str]:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+    lines = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, ["---"] * len(head), *rows)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

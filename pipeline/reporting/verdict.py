@@ -15,6 +15,7 @@ Report = Mapping[str, Any]  # the contents of report.json
 
 EQUAL = 0.02  # sizes that differ by no more than this share count as equal
 ALPHA = 1 - LEVEL
+NAMED = 10  # undecided fields that are named
 CONTROLS = {  # what the searched allocation is compared with, beside the full models
     "uniform": "one dimension for all fields",
     "random": "random dimensions",
@@ -36,7 +37,8 @@ class Verdict:
     points: Sequence[tuple[str, str]]
 
     def markdown(self) -> str:
-        return "\n".join([f"**{self.headline}**", "", *(f"- **{title}.** {text}" for title, text in self.points)])
+        points = [f"- **{title}.** {text}".replace("\n", " ") for title, text in self.points]
+        return "\n".join([f"**{self.headline}**", "", *points])
 
 
 def verdict(report: Report) -> Verdict:
@@ -107,15 +109,13 @@ def _undecided(report: Report) -> tuple[str, str] | None:
         return None
     entry = report["allocations"]["searched"]
     by_field = entry["bytes_per_field"]
-    held = ""
-    if isinstance(by_field, Mapping) and entry["bytes"]:
-        held = f" They hold {sum(by_field[name] for name in names) / entry['bytes']:.1%} of the searched bytes."
-    many = "these fields" if len(names) > 1 else "this field"
-    return "Undecided", (
-        f"{_listed(names)}: the two best candidates of {many} are closer than `search.architecture.margin`.{held} "
-        "Search longer (`search.epochs`), or compare seeds of the search (`search.seed`): what they do not agree on "
-        "matters little."
-    )
+    shown = names if len(names) <= NAMED else [*names[:NAMED], number_of(len(names) - NAMED, "other")]
+    text = f"{_listed(shown)}: the two best candidates are closer than `search.architecture.margin`."
+    if by_field and entry["bytes"]:
+        text += f" This is about {sum(by_field[name] for name in names) / entry['bytes']:.1%} of the searched bytes."
+    text += " Search longer (`search.epochs`), or with another `search.seed`: if seeds choose differently, the data do "
+    text += "not tell the candidates apart."
+    return "Undecided", text
 
 
 def _on_test(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
@@ -126,11 +126,12 @@ def _on_test(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
         return "On test", f"{title} {own:.4f}. {whole}."
     minus = Difference.of(form["minus_full"])
     text = f"{title} {own:.4f}, and {full['test']['mean']:.4f} of full: {with_interval(minus)}. "
-    text += f"{_loss(minus, report['tolerance'], title)} {whole} in place of {full['model_bytes']:,}."
+    text += f"{_loss(minus, report['tolerance'])} {whole} in place of {full['model_bytes']:,}."
     return "On test", text
 
 
-def _loss(minus: Difference, tolerance: float, title: str) -> str:
+def _loss(minus: Difference, tolerance: float) -> str:
+    """What the interval says of the loss on test, and what it covers."""
     if minus.interval is None:
         return f"There is {minus.covers}."
     low, high = minus.interval

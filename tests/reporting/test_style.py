@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline.reporting.style import STYLE, attempt, new_figure, save, short
 
@@ -29,6 +30,15 @@ def test_a_figure_that_fails_costs_a_warning_that_names_it(tmp_path: Path, capsy
     assert capsys.readouterr().out == (
         "warning: the figure bad is left out: ZeroDivisionError: integer division or modulo by zero\n"
     )
+
+
+def test_a_name_in_a_script_that_the_font_lacks_is_kept_for_the_browser(tmp_path: Path) -> None:
+    def draw() -> Figure:
+        figure = new_figure(3, 2)
+        figure.suptitle("字段")
+        return figure
+
+    assert attempt(draw, tmp_path / "name.png") and "字段" in (tmp_path / "name.svg").read_text()
 
 
 def test_numbers_are_short() -> None:

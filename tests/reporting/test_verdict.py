@@ -158,8 +158,12 @@ def test_a_task_of_numbers_is_told_in_its_own_words() -> None:
 
 def test_what_is_undecided_comes_first_with_its_bytes_and_the_remedy() -> None:
     first, *_ = verdict(judged([SEARCHED, FULL, UNIFORM], undecided=["a"])).points
-    assert first[0] == "Undecided" and first[1].startswith("a: the two best candidates of this field are closer than")
-    assert "They hold 20.0% of the searched bytes." in first[1] and "`search.epochs`" in first[1]
+    assert first[0] == "Undecided" and first[1].startswith("a: the two best candidates are closer than")
+    assert "This is about 20.0% of the searched bytes." in first[1] and "`search.epochs`" in first[1]
+    many = [f"f{i}" for i in range(30)]
+    report = judged([SEARCHED, FULL, UNIFORM], undecided=many)
+    report["allocations"]["searched"]["bytes_per_field"] = None
+    assert points(report)["Undecided"].startswith("f0, f1, f2, f3, f4, f5, f6, f7, f8, f9 and 20 others: the two best")
 
 
 # --- what would make it surer

@@ -372,6 +372,8 @@ def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
     assert len(marks) == len([*STUDIES.glob("*/results/*/table.md")]) == len(set(marks))
     assert all(f'<li><a href="#{mark}">' in made for mark in marks)
     assert made.count('<div class="lead">') == len(marks)
+    ids = re.findall(r'\bid="([^"]+)"', made)
+    assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize(("grid", "metrics"), [("bytes", METRICS), ("dataset", {"order": "a", "seed": "b"})])
