@@ -95,7 +95,7 @@ class Difference:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Difference:
         """The difference that `to_dict` wrote; other entries of the record are ignored."""
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
 
 
 def difference(

@@ -91,6 +91,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         "undecided": list(found.undecided),
         "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
     }
+    forms = {name: form for name, form in forms.items() if len(form.test) == len(seeds)}  # all seeds can be served
     searched, beside = forms["searched"], [forms[name] for name in names[1:]]
     beside += _nearest_int8(searched, forms)
     if full_models:
