@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+MOST = 1000  # seeds that an estimate may ask for
+MANY = 10**9  # rows; with so many, their variance counts as known
 COVERS = "seeds and test rows"
 SEEDS_ALONE = "seeds alone"
 CELLS = 512  # of a sketch
@@ -45,8 +47,55 @@ class Difference:
             return COVERS if self.row_se is not None else SEEDS_ALONE
         return "no interval: it takes two seeds or more" if self.seeds == 1 else "no interval: nothing varies"
 
+    @property
+    def share_of_seeds(self) -> float | None:
+        """The share of the variance of ``mean`` that comes from the seeds; the rest comes from the test rows. None if
+        one of the two is unknown, or nothing varies."""
+        if self.seed_sd is None or self.row_se is None:
+            return None
+        of_seeds, of_rows = self.seed_sd**2 / self.seeds, self.row_se**2
+        return of_seeds / (of_seeds + of_rows) if of_seeds + of_rows > 0 else None
+
+    def seeds_for(self, half: float) -> int | None:
+        """An estimate of the least number of seeds, on the same test rows, whose interval reaches no further than
+        ``half`` from its mean; None if it is above `MOST`, or the variance of the seeds is unknown."""
+        if self.seed_sd is None:
+            return None
+        of_rows = (self.row_se or 0.0) ** 2
+        for n in range(2, MOST + 1):
+            if _half(self.seed_sd**2 / n, of_rows, n) <= half:
+                return n
+        return None
+
+    def rows_for(self, half: float) -> float | None:
+        """An estimate of how many times the test rows it takes, with the same seeds, for an interval that reaches no
+        further than ``half`` from its mean; None if no number suffices, or a variance is unknown."""
+        if self.seed_sd is None or self.row_se is None or self.seeds < 2:
+            return None
+        of_seeds, of_rows = self.seed_sd**2 / self.seeds, self.row_se**2
+        if _half(of_seeds, 0.0, self.seeds) > half:
+            return None
+        low, high = 0.0, 1.0  # the share of the variance over rows that may remain
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _half(of_seeds, middle * of_rows, self.seeds) <= half else (low, middle)
+        return 1 / low if low > 0 else None
+
+    def times_for(self, half: float) -> float | None:
+        """An estimate of how many times the seeds and the test rows it takes together, with the quantile of the normal
+        distribution, for an interval that reaches no further than ``half`` from its mean; None if nothing varies."""
+        variance = (self.seed_sd or 0.0) ** 2 / self.seeds + (self.row_se or 0.0) ** 2
+        if not variance > 0 or not half > 0:
+            return None
+        return float(stats.norm.ppf(0.5 + LEVEL / 2)) ** 2 * variance / half**2
+
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "covers": self.covers}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Difference:
+        """The difference that `to_dict` wrote; other entries of the record are ignored."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
 
 
 def difference(
@@ -85,11 +134,23 @@ def difference(
     variance = of_seeds + of_rows
     if not variance > 0:
         return Difference(mean, None, None, n, sd, row_se)
-    spread = of_seeds**2 / (n - 1) + of_rows**2 / max(1, (rows or 2) - 1)
-    freedom = variance**2 / spread
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * variance**0.5
+    freedom = _freedom(of_seeds, of_rows, n, rows or 2)
+    half = _half(of_seeds, of_rows, n, rows or 2)
     p_value = float(2 * stats.t.sf(abs(mean) / variance**0.5, freedom))
     return Difference(mean, (mean - half, mean + half), p_value, n, sd, row_se)
+
+
+def _freedom(of_seeds: float, of_rows: float, n: int, rows: int) -> float:
+    """Degrees of freedom (Satterthwaite 1946) of a sum of two variances, of n seeds and of the rows."""
+    return (of_seeds + of_rows) ** 2 / (of_seeds**2 / (n - 1) + of_rows**2 / max(1, rows - 1))
+
+
+def _half(of_seeds: float, of_rows: float, n: int, rows: int = MANY) -> float:
+    """Half the width of the interval; 0 if nothing varies."""
+    if not of_seeds + of_rows > 0:
+        return 0.0
+    quantile = stats.t.ppf(0.5 + LEVEL / 2, _freedom(of_seeds, of_rows, n, rows))
+    return float(quantile) * (of_seeds + of_rows) ** 0.5
 
 
 def row_variance(influence: np.ndarray) -> float:

@@ -47,10 +47,10 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
     folder.mkdir()
     _write_csv(folder / "trials.csv", rows)
     drawn = folder / "figures"
-    style.save(sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
-    style.save(sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
+    style.attempt(lambda: sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
+    style.attempt(lambda: sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
     if importances:
-        style.save(sweep_figures.importances(importances), drawn / "importances.png")
+        style.attempt(lambda: sweep_figures.importances(importances), drawn / "importances.png")
     values = {row["trial"]: {path: row["values"][".".join(path)] for path in sweep.space} for row in rows}
     commands = {row["trial"]: spaces.command(sweep.values_now, values[row["trial"]]) for row in rows if row["best"]}
     (folder / "sweep.html").write_text(_html(sweep, rows, drawn, commands))
@@ -88,23 +88,24 @@ def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int,
     aim = f"best {sweep.title} on val, fewest bytes"
     if sweep.budget is not None:
         aim = f"best {sweep.title} on val within {sweep.budget:,} bytes"
-    body = [page.paragraph(f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not used.")]
+    about = f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not used."
+    sections = []
     best = sorted((row for row in rows if row["best"]), key=lambda row: row["bytes"])
     if best:
-        body.append(page.heading("The best trial" if len(best) == 1 else "The trials on the Pareto front"))
-        body.append(page.table(*_table(best, sweep.title)))
+        title = "The best trial" if len(best) == 1 else "The trials on the Pareto front"
+        sections.append(page.Section(title, [page.table(*_table(best, sweep.title))]))
     for stem, title in FIGURES.items():
         if (drawn / f"{stem}.svg").exists():
             shown = title.format(title=sweep.title)
-            body += [page.heading(shown), page.image(drawn / f"{stem}.svg", shown)]
-    body += [page.heading("All trials"), page.table(*_table(rows, sweep.title))]
+            sections.append(page.Section(shown, [page.image(drawn / f"{stem}.svg", shown)]))
+    sections.append(page.Section("All trials", [page.table(*_table(rows, sweep.title))]))
     if best:
-        body.append(page.heading("Commands that repeat them, with controls and the test rows"))
-    for row in best:
-        dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
-        body.append(page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"))
-        body.append(page.code(commands[row["trial"]]))
-    return page.page(f"Sweep {sweep.name}", body)
+        repeat = []
+        for row in best:
+            dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
+            repeat += [page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"), page.code(commands[row["trial"]])]
+        sections.append(page.Section("Commands that repeat them, with controls and the test rows", repeat))
+    return page.page(f"Sweep {sweep.name}", sections, [page.paragraph(about)])
 
 
 def _table(rows: Sequence[Row], title: str) -> tuple[list[str], list[list[str]]]:
