@@ -59,7 +59,16 @@ def finetune(
     model.train()
     batches = task.batches(rows, settings.batch_size, seed + 1)
     planned = chosen.epochs * len(batches)
-    module = LitWeights(model, task, val, planned, lr=chosen.lr, schedule="linear", record=record_after)
+    module = LitWeights(
+        model,
+        task,
+        val,
+        planned,
+        lr=chosen.lr,
+        schedule="linear",
+        record=record_after,
+        lr_key="retrain.finetune.lr",
+    )
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
     model.finish()

@@ -143,7 +143,7 @@ def _entry(
     entry["bytes_per_field"] = per_field[0] if alike else per_field
     entry["ratio"] = entry["bytes"] / full
     entry["served"] = {}
-    for form in models[0].served:
+    for form in [form for form in models[0].served if all(form in model.served for model in models)]:
         served = [model.served[form] for model in models]
         entry["served"][form] = {
             "metrics": _spreads([each["metrics"] for each in served]),
