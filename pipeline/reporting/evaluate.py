@@ -22,6 +22,7 @@ from pipeline.experiment.saved import load
 from pipeline.metrics.difference import difference, row_variance, spread
 from pipeline.models.model import Model
 from pipeline.reporting.curve import curve
+from pipeline.reporting.fields import of_record
 from pipeline.serving.latency import BATCHES, forms, measured
 
 SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
@@ -82,6 +83,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         "allocations": entries,
         "comparisons": [_compared(task.objective, tested, entries, name) for name in names[1:]],
         "undecided": list(found.undecided),
+        "data": of_record(experiment.data.record),
         "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
     }
     if full_models:

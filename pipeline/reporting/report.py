@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.metrics.difference import Difference
 from pipeline.reporting.deserved import rounded
+from pipeline.reporting.fields import section
 from pipeline.reporting.text import mean_sd, table, with_interval
 
 Report = Mapping[str, Any]  # the contents of report.json
@@ -25,7 +26,7 @@ def markdown(report: Report) -> str:
     lines += [
         f"- {line}" for line in (*_comparisons(report), *_agreement(report), *_warnings(report), *_planted(report))
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *section(report.get("data"))])
 
 
 def _allocations(report: Report) -> str:
