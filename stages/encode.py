@@ -34,8 +34,8 @@ def run() -> None:
         for name, summary in record["summaries"].items():
             tracked.metrics(0, {f"unknown/{name}/{part}": share for part, share in summary["unknown"].items()})
             tracked.metrics(0, {f"values/{name}": summary["values"], f"most_frequent/{name}": summary["most_frequent"]})
-            if summary["auc"] is not None:
-                tracked.metrics(0, {f"auc_alone/{name}": summary["auc"]})
+            if summary["auc_alone"] is not None:
+                tracked.metrics(0, {f"auc_alone/{name}": summary["auc_alone"]})
         tracked.artifact(ENCODED / "schema.json")
         tracked.artifact(ENCODED / FIELDS_FILE)
     rows = record["rows"]

@@ -37,7 +37,7 @@ class Summary:
         ids: values that are frequent enough to have an id of their own.
         unknown: share of the rows of ``val`` and ``test`` without a known value.
         most_frequent: share of the training rows with the most frequent value.
-        auc: on ``val`` of the field alone, see `pipeline.encoding.tally.Tally.aucs`; None if labels are not 0 and 1.
+        auc_alone: on ``val`` of the field alone, see `pipeline.encoding.tally.Tally.aucs`; None if labels are not 0 and 1.
         warnings: why the field is useless or dangerous, each with a remedy.
     """
 
@@ -46,7 +46,7 @@ class Summary:
     ids: int
     unknown: Mapping[str, float]
     most_frequent: float
-    auc: float | None
+    auc_alone: float | None
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Summary:
     def cells(self) -> list[str]:
         """The entries below `HEAD` after the name."""
         shares = [*(self.unknown[part] for part in JUDGING), self.most_frequent]
-        auc = "–" if self.auc is None else f"{self.auc:.3f}"
+        auc = "–" if self.auc_alone is None else f"{self.auc_alone:.3f}"
         return [self.kind, f"{self.values:,}", f"{self.ids:,}", *(f"{share:.1%}" for share in shares), auc]
 
 
@@ -77,9 +77,9 @@ def warnings(
         _rare_values(summary, rows, sample),
         None if twin is None else f"a copy of {twin!r}: both have the same values in all rows; leave one of them out",
     ]
-    if summary.auc is not None and summary.auc > LEAK:
+    if summary.auc_alone is not None and summary.auc_alone > LEAK:
         found.append(
-            f"it predicts the label almost alone (AUC {summary.auc:.3f} on val), so it is probably known only after "
+            f"it predicts the label almost alone (AUC {summary.auc_alone:.3f} on val), so it is probably known only after "
             "the label; leave it out unless a new row has it too"
         )
     return tuple(text for text in found if text)
@@ -113,7 +113,7 @@ def _rare_values(summary: Summary, rows: int, sample: pa.Array) -> str | None:
         return f"{what} and look like {times}; give an hour or a weekday instead, or order the rows by it"
     if unique:
         return f"{what}, so nothing is learned from them; leave it out, or make its values coarser"
-    return f"{what}: too few training rows have them; lower encode.min_count, or make the values coarser"
+    return f"{what}: it is missing, rare or new there; lower encode.min_count, or make the values coarser"
 
 
 def _times(sample: pa.Array) -> str | None:
@@ -185,8 +185,8 @@ def write_table(fields: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, lineterminator="\n")
         unknown = [f"unknown_{part}" for part in JUDGING]
-        writer.writerow(["field", "kind", "values", "ids", *unknown, "most_frequent", "auc", "warnings"])
+        writer.writerow(["field", "kind", "values", "ids", *unknown, "most_frequent", "auc_alone", "warnings"])
         for name, record in fields.items():
             unknown = [record["unknown"][part] for part in JUDGING]
-            figures = [record["values"], record["ids"], *unknown, record["most_frequent"], record["auc"]]
+            figures = [record["values"], record["ids"], *unknown, record["most_frequent"], record["auc_alone"]]
             writer.writerow([name, record["kind"], *figures, "; ".join(record["warnings"])])

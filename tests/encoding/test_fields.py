@@ -77,8 +77,8 @@ def test_a_summary_is_that_of_its_definition(tmp_path, monkeypatch):
         shares = {number: share(number) for number in range(len(counts) + 1)}
         val = rows_of(tmp_path, "val", slots)
         scores = [max((shares[i] for i in ids), key=lambda one, mean=mean: abs(one - mean)) for ids, _ in val]
-        assert about["auc"] == pytest.approx(auc_of_pairs(scores, [label for _, label in val]), abs=1e-12)
-        assert about["auc"] > 0.55 and about["warnings"] == []
+        assert about["auc_alone"] == pytest.approx(auc_of_pairs(scores, [label for _, label in val]), abs=1e-12)
+        assert about["auc_alone"] > 0.55 and about["warnings"] == []
     assert record["summaries"]["user"]["values"] > record["summaries"]["user"]["ids"] + 20
     assert record["summaries"]["tags"]["values"] == 8
 
@@ -91,13 +91,13 @@ def test_values_that_never_come_in_training_rows_do_not_count(tmp_path):
     assert (day["values"], day["unknown"]) == (12, {"val": 1.0, "test": 1.0}) and five["unknown"]["val"] == 0
     [warning] = day["warnings"]
     assert warning.startswith("100% of the rows of val have no known value") and not five["warnings"]
-    assert day["auc"] == 0.5  # all rows have the same id
+    assert day["auc_alone"] == 0.5  # all rows have the same id
 
 
 def test_labels_that_are_numbers_have_no_auc(tmp_path):
     columns = {"label": pa.array(np.linspace(0, 9, ROWS)), "five": pa.array(np.arange(ROWS) % 5)}
     record = encoded(tmp_path, columns, {"five": CATEGORICAL})
-    assert record["summaries"]["five"]["auc"] is None and not record["warnings"]
+    assert record["summaries"]["five"]["auc_alone"] is None and not record["warnings"]
     assert any("–" in line for line in lines(record["summaries"], Path("fields.csv")))
 
 
@@ -207,7 +207,7 @@ def test_of_many_fields_only_those_with_warnings_are_printed(tmp_path):
     assert [row["field"] for row in table] == list(columns)
     for row in table:
         about = record["summaries"][row["field"]]
-        assert float(row["unknown_val"]) == about["unknown"]["val"] and float(row["auc"]) == about["auc"]
+        assert float(row["unknown_val"]) == about["unknown"]["val"] and float(row["auc_alone"]) == about["auc_alone"]
         assert row["warnings"] == "; ".join(about["warnings"])
 
 

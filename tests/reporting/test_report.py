@@ -108,11 +108,11 @@ def test_what_is_known_of_planted_data_is_said() -> None:
 
 def summary(**changes: Any) -> dict[str, Any]:
     usual = {"kind": "categorical", "values": 1200, "ids": 900, "unknown": {"val": 0.125, "test": 0.25}}
-    return usual | {"most_frequent": 0.5, "auc": 0.6123, "warnings": []} | changes
+    return usual | {"most_frequent": 0.5, "auc_alone": 0.6123, "warnings": []} | changes
 
 
 def test_the_fields_are_listed_with_their_warnings_first() -> None:
-    fields = {"a": summary(), "b": summary(auc=None, warnings=["it has one value; leave it out"])}
+    fields = {"a": summary(), "b": summary(auc_alone=None, warnings=["it has one value; leave it out"])}
     text = report.markdown(changed(data={"summaries": fields, "warnings": ["val has 12 rows"]}))
     said = text[text.index("**Fields.**") :].splitlines()
     assert said[2:4] == ["- warning: val has 12 rows", "- warning: b: it has one value; leave it out"]

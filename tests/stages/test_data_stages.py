@@ -67,7 +67,7 @@ def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Pro
     assert figures["encode"]["cardinality/c"] == encoded["fields"][0]["cardinality"]
     about = encoded["summaries"]["c"]
     assert figures["encode"]["unknown/c/val"] == about["unknown"]["val"]
-    assert figures["encode"]["auc_alone/c"] == about["auc"] and figures["encode"]["values/c"] == about["values"]
+    assert figures["encode"]["auc_alone/c"] == about["auc_alone"] and figures["encode"]["values/c"] == about["values"]
     assert '"path": "artifacts/encoded/fields.csv"' in text
 
 
