@@ -37,7 +37,7 @@ class Summary:
         ids: values that are frequent enough to have an id of their own.
         unknown: share of the rows of ``val`` and ``test`` without a known value.
         most_frequent: share of the training rows with the most frequent value.
-        auc_alone: on ``val`` of the field alone, see `pipeline.encoding.tally.Tally.aucs`; None if labels are not 0 and 1.
+        auc_alone: on ``val``, see `pipeline.encoding.tally.Tally.aucs`; None if labels are not 0 and 1.
         warnings: why the field is useless or dangerous, each with a remedy.
     """
 
@@ -79,8 +79,8 @@ def warnings(
     ]
     if summary.auc_alone is not None and summary.auc_alone > LEAK:
         found.append(
-            f"it predicts the label almost alone (AUC {summary.auc_alone:.3f} on val), so it is probably known only after "
-            "the label; leave it out unless a new row has it too"
+            f"it predicts the label almost alone (AUC {summary.auc_alone:.3f} on val), so it is probably known only "
+            "after the label; leave it out unless a new row has it too"
         )
     return tuple(text for text in found if text)
 
