@@ -81,10 +81,15 @@ def run() -> None:
 
 def train_job(job: Job, title: str | None, record: Record) -> str:
     """Train and save a model; the line that says how good it is."""
-    from pipeline.experiment.train import train  # it imports Lightning; only the process that trains waits for that
+    # They import Lightning; only the process that trains waits for that.
+    from pipeline.experiment.train import train
+    from pipeline.training.weights import Diverged
 
     experiment, checkpoint = Experiment(job.params, Encoded.load(ENCODED)), job.path.with_suffix(".ckpt")
-    trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+    try:
+        trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+    except Diverged as error:
+        raise ValueError(f"{job.title}: {error}") from error
     save(job.path, trained.model, job.allocation, trained.history)
     checkpoint.unlink(missing_ok=True)
     task = experiment.task

@@ -21,7 +21,15 @@ HOME, INDEX = Path("README.md"), Path("index.md")
 FIRST = [HOME, Path("CHANGELOG.md"), Path("CONTRIBUTING.md"), Path("data/README.md")]
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 CONTENTS = {  # of the site, below the first page; all other pages are tables
-    "Use it": ["data/README", "docs/settings", "docs/methods", "docs/serving", "docs/coding", "docs/faults", "docs/faq"],
+    "Use it": [
+        "data/README",
+        "docs/settings",
+        "docs/methods",
+        "docs/serving",
+        "docs/coding",
+        "docs/faults",
+        "docs/faq",
+    ],
     "What we found": ["docs/results", "docs/speed", "docs/studies"],
     "Change it": ["docs/architecture", "docs/extending", "CONTRIBUTING", "CHANGELOG"],
     "Reference": ["docs/parameters"],

@@ -33,6 +33,10 @@ class Vocabulary:
         self.name, self.kind, self.edges = name, kind, edges
         self.width = max_bag if kind == BAG else 1
         self.values: pa.Array  # the known values; values[i] has id i + 1
+        self.counts: np.ndarray  # training rows with each known value
+        self.distinct: int  # values of the training rows, known or not; buckets of numbers; above RICH_VALUES about
+        self.missing: bool  # whether a missing value is among them
+        self.largest: int  # training rows with the most frequent one
 
     def learn(self, batches: Callable[[], Iterator[tuple[pa.Array, np.ndarray]]], min_count: int) -> pa.Table:
         """Number the values that are frequent enough in training rows; return a table of value, count and id.
@@ -43,15 +47,20 @@ class Vocabulary:
         """
         tables = (self._counted(column, train) for column, train in batches())
         counts = summed(tables, RICH_VALUES)
+        self.distinct = len(counts)
         if len(counts) > RICH_VALUES:
             sketch = Sketch()
             for table in itertools.chain([counts], tables):
                 sketch.add(table)
+            self.distinct = sketch.distinct()
             counts = summed(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
+        self.missing = counts["value"].null_count > 0
+        self.largest = pc.max(counts["count"]).as_py() or min(1, self.distinct)  # of rare values, one occurs
         frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
         order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
         frequent = frequent.take(order)
         self.values = frequent["value"].combine_chunks()
+        self.counts = frequent["count"].to_numpy()
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
     def look_up(self, column: pa.Array, slots: np.ndarray) -> None:

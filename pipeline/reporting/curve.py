@@ -55,17 +55,11 @@ def curve(experiment: Experiment, models: Sequence[Model], full: Form, size: int
     splits = experiment.data.split("val"), experiment.data.split("test")
     tables = full_tables(experiment.schema, experiment.dim).bytes
     coders = [Coder(experiment, model) for model in models]
-<<<<<<< HEAD
-    points: list[dict[str, Any]] = []
-    plans: list[list[list[Plan]]] = []  # of each point, seed and field
-    for share in progress(SHARES, desc="curve", unit=" sizes"):
-=======
     tolerance = experiment.params.evaluate.tolerance
     record: dict[str, Any] = {"points": [], "full": full.spreads(), "tolerance": tolerance}
     place, at_knee, kept = None, None, None
-    for share in tqdm(SHARES, desc="curve", unit=" sizes", delay=1):
+    for share in progress(SHARES, desc="curve", unit=" sizes"):
         started = time.monotonic()
->>>>>>> report
         try:
             form, plans = _coded(experiment, coders, int(share * tables), splits)
         except TooFewBytes:

@@ -22,6 +22,7 @@ from pipeline.experiment.saved import load
 from pipeline.metrics.difference import spread
 from pipeline.models.model import Model
 from pipeline.reporting.curve import curve
+from pipeline.reporting.fields import of_record
 from pipeline.reporting.forms import INT8, TRAINED, Form, Quality, deploy, objective
 from pipeline.reporting.forms import entries as form_entries
 from pipeline.serving.latency import BATCHES, measured
@@ -89,6 +90,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         "allocations": entries,
         "scored": found.scores is not None,
         "undecided": list(found.undecided),
+        "data": of_record(experiment.data.record),
         "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
     }
     forms = {name: form for name, form in forms.items() if len(form.test) == len(seeds)}  # all seeds can be served
@@ -173,7 +175,7 @@ def _entry(
     entry["bytes_per_field"] = per_field[0] if alike else per_field
     entry["ratio"] = entry["bytes"] / full
     entry["served"] = {}
-    for form in models[0].served:
+    for form in [form for form in models[0].served if all(form in model.served for model in models)]:
         served = [model.served[form] for model in models]
         entry["served"][form] = {
             "metrics": _spreads([each["metrics"] for each in served]),

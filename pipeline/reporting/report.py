@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.metrics.difference import LEVEL, Difference
+from pipeline.reporting import fields
 from pipeline.reporting.deserved import rounded
 from pipeline.reporting.text import Table, mean_sd, number_of, with_interval
 from pipeline.reporting.verdict import Report, same_as_searched, title_of, unequal, verdict
@@ -52,7 +53,7 @@ def tables(report: Report, most: int | None = None) -> list[Table]:
         made.append(_curve(report))
         if report["curve"]["deserved"]:
             made.append(_deserved(report, most))
-    return made
+    return [*made, *fields.tables(report.get("data"), most)]
 
 
 def facts(report: Report) -> list[str]:
@@ -85,7 +86,6 @@ def _fields(report: Report, most: int | None) -> Table:
         note += f" More than dimensions decides what {report['method']} stores, so the bytes of a field are not known."
     head = ["field", "cardinality", "dimension", "bytes", "of the whole model", "decided"]
     return Table("The searched fields", head, rows, note.strip())
-
 
 def _left_out(names: Sequence[str], most: int | None) -> str:
     if most is None or len(names) <= most:
@@ -199,6 +199,7 @@ def _agreement(report: Report) -> Iterator[str]:
 
 
 def _warnings(report: Report) -> Iterator[str]:
+    yield from fields.warnings(report.get("data"))
     if same := same_as_searched(report):
         yield f"warning: no real comparison with {', '.join(same)}: the same dimensions as searched"
     if report["undecided"]:

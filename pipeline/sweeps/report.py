@@ -15,7 +15,7 @@ from pipeline.reporting.text import number_of
 from pipeline.sweeps import space as spaces
 from pipeline.sweeps.sweep import Sweep
 
-Row = Mapping[str, Any]  # one trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
+Row = Mapping[str, Any]  # one trial: trial, ended, objective, bytes, of_full, dims, best, values; None if unknown
 FIGURES = {
     "front": "{title} on val against bytes, a dot for each trial",
     "history": "Trial by trial",
@@ -45,7 +45,7 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
         The lines to print.
     """
     folder.mkdir()
-    _write_csv(folder / "trials.csv", rows)
+    _write_csv(folder / "trials.csv", rows, sweep.data.schema.names)
     drawn = folder / "figures"
     style.attempt(lambda: sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
     style.attempt(lambda: sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
@@ -69,17 +69,18 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
     return [f"sweep: the best is {said}{front}. This makes it again:", commands[best["trial"]]]
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    names, fields = list(rows[0]["values"]), list(rows[0]["dims"])
+def _write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str]) -> None:
+    names = list(rows[0]["values"])
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         own = ["trial", "ended", "val_objective", "bytes", "of_full", "best"]
         writer.writerow([*own, *names, *(f"dim.{field}" for field in fields)])
         for row in rows:
             objective = "" if row["objective"] is None else repr(row["objective"])
-            cells = [row["trial"], row["ended"], objective, row["bytes"], f"{row['of_full']:.6f}", int(row["best"])]
+            size = ["", ""] if row["bytes"] is None else [row["bytes"], f"{row['of_full']:.6f}"]
             values = [row["values"][name] for name in names]
-            writer.writerow([*cells, *values, *(row["dims"][field] for field in fields)])
+            dims = [row["dims"].get(field, "") for field in fields]
+            writer.writerow([row["trial"], row["ended"], objective, *size, int(row["best"]), *values, *dims])
 
 
 def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int, str]) -> str:
@@ -115,8 +116,7 @@ def _table(rows: Sequence[Row], title: str) -> tuple[list[str], list[list[str]]]
             str(row["trial"]),
             row["ended"],
             "" if row["objective"] is None else f"{row['objective']:.4f}",
-            f"{row['bytes']:,}",
-            f"{row['of_full']:.1%}",
+            *(["", ""] if row["bytes"] is None else [f"{row['bytes']:,}", f"{row['of_full']:.1%}"]),
             *(str(row["values"][name]) for name in names),
         ]
         for row in rows

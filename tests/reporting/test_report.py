@@ -83,6 +83,28 @@ def test_what_is_known_of_planted_data_is_said() -> None:
     assert "- dimension against planted rank: undefined" in report.markdown(changed(**unknown))
 
 
+def summary(**changes: Any) -> dict[str, Any]:
+    usual = {"kind": "categorical", "values": 1200, "ids": 900, "unknown": {"val": 0.125, "test": 0.25}}
+    return usual | {"most_frequent": 0.5, "auc_alone": 0.6123, "warnings": []} | changes
+
+
+def test_the_fields_are_listed_with_their_warnings() -> None:
+    fields = {"a": summary(), "b": summary(auc_alone=None, warnings=["it has one value; leave it out"])}
+    text = report.markdown(changed(data={"summaries": fields, "warnings": ["val has 12 rows"]}))
+    assert "\n- warning: val has 12 rows\n- warning: b: it has one value; leave it out" in text
+    said = text[text.index("**How the columns were encoded.**") :].splitlines()
+    assert said[4:6] == [
+        "| a | categorical | 1,200 | 900 | 12.5% | 25.0% | 50.0% | 0.612 |",
+        "| b | categorical | 1,200 | 900 | 12.5% | 25.0% | 50.0% | – |",
+    ]
+    many = {f"f{n}": summary() for n in range(41)}
+    text = report.markdown(changed(data={"summaries": many, "warnings": []}))
+    assert "How the columns" not in text and "warning:" not in text
+    one = report.markdown(changed(data={"summaries": many | {"b": fields["b"]}, "warnings": []}))
+    assert "| b |" in one and "| f0 |" not in one and "- warning: b: it has one value" in one
+    assert "41 fields without a warning are left out; `artifacts/encoded/fields.csv` has all." in one
+
+
 def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
     assert report.metrics(REPORT) == {
         "searched": {"auc": 0.71, "logloss": 0.5, "bytes": 2000, "int8_auc": pytest.approx(0.7), "int8_bytes": 700},

@@ -39,6 +39,7 @@ def test_ingest_and_encode_end_to_end(project: Project, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ingest: 600 rows of table, 2 fields, mean label 0.")
     assert lines[1].startswith("encode: 600 rows (train ")
+    assert [line.split()[0] for line in lines[2:5]] == ["field", "c", "x"]
     raw, artifacts = project.read("raw/raw.json"), project.folder / "artifacts"
     assert raw["dataset"] == "table"
     assert raw["sha256"] == hashlib.sha256((artifacts / "raw/table.parquet").read_bytes()).hexdigest()
@@ -64,6 +65,10 @@ def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Pro
     encoded = project.read("encoded/schema.json")
     assert figures["encode"]["rows/train"] == encoded["rows"]["train"]
     assert figures["encode"]["cardinality/c"] == encoded["fields"][0]["cardinality"]
+    about = encoded["summaries"]["c"]
+    assert figures["encode"]["unknown/c/val"] == about["unknown"]["val"]
+    assert figures["encode"]["auc_alone/c"] == about["auc_alone"] and figures["encode"]["values/c"] == about["values"]
+    assert '"path": "artifacts/encoded/fields.csv"' in text
 
 
 def test_a_run_of_ingest_is_known_by_what_it_made(project: Project) -> None:
