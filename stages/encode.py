@@ -36,6 +36,12 @@ def run() -> None:
         f"encode: {sum(rows.values()):,} rows ({', '.join(f'{part} {n:,}' for part, n in rows.items())}), "
         f"{len(cardinality)} fields with {sum(cardinality.values()):,} ids, {time.time() - started:.1f} s"
     )
+    for name, cut in record["cut"].items():
+        if cut["rows"]:
+            print(
+                f"encode: bag {name!r}: cut {cut['values']:,} values of {cut['rows']:,} rows, because max_bag is "
+                f"{record['max_bag']}; raise encode.max_bag in params.yaml to keep them"
+            )
 
 
 if __name__ == "__main__":

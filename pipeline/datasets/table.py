@@ -98,7 +98,7 @@ def read(
     labels = BinaryLabels(label, positive) if label_type == "binary" else None
     columns = _Columns(label, labels, time, fields, dates or {}, separator, missing)
     files = table_files(path, ENDINGS)
-    tables = [
+    tables: Sequence[_Table] = [
         _ParquetTable(file)
         if parquet.is_parquet(file)
         else _TextTable(_text(file, names, delimiter, missing, encoding))
@@ -270,7 +270,11 @@ class _ParquetTable:
         for batch in parquet.read(self.file, list(columns.roles)):
             plain = {name: _plain(name, batch[name], role) for name, role in columns.roles.items()}
             for name, kind in self.kinds.items():
-                plain[name] = plain[name].cast(kind, safe=pa.types.is_integer(kind))
+                try:
+                    plain[name] = plain[name].cast(kind, safe=pa.types.is_integer(kind))
+                except pa.ArrowInvalid as error:
+                    problem, remedy = f"must fit {kind}, the type of all part files", "write them with the same types"
+                    raise BadColumn(name, problem, remedy=f"{remedy} ({error})") from error
             yield pa.RecordBatch.from_pydict(plain)
 
     def plain_kinds(self, columns: _Columns) -> dict[str, pa.DataType]:

@@ -31,7 +31,7 @@ from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Vocabulary, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
-from pipeline.sources.source import LABEL, ORACLE, TIME, BadData
+from pipeline.sources.source import BAG, LABEL, ORACLE, TIME, BadData
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.params import Encode
 
@@ -99,6 +99,8 @@ class _Encoder:
         self.vocabularies = {
             name: Vocabulary(name, kind, self.edges.get(name), self.max_bag) for name, kind in table.kinds.items()
         }
+        # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
+        self.cut = {name: np.zeros(2, dtype=np.int64) for name, kind in table.kinds.items() if kind == BAG}
         self.labels = PartLabels()
         self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
         self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
@@ -114,11 +116,14 @@ class _Encoder:
             self.labels.add(part, batch[LABEL].to_numpy().astype(self.table.label_dtype))
             self.train.append(np.packbits(part == TRAIN))
         for empty in self.labels.empty():
-            raise BadData(
-                f"no row would go to part {empty!r}",
-                file=self.table.path,
-                remedy=f"raise encode.split.{empty} in params.yaml, or give more rows",
-            )
+            remedy = f"raise encode.split.{empty} in params.yaml, or give more rows"
+            if self.settings.split.by == "time":
+                times = len(np.unique(self.table.column(TIME)))
+                remedy = (
+                    f"rows of the same time stay together, and there are {times:,} different times: give rows of more "
+                    "times, or set encode.split.by to random in params.yaml"
+                )
+            raise BadData(f"no row would go to part {empty!r}", file=self.table.path, remedy=remedy)
 
     def learn(self, path: Path) -> Schema:
         """The first pass: learn and write the vocabularies, field by field."""
@@ -146,14 +151,16 @@ class _Encoder:
                     files[f"{part}/{name}.npy"] = stack.enter_context(file)
             with progress_bar("(writing)", self.table.groups, " row groups") as progress:
                 encoded = functools.partial(self._encoded, schema)
-                for pieces in in_order(self.threads, encoded, range(self.table.groups), progress):
+                for pieces, cut in in_order(self.threads, encoded, range(self.table.groups), progress):
+                    for name, counts in cut.items():
+                        self.cut[name] += counts
                     for name, array in pieces:
                         files[name].append(array)
         return {name: file.sha256 for name, file in files.items()}
 
-    def _encoded(self, schema: Schema, group: int) -> list[tuple[str, np.ndarray]]:
-        """Pairs (name of a file, rows to append) of one row group."""
-        slots = self._looked_up(schema, group)
+    def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Of one row group, pairs (name of a file, rows to append), and what was cut from its bags."""
+        slots, cut = self._looked_up(schema, group)
         pieces, start = [], 0
         for first, batch in self.table.batches([*self.plain.values(), *self.parts.columns], group):
             part = self.parts(first, batch)
@@ -163,20 +170,26 @@ class _Encoder:
                 for name, column in self.plain.items():
                     pieces.append((f"{place}/{name}.npy", batch[column].to_numpy().take(rows)))
             start += len(batch)
-        return pieces
+        return pieces, cut
 
-    def _looked_up(self, schema: Schema, group: int) -> np.ndarray:
-        """(S, n) int32: the ids of one row group. Columns are read one by one, so that each stays in the cache."""
+    def _looked_up(self, schema: Schema, group: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(S, n) int32: the ids of one row group; and what was cut from its bags.
+
+        Columns are read one by one, so that each stays in the cache.
+        """
+        cut = dict.fromkeys(self.cut, np.zeros(2, dtype=np.int64))
         slots = np.empty((schema.num_slots, self.table.sizes[group]), dtype=np.int32)
         start = 0
         for field in schema.fields:
             end = 0
             for _, batch in self.table.batches([field.name], group):
                 free = slots[start : start + field.width, end : end + len(batch)]
-                self.vocabularies[field.name].look_up(batch[field.name], free)
+                counts = self.vocabularies[field.name].look_up(batch[field.name], free)
+                if field.name in cut:
+                    cut[field.name] = cut[field.name] + counts
                 end += len(batch)
             start += field.width
-        return slots
+        return slots, cut
 
     def record(self) -> dict[str, Any]:
         """The contents of schema.json, except the fields and the checksums."""
@@ -190,6 +203,9 @@ class _Encoder:
             "seed": self.settings.seed,
             "min_count": self.min_count,
             "max_bag": self.max_bag,
+            "cut": {
+                name: dict(zip(("values", "rows"), counts.tolist(), strict=True)) for name, counts in self.cut.items()
+            },
             "numeric": self.settings.numeric,
             "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
             "facts": self.table.record["facts"],
