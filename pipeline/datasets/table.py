@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,12 +17,11 @@ from pipeline.sources.bags import Bags
 from pipeline.sources.delimited import CORRECT, Column, Delimited, extends_ascii
 from pipeline.sources.files import DataFile, table_files
 from pipeline.sources.labels import BinaryLabels
+from pipeline.sources.plain import DATES, plain
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadColumn, BadData, Source
 from pipeline.sources.times import Part, Times
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
-DATES = "dates"  # the kind of a column that fields are derived from
-EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}  # floats tell whole numbers below this apart
 
 
 def _one_character(text: str) -> str:
@@ -97,14 +96,15 @@ def read(
     fields = _fields(label, time, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag}, dates or {})
     labels = BinaryLabels(label, positive) if label_type == "binary" else None
     columns = _Columns(label, labels, time, fields, dates or {}, separator, missing)
+    text = functools.partial(_text, names=names, delimiter=delimiter, missing=missing, encoding=encoding)
+    return _source(path, columns, text)
+
+
+def _source(path: Path, columns: _Columns, text: Callable[[DataFile], Delimited]) -> Source:
+    """The file or the part files at a path; ``text`` opens one of text."""
     files = table_files(path, ENDINGS)
-    tables: Sequence[_Table] = [
-        _ParquetTable(file)
-        if parquet.is_parquet(file)
-        else _TextTable(_text(file, names, delimiter, missing, encoding))
-        for file in files
-    ]
-    tables = _alike(tables, columns)
+    one_by_one = [_ParquetTable(file) if parquet.is_parquet(file) else _TextTable(text(file)) for file in files]
+    tables = _alike(one_by_one, columns)
     origin = str(files[0] if len(files) == 1 else path)
     notes = [] if len(files) == 1 else [f"read {len(files):,} files, from {files[0]} to {files[-1]}"]
     return Source(columns.all_fields, _batches(tables, columns, origin, notes), origin, notes=notes)
@@ -268,14 +268,14 @@ class _ParquetTable:
 
     def batches(self, columns: _Columns) -> Iterator[pa.RecordBatch]:
         for batch in parquet.read(self.file, list(columns.roles)):
-            plain = {name: _plain(name, batch[name], role) for name, role in columns.roles.items()}
+            cast = {name: plain(name, batch[name], role) for name, role in columns.roles.items()}
             for name, kind in self.kinds.items():
                 try:
-                    plain[name] = plain[name].cast(kind, safe=pa.types.is_integer(kind))
+                    cast[name] = cast[name].cast(kind, safe=pa.types.is_integer(kind))
                 except pa.ArrowInvalid as error:
                     problem, remedy = f"must fit {kind}, the type of all part files", "write them with the same types"
                     raise BadColumn(name, problem, remedy=f"{remedy} ({error})") from error
-            yield pa.RecordBatch.from_pydict(plain)
+            yield pa.RecordBatch.from_pydict(cast)
 
     def plain_kinds(self, columns: _Columns) -> dict[str, pa.DataType]:
         """Types of the columns as `batches` yields them; null for a column that holds nothing."""
@@ -284,9 +284,7 @@ class _ParquetTable:
             if stored.name in columns.roles:
                 null = pa.types.is_null(stored.type)
                 empty = pa.array([], stored.type)
-                kinds[stored.name] = (
-                    stored.type if null else _plain(stored.name, empty, columns.roles[stored.name]).type
-                )
+                kinds[stored.name] = stored.type if null else plain(stored.name, empty, columns.roles[stored.name]).type
         return kinds
 
     def bad(self, error: BadColumn, first: int) -> BadData:
@@ -353,83 +351,3 @@ def _batches(tables: Sequence[_Table], columns: _Columns, origin: str, notes: li
     except BadColumn as error:
         raise BadData(str(error), file=origin, value=error.value, remedy=error.remedy) from error
     notes += columns.notes()
-
-
-def _plain(name: str, column: pa.Array, role: str) -> pa.Array:
-    """A Parquet column, cast to a type that its reader, or `Source`, allows.
-
-    Raises:
-        BadColumn: if its type does not suit the role.
-    """
-    types = pa.types
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    stored = column.type
-    if types.is_null(stored):
-        return column.cast({NUMERIC: pa.float64(), BAG: pa.list_(pa.string())}.get(role, pa.string()))
-    if types.is_large_string(stored) or types.is_string_view(stored):
-        column = column.cast(pa.string())
-    elif types.is_fixed_size_list(stored):
-        column = column.cast(pa.list_(stored.value_type))
-    elif types.is_boolean(stored) and role in (CATEGORICAL, NUMERIC):
-        column = column.cast(pa.uint8())
-    elif types.is_duration(stored) and role in (CATEGORICAL, NUMERIC):
-        column = column.cast(pa.int64())
-    elif types.is_decimal(stored) and role == NUMERIC:
-        column = column.cast(pa.float64())
-    elif (types.is_floating(stored) or types.is_decimal(stored)) and role in (CATEGORICAL, TIME, DATES):
-        column = _whole(name, column)
-    kind = column.type
-    is_text, is_whole = types.is_string(kind), types.is_integer(kind)
-    is_moment = types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind)
-    is_number = is_whole or types.is_floating(kind)
-    words, suits = {
-        CATEGORICAL: ("text or whole numbers", is_text or is_whole),
-        NUMERIC: ("numbers", is_number),
-        BAG: ("text or lists", is_text or types.is_list(kind) or types.is_large_list(kind)),
-        LABEL: ("numbers or text", is_number or is_text or types.is_boolean(kind) or types.is_decimal(kind)),
-        TIME: ("whole numbers, ISO 8601 text, dates or times", is_whole or is_text or is_moment),
-        DATES: ("whole numbers, ISO 8601 text, dates or times", is_whole or is_text or is_moment),
-    }[role]
-    if not suits:
-        remedy = "list it under another kind, or store it in another type"
-        if is_moment:
-            remedy = f"take parts of it with the option 'dates', as in dates: {{{name}: [hour, weekday, date]}}"
-        problem = f"must hold {words} as {'a field of dates' if role == DATES else role}"
-        raise BadColumn(name, problem, value=str(stored), remedy=remedy)
-    return column
-
-
-def _whole(name: str, column: pa.Array) -> pa.Array:
-    """Floats (pandas stores integers with gaps so) or decimals as int64, exactly; NaN is missing.
-
-    Raises:
-        BadColumn: for a fraction, and for a number that its type or int64 cannot hold exactly.
-    """
-    kind = column.type
-    if pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-        row = pc.index(pc.greater_equal(pc.abs(column), EXACT[kind]), True).as_py()
-        if row >= 0:
-            raise BadColumn(
-                name,
-                f"must be below {EXACT[kind]:,}, above which {kind} merges whole numbers",
-                row=row,
-                value=column[row].as_py(),
-                remedy="store the column as whole numbers or as text",
-            )
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        row = next(row for row, value in enumerate(column.to_pylist()) if value is not None and not _is_int64(value))
-        raise BadColumn(
-            name,
-            "must be a whole number that fits int64",
-            row=row,
-            value=str(column[row].as_py()),
-            remedy="list it under 'numeric', or store it as text",
-        ) from error
-
-
-def _is_int64(value: float | Decimal) -> bool:
-    return value == int(value) and -(2**63) <= value < 2**63

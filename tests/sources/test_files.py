@@ -69,7 +69,7 @@ def test_the_only_file_is_found_in_a_folder_and_in_a_zip(tmp_path):
             for member in ("__MACOSX/log.csv", "inner/", *(f"inner/{name}" for name in members)):
                 archive.writestr(member, GOOD)
         if len(members) == 1:
-            assert table_files(file, []) == DataFile(file, "inner/log.csv")
+            assert table_files(file, []) == [DataFile(file, "inner/log.csv")]
         else:
             with pytest.raises(BadData, match=r"b.zip: must hold exactly one file, got \[.*\]; unzip the right one"):
                 table_files(file, [])
