@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encoding.encode import encode
+from pipeline.encoding.encode import encode, told
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
@@ -36,12 +36,8 @@ def run() -> None:
         f"encode: {sum(rows.values()):,} rows ({', '.join(f'{part} {n:,}' for part, n in rows.items())}), "
         f"{len(cardinality)} fields with {sum(cardinality.values()):,} ids, {time.time() - started:.1f} s"
     )
-    for name, cut in record["cut"].items():
-        if cut["rows"]:
-            print(
-                f"encode: bag {name!r}: cut {cut['values']:,} values of {cut['rows']:,} rows, because max_bag is "
-                f"{record['max_bag']}; raise encode.max_bag in params.yaml to keep them"
-            )
+    for sentence in told(record["cut"]):
+        print(f"encode: {sentence}; raise encode.max_bag in params.yaml, now {record['max_bag']}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
 MAX_BAG = 8
+Cut = dict[str, dict[str, int]]  # by bag, how many values of how many rows had no slot
 
 
 def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
@@ -120,8 +121,8 @@ class _Encoder:
             if self.settings.split.by == "time":
                 times = len(np.unique(self.table.column(TIME)))
                 remedy = (
-                    f"rows of the same time stay together, and there are {times:,} different times: give rows of more "
-                    "times, or set encode.split.by to random in params.yaml"
+                    f"rows of the same time stay together, and the number of different times is {times:,}: give rows "
+                    "of more times, or set encode.split.by to random in params.yaml"
                 )
             raise BadData(f"no row would go to part {empty!r}", file=self.table.path, remedy=remedy)
 
@@ -203,16 +204,27 @@ class _Encoder:
             "seed": self.settings.seed,
             "min_count": self.min_count,
             "max_bag": self.max_bag,
-            "cut": {
-                name: dict(zip(("values", "rows"), counts.tolist(), strict=True)) for name, counts in self.cut.items()
-            },
+            "cut": _cut(self.cut),
             "numeric": self.settings.numeric,
             "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
             "facts": self.table.record["facts"],
         }
 
 
-def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray]:
+def told(cut: Cut) -> list[str]:
+    """Sentences about what was cut."""
+    return [
+        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
+        for name, counts in cut.items()
+        if counts["rows"]
+    ]
+
+
+def _cut(counts: dict[str, np.ndarray]) -> Cut:
+    return {name: {"values": int(values), "rows": int(rows)} for name, (values, rows) in counts.items()}
+
+
+def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
 
     So no id depends on later rows. Rows without a time, and rows of the same time, keep their raw order. Numbers become
@@ -224,18 +236,20 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
 
     Returns:
         schema; ids (n, S) int32, where `UNKNOWN` means an empty bag; labels (n,), uint8 for raw labels of uint8 and
-        float32 for float64.
+        float32 for float64; what was cut from the bags.
     """
     record = read_json(raw / "raw.json")
     max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(raw / "table.parquet")
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
-    fields, slots = [], []
+    fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():
         vocabulary = Vocabulary(name, kind, None, max_bag)
         ids = np.empty((vocabulary.width, len(table)), dtype=np.int32)
-        vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        counts = vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        if kind == BAG:
+            cut[name] = counts
         fields.append(Field(name, int(ids.max()) + 1, vocabulary.width))
         slots.append(ids)
     labels = table[LABEL].to_numpy()[order].astype(LABEL_DTYPES[table[LABEL].type])
-    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels
+    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels, _cut(cut)

@@ -101,6 +101,6 @@ class BinaryLabels:
     def _named(self, label: int) -> str:
         counts = self.counts[label]
         named = counts.most_common(MOST_NAMED)
-        words = ", ".join(f"{rows:,} rows {text!r}" for text, rows in named)
+        words = ", ".join(f"{rows:,} {'row' if rows == 1 else 'rows'} {text!r}" for text, rows in named)
         others = counts.total() - sum(rows for _, rows in named)
         return words + (f" and {others:,} rows of {len(counts) - len(named):,} other values" if others else "")

@@ -51,7 +51,7 @@ def plain(name: str, column: pa.Array, role: str) -> pa.Array:
     }[role]
     if not suits:
         remedy = "list it under another kind, or store it in another type"
-        if is_moment:
+        if is_moment and role != LABEL:
             remedy = f"take parts of it with the option 'dates', as in dates: {{{name}: [hour, weekday, date]}}"
         problem = f"must hold {words} as {'a field of dates' if role == DATES else role}"
         raise BadColumn(name, problem, value=str(stored), remedy=remedy)
@@ -67,6 +67,7 @@ def _whole(name: str, column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+        column = column.cast(pa.float64())
         row = pc.index(pc.greater_equal(pc.abs(column), EXACT[kind]), True).as_py()
         if row >= 0:
             raise BadColumn(

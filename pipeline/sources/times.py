@@ -61,6 +61,8 @@ class Times:
             return column.cast(kind)
         except pa.ArrowInvalid:
             row = next(row for row, value in enumerate(column) if value.is_valid and not _fits(value, kind))
+            if pa.types.is_integer(column.type):
+                raise self._bad("must fit int64", row, column[row]) from None
             if pa.types.is_int64(kind):
                 problem = "must be a whole number"
             else:

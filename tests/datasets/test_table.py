@@ -142,7 +142,7 @@ def test_errors_in_parquet_name_the_column_and_the_row(tmp_path):
         ({"clicked": pa.array(["+", None, "+"])}, r"column 'clicked', row 2: is missing", {"positive": "+"}),
         (
             {"clicked": pa.array([0, 1, 2])},
-            r"column 'clicked' must hold the value of the option 'positive', got 'yes'; the column holds 1 rows '0'",
+            r"column 'clicked' must hold the value of the option 'positive', got 'yes'; the column holds 1 row '0'",
             {"positive": "yes"},
         ),
         ({"city": pa.array([2, 1.5, 3])}, r"column 'city', row 2: must be a whole number that fits int64, got '1.5'"),
@@ -227,7 +227,7 @@ def test_labels_are_read_in_any_spelling_of_their_pair(tmp_path):
         path = put(tmp_path / "log.csv", f"y,c\n{yes},a\n {no} ,b\n{yes},c\n")
         rows, notes = rows_and_notes(path, categorical=["c"])
         assert rows["label"] == [1, 0, 1]
-        assert notes == ([] if (no, yes) == ("0", "1") else [f"label 'y': 2 rows '{yes}' -> 1, 1 rows '{no}' -> 0"])
+        assert notes == ([] if (no, yes) == ("0", "1") else [f"label 'y': 2 rows '{yes}' -> 1, 1 row '{no}' -> 0"])
     for column in (pa.array([1.0, 0.0]), pa.array([decimal.Decimal(1), decimal.Decimal(0)]), pa.array(["Yes", "no"])):
         pq.write_table(pa.table({"y": column, "c": ["a", "b"]}), tmp_path / "log.parquet")
         assert rows_and_notes(tmp_path / "log.parquet", categorical=["c"])[0]["label"] == [1, 0]
@@ -239,7 +239,7 @@ def test_every_spelling_of_the_positive_value_means_1_and_the_others_are_counted
     path = put(tmp_path / "log.csv", "y,c\nBuy,a\nbuy,b\nlook,c\nlook,d\nleave,e\n")
     rows, notes = rows_and_notes(path, positive="BUY", categorical=["c"])
     assert rows["label"] == [1, 1, 0, 0, 0]
-    assert notes == ["label 'y': 1 rows 'Buy', 1 rows 'buy' -> 1, 2 rows 'look', 1 rows 'leave' -> 0"]
+    assert notes == ["label 'y': 1 row 'Buy', 1 row 'buy' -> 1, 2 rows 'look', 1 row 'leave' -> 0"]
     path = put(tmp_path / "log.csv", "y,c\n2,a\n2.0,b\n3,c\n")
     assert rows_and_notes(path, positive=2, categorical=["c"])[0]["label"] == [1, 1, 0]
     with pytest.raises(BadData, match=r"log.csv: column 'y' must hold .*'positive', got 'no'; .*positive: \"2\""):
@@ -264,6 +264,7 @@ def test_whole_numbers_stored_as_decimals_or_floats_stay_apart_or_are_refused(tm
             r"column 'c', row 3: must be below 9,007,199,254,740,992, .*; store the column as",
         ),
         (pa.array([1, 2, 2**24], pa.float32()), "column 'c', row 3: must be below 16,777,216"),
+        (pa.array([1, 2, 2**11], pa.float16()), "column 'c', row 3: must be below 2,048"),
         (pa.array([1, 2, 3], pa.date32()), r"column 'c' must hold text or whole numbers .*'dates', as in dates: {c: "),
         (pa.array([[1]] * 3), "column 'c' must hold text or whole numbers"),
     ):
@@ -324,6 +325,10 @@ def test_times_that_do_not_fit_are_named(tmp_path):
     pq.write_table(pa.table({"y": [0, 1], "t": pa.array([1, None], pa.date32())}), tmp_path / "log.parquet")
     with pytest.raises(BadData, match=r"column 't' has no hour, because it holds date32.*; remove the part"):
         rows_and_notes(tmp_path / "log.parquet", dates={"t": ["hour"]})
+    large = pa.array([1, 2**63], pa.uint64())
+    pq.write_table(pa.table({"y": [0, 1], "t": large, "c": ["a", "b"]}), tmp_path / "large.parquet")
+    with pytest.raises(BadData, match="column 't', row 2: must fit int64, got 9223372036854775808"):
+        rows_and_notes(tmp_path / "large.parquet", time="t", categorical=["c"])
     with pytest.raises(BadData, match="column 't', row 2: is missing"):
         rows_and_notes(tmp_path / "log.parquet", time="t", dates={"t": ["day"]})
 
@@ -335,7 +340,7 @@ def test_part_files_of_a_folder_are_one_table(tmp_path):
     put(tmp_path / "text/_SUCCESS.csv", "")
     rows, notes = rows_and_notes(tmp_path / "text", categorical=["c"])
     assert rows == {"label": [0, 1], "c": ["a", "b"]}
-    assert notes[0].startswith("read 2 files, from ") and notes[1].startswith("label 'y': 1 rows 'yes' -> 1")
+    assert notes[0].startswith("read 2 files, from ") and notes[1].startswith("label 'y': 1 row 'yes' -> 1")
     put(tmp_path / "text/part-2.csv", "c,z\nb,yes\n")
     with pytest.raises(
         BadData, match=r"part-2.csv: must have the columns \['y', 'c'\], like .*part-0.csv, .*remove it"
