@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encoding.encode import FIELDS_FILE, encode
+from pipeline.encoding.encode import FIELDS_FILE, encode, told
 from pipeline.encoding.fields import lines
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
@@ -46,6 +46,8 @@ def run() -> None:
     print("\n".join(lines(record["summaries"], ENCODED / FIELDS_FILE)))
     for warning in record["warnings"]:
         print(f"encode: warning: {warning}")
+    for sentence in told(record["cut"]):
+        print(f"encode: {sentence}; raise encode.max_bag in params.yaml, now {record['max_bag']}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from pipeline.workflow.params import Encode
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
 MAX_BAG = 8
 FIELDS_FILE = "fields.csv"
+Cut = dict[str, dict[str, int]]  # by bag, how many values of how many rows had no slot
 
 
 def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
@@ -108,6 +109,8 @@ class _Encoder:
             name: Vocabulary(name, kind, self.edges.get(name), self.max_bag) for name, kind in table.kinds.items()
         }
         self.samples: dict[str, pa.Array] = {}  # raw values of the first training rows, by field
+        # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
+        self.cut = {name: np.zeros(2, dtype=np.int64) for name, kind in table.kinds.items() if kind == BAG}
         self.labels = PartLabels()
         self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
         self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
@@ -123,11 +126,14 @@ class _Encoder:
             self.labels.add(part, batch[LABEL].to_numpy().astype(self.table.label_dtype))
             self.train.append(np.packbits(part == TRAIN))
         for empty in self.labels.empty():
-            raise BadData(
-                f"no row would go to part {empty!r}",
-                file=self.table.path,
-                remedy=f"raise encode.split.{empty} in params.yaml, or give more rows",
-            )
+            remedy = f"raise encode.split.{empty} in params.yaml, or give more rows"
+            if self.settings.split.by == "time":
+                times = len(np.unique(self.table.column(TIME)))
+                remedy = (
+                    f"rows of the same time stay together, and the number of different times is {times:,}: give rows "
+                    "of more times, or set encode.split.by to random in params.yaml"
+                )
+            raise BadData(f"no row would go to part {empty!r}", file=self.table.path, remedy=remedy)
         labels = self.labels.record()
         self.binary = all(about.binary for about in labels.values())
         for name, about in labels.items():
@@ -175,7 +181,9 @@ class _Encoder:
                     files[f"{part}/{name}.npy"] = stack.enter_context(file)
             with progress_bar("(writing)", self.table.groups, " row groups") as progress:
                 encoded = functools.partial(self._encoded, schema)
-                for pieces in in_order(self.threads, encoded, range(self.table.groups), progress):
+                for pieces, cut in in_order(self.threads, encoded, range(self.table.groups), progress):
+                    for name, counts in cut.items():
+                        self.cut[name] += counts
                     for name, array in pieces:
                         files[name].append(array)
         return {name: file.sha256 for name, file in files.items()}
@@ -195,9 +203,9 @@ class _Encoder:
             else:
                 same.append(number)
 
-    def _encoded(self, schema: Schema, group: int) -> list[tuple[str, np.ndarray]]:
-        """Pairs (name of a file, rows to append) of one row group."""
-        slots = self._looked_up(schema, group)
+    def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Of one row group, pairs (name of a file, rows to append), and what was cut from its bags."""
+        slots, cut = self._looked_up(schema, group)
         pieces, start = [], 0
         for first, batch in self.table.batches([*self.plain.values(), *self.parts.columns], group):
             part = self.parts(first, batch)
@@ -208,20 +216,26 @@ class _Encoder:
                 for name, column in self.plain.items():
                     pieces.append((f"{place}/{name}.npy", batch[column].to_numpy().take(rows)))
             start += len(batch)
-        return pieces
+        return pieces, cut
 
-    def _looked_up(self, schema: Schema, group: int) -> np.ndarray:
-        """(S, n) int32: the ids of one row group. Columns are read one by one, so that each stays in the cache."""
+    def _looked_up(self, schema: Schema, group: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(S, n) int32: the ids of one row group; and what was cut from its bags.
+
+        Columns are read one by one, so that each stays in the cache.
+        """
+        cut = dict.fromkeys(self.cut, np.zeros(2, dtype=np.int64))
         slots = np.empty((schema.num_slots, self.table.sizes[group]), dtype=np.int32)
         start = 0
         for field in schema.fields:
             end = 0
             for _, batch in self.table.batches([field.name], group):
                 free = slots[start : start + field.width, end : end + len(batch)]
-                self.vocabularies[field.name].look_up(batch[field.name], free)
+                counts = self.vocabularies[field.name].look_up(batch[field.name], free)
+                if field.name in cut:
+                    cut[field.name] = cut[field.name] + counts
                 end += len(batch)
             start += field.width
-        return slots
+        return slots, cut
 
     def record(self) -> dict[str, Any]:
         """The contents of schema.json, except the fields and the checksums."""
@@ -235,6 +249,7 @@ class _Encoder:
             "seed": self.settings.seed,
             "min_count": self.min_count,
             "max_bag": self.max_bag,
+            "cut": _cut(self.cut),
             "numeric": self.settings.numeric,
             "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
             "facts": self.table.record["facts"],
@@ -276,7 +291,20 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray]:
+def told(cut: Cut) -> list[str]:
+    """Sentences about what was cut."""
+    return [
+        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
+        for name, counts in cut.items()
+        if counts["rows"]
+    ]
+
+
+def _cut(counts: dict[str, np.ndarray]) -> Cut:
+    return {name: {"values": int(values), "rows": int(rows)} for name, (values, rows) in counts.items()}
+
+
+def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
 
     So no id depends on later rows. Rows without a time, and rows of the same time, keep their raw order. Numbers become
@@ -288,18 +316,20 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
 
     Returns:
         schema; ids (n, S) int32, where `UNKNOWN` means an empty bag; labels (n,), uint8 for raw labels of uint8 and
-        float32 for float64.
+        float32 for float64; what was cut from the bags.
     """
     record = read_json(raw / "raw.json")
     max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(raw / "table.parquet")
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
-    fields, slots = [], []
+    fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():
         vocabulary = Vocabulary(name, kind, None, max_bag)
         ids = np.empty((vocabulary.width, len(table)), dtype=np.int32)
-        vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        counts = vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        if kind == BAG:
+            cut[name] = counts
         fields.append(Field(name, int(ids.max()) + 1, vocabulary.width))
         slots.append(ids)
     labels = table[LABEL].to_numpy()[order].astype(LABEL_DTYPES[table[LABEL].type])
-    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels
+    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels, _cut(cut)

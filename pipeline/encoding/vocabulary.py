@@ -63,30 +63,40 @@ class Vocabulary:
         self.counts = frequent["count"].to_numpy()
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
-    def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill slots (width, n) int32 with the ids of n rows."""
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
+        """Fill slots (width, n) int32 with the ids of n rows; return (2,) what was cut, see `_fill`."""
         rows, codes, values = self._coded(column)
-        self._fill(slots, rows, self._ids_of(values).take(codes))
+        return self._fill(slots, rows, self._ids_of(values).take(codes))
 
-    def appear(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values."""
+    def appear(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
+        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values.
+
+        Returns:
+            (2,) what was cut, see `_fill`.
+        """
         rows, codes, _ = self._coded(column)
         _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
         rank = np.empty(len(firsts), dtype=np.int32)
         rank[np.argsort(firsts)] = np.arange(1, len(firsts) + 1)
-        self._fill(slots, rows, rank[inverse])
+        return self._fill(slots, rows, rank[inverse])
 
-    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> None:
-        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``."""
+    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``.
+
+        Returns:
+            (2,) int64: the number of known values for which there was no slot, and of rows with such values.
+        """
         if rows is None:
             slots[0] = ids
-            return
+            return np.zeros(2, dtype=np.int64)
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # position among the known values of the row
+        cut = np.array([np.count_nonzero(rank >= self.width), np.count_nonzero(rank == self.width)])
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
         slots[0] = UNKNOWN
         slots[rank, rows] = ids
+        return cut
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. The smaller of vocabulary and ``values`` is hashed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -101,6 +102,8 @@ def _sentence(details: Any, model: type[BaseModel], value: Any) -> str:
         return f"{at} {reason}" if at and str(reason).startswith("must ") else f"{inside}{reason}"
     quoted = isinstance(value, str) and "number" in words(hint) and _is_number(value)
     remedy = "; write it without quotes" if quoted else ""
+    if "text" in words(hint) and isinstance(value, bool | int | float | datetime.date):
+        remedy = "; write it in quotes"
     return f"{at} must be {words(hint)}, got {shown(value)}{remedy}".lstrip()
 
 

@@ -279,6 +279,23 @@ def test_time_parts_follow_each_other(tmp_path):
     assert record["rows"] == {"train": 200, "arch": 100, "val": 100, "test": 100}
 
 
+def test_the_record_counts_what_is_cut_from_bags(tmp_path):
+    words = [["a", "b", "c", "d", "e"], ["a", "b", "c"], ["a", "b"], None] * 100
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "label": pa.array([0, 1] * 200, pa.uint8()),
+            **{name: batch(400)[name] for name in ("time", "user", "item", "age")},
+            "tags": pa.array(words, pa.list_(pa.string())),
+        }
+    )
+    for max_bag, values, cut in ((2, 400, 200), (4, 100, 100), (5, 0, 0)):
+        place = raw(tmp_path / f"raw{max_bag}", rows)
+        for batch_rows in (7, 1000):
+            out = tmp_path / f"out{max_bag}-{batch_rows}"
+            record = encode(place, out, settings(RANDOM, max_bag=max_bag), batch_rows)
+            assert record["cut"] == {"tags": {"values": values, "rows": cut}}
+
+
 def test_the_planted_truth_and_facts_are_kept(tmp_path):
     chances = np.random.default_rng(1).random(500)
     rows = batch(500, oracle=pa.array(chances))
@@ -318,7 +335,7 @@ def test_numbers_as_labels_are_encoded_as_float32(tmp_path):
         about = data.labels[part]
         assert about == Labels(len(labels), about.mean, labels.min(), labels.max(), False)
         assert about.mean == pytest.approx(labels.mean(dtype=np.float64), rel=1e-12)
-    _, _, stream = as_stream(tmp_path / "raw")
+    _, _, stream, _ = as_stream(tmp_path / "raw")
     assert stream.dtype == np.float32
     assert np.array_equal(stream, numbers[np.argsort(times, kind="stable")].astype(np.float32))
 
@@ -355,7 +372,10 @@ def test_arrays_open_as_memory_maps(tmp_path):
 
 def test_a_part_must_not_be_empty(tmp_path):
     same = raw(tmp_path / "same", batch(100, time=pa.array([0] * 60 + [1] * 40)))
-    with pytest.raises(BadData, match=r"table.parquet: no row would go to part 'arch'; raise encode.split.arch in"):
+    with pytest.raises(
+        BadData,
+        match=r"table.parquet: no row would go to part 'arch'; .*the number of different times is 2: give rows of",
+    ):
         encode(same, tmp_path / "out2", settings(TIME))
     assert not (tmp_path / "out2").exists()
 

@@ -50,6 +50,21 @@ def test_ingest_and_encode_end_to_end(project: Project, capsys: pytest.CaptureFi
     assert sum(record["rows"].values()) == 600
 
 
+def test_ingest_and_encode_say_what_they_changed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        f"{word},{' | '.join('abc'[: 1 + i % 3])},2024-01-0{1 + i % 9}" for i, word in enumerate(["Yes", "no"] * 90)
+    ]
+    (project.folder / "data/log.csv").write_text("\n".join(["y,tags,at", *lines]))
+    options = {"label": "y", "bag": ["tags"], "dates": {"at": ["weekday"]}, "time": "at"}
+    project.give(dataset__options=options, encode={**ENCODE, "max_bag": 2}).run("ingest", "encode")
+    said = capsys.readouterr().out.splitlines()
+    assert "ingest: label 'y': 90 rows 'Yes' -> 1, 90 rows 'no' -> 0" in said
+    assert project.read("raw/raw.json")["notes"] == ["label 'y': 90 rows 'Yes' -> 1, 90 rows 'no' -> 0"]
+    assert project.read("encoded/schema.json")["cut"] == {"tags": {"values": 60, "rows": 60}}
+    assert any(line.startswith("encode: bag 'tags': cut 60 values of 60 rows") for line in said)
+    assert Schema.load(project.folder / "artifacts/encoded/schema.json").names == ("tags", "at_weekday")
+
+
 def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Project) -> None:
     project.run("ingest", "encode")
     sha256 = project.read("raw/raw.json")["sha256"]
