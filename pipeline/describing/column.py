@@ -30,8 +30,11 @@ class Column:
 
     @cached_property
     def counts(self) -> pa.StructArray:
-        """The different values, with the fields ``values`` and ``counts``; the most frequent come first."""
-        known = self.values.drop_null()
+        """The different values, with the fields ``values`` and ``counts``; the most frequent come first.
+
+        Those of lists are the values within them. A type that is not read has none.
+        """
+        known = self.values.drop_null() if self.is_readable else pa.array([], pa.string())
         if self.is_list:
             known = pc.list_flatten(known).drop_null()
         counted = pc.value_counts(known)
@@ -75,10 +78,22 @@ class Column:
     @cached_property
     def is_number(self) -> bool:
         """Whether all known values are numbers."""
-        kind = self.values.type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        if self._has_numbers:
             return True
         return self.is_text and self.known > 0 and self.share(NUMBER) == 1
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the data set ``table`` reads columns of this type."""
+        kind = self.values.type
+        others = (pa.types.is_boolean, pa.types.is_timestamp, pa.types.is_date, pa.types.is_time, pa.types.is_null)
+        return self.is_text or self.is_list or self._has_numbers or any(is_of(kind) for is_of in others)
+
+    @property
+    def _has_numbers(self) -> bool:
+        kind = self.values.type
+        half = pa.types.is_float16(kind)  # which pyarrow does not count
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) and not half
 
     @property
     def is_list(self) -> bool:
@@ -89,8 +104,7 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether the values are stored as text."""
-        kind = self.values.type
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+        return bool(pa.types.is_string(self.values.type))
 
     @cached_property
     def numbers(self) -> np.ndarray:
@@ -98,6 +112,21 @@ class Column:
         values = self.counts.field("values")
         numbers: np.ndarray = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return numbers
+
+    @cached_property
+    def low(self) -> float:
+        """The smallest number."""
+        return float(self.numbers.min())
+
+    @cached_property
+    def high(self) -> float:
+        """The largest number."""
+        return float(self.numbers.max())
+
+    @property
+    def density(self) -> float:
+        """The share of the whole numbers from ``low`` to ``high`` that occur."""
+        return self.distinct / (self.high - self.low + 1)
 
     @cached_property
     def is_whole(self) -> bool:

@@ -18,7 +18,7 @@ from pipeline.describing.layout import Layout, layout_of, missing_texts
 from pipeline.describing.leak import DOUBTFUL, LEAK, auc_alone
 from pipeline.describing.settings import LEAST_TIMES
 from pipeline.sources import parquet
-from pipeline.sources.source import BAG, CATEGORICAL
+from pipeline.sources.source import BAG, CATEGORICAL, BadData
 from pipeline.workflow.validation import suggestion
 
 TIME_WORDS = {"at", "date", "datetime", "dt", "time", "timestamp", "ts", "when"}
@@ -76,6 +76,8 @@ def described(
         NotFound: if there is no file.
     """
     rows, layout, missing = _read(path)
+    if not len(rows.table):
+        raise BadData("has no rows", file=path, remedy="give a table with at least two different labels")
     columns = _columns(rows, missing)
     found = label_of(columns, label, positive)
     uses = {name: kinds.use_of(column) for name, column in columns.items()}
@@ -104,17 +106,15 @@ def _read(path: Path) -> tuple[excerpt.Rows, Layout | None, list[str]]:
 
 def _columns(rows: excerpt.Rows, missing: Sequence[str]) -> dict[str, Column]:
     columns = {}
-    for name, chunks in zip(rows.table.schema.names, rows.table.columns, strict=True):
-        values = chunks.combine_chunks()
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        absent = None
-        if pa.types.is_floating(values.type):
-            absent = pc.is_nan(values)
+    for name, stored in zip(rows.table.schema.names, rows.table.columns, strict=True):
+        kind = stored.type.value_type if pa.types.is_dictionary(stored.type) else stored.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        values = stored.cast(kind).combine_chunks()
+        if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
         elif missing:
-            absent = pc.is_in(values, pa.array(missing, pa.string()))
-        if absent is not None:
-            values = pc.if_else(absent, pa.scalar(None, values.type), values)
+            values = pc.if_else(pc.is_in(values, pa.array(missing, kind)), pa.scalar(None, kind), values)
         columns[name] = Column(name, values, rows.whole)
     return columns
 

@@ -14,7 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.describing.column import Column
-from pipeline.describing.values import DECIMAL_COMMA, DIGITS_DATE, ISO, ISO_TIME, NUMBER, OTHER_DATE, WHOLE, fits
+from pipeline.describing.values import (
+    DECIMAL_COMMA,
+    DIGITS_DATE,
+    ISO_DATE,
+    ISO_TIME,
+    ISO_ZONED,
+    NUMBER,
+    OTHER_DATE,
+    WHOLE,
+    fits,
+)
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, TIME
 
 DATE, LEFT_OUT = "date", "left out"
@@ -35,7 +45,7 @@ UNIX = (788_918_400, 2_208_988_800)  # seconds from 1995 to 2040
 
 def words(name: str) -> set[str]:
     """The words of a name in lower case: ``userID`` and ``user_id`` have the words user and id."""
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+", name)}
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
 CALENDAR = words("year month day hour minute week weekday dow quarter")
@@ -86,11 +96,13 @@ def _badly_named(column: Column) -> Use | None:
 
 
 def _of_other_type(column: Column) -> Use | None:
-    kind = column.values.type
-    readable = column.is_text or column.is_number or column.is_list or pa.types.is_boolean(kind)
-    if readable or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind):
-        return None
-    return Use(LEFT_OUT, f"holds {kind}, which is not read")
+    return None if column.is_readable else Use(LEFT_OUT, f"has the type {column.values.type}, which is not read")
+
+
+def _infinite(column: Column) -> Use | None:
+    if column.is_number and np.isinf(column.numbers).any():
+        return Use(LEFT_OUT, "has infinite numbers")
+    return None
 
 
 def _missing(column: Column) -> Use | None:
@@ -108,15 +120,18 @@ def _list(column: Column) -> Use | None:
 
 
 def _date(column: Column) -> Use | None:
-    if pa.types.is_timestamp(column.values.type) or pa.types.is_date(column.values.type):
-        parts = ("weekday",) if pa.types.is_date(column.values.type) else ("hour", "weekday")
-        return Use(DATE, str(column.values.type), parts=parts, orders=True)
+    kind = column.values.type
+    if pa.types.is_time(kind):
+        return Use(DATE, str(kind), parts=("hour",))
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        parts = ("weekday",) if pa.types.is_date(kind) else ("hour", "weekday")
+        return Use(DATE, str(kind), parts=parts, orders=True)
     if not column.is_text:
         return None
-    if column.share(ISO) == 1:
-        parts = ("hour", "weekday") if column.share(ISO_TIME) else ("weekday",)
+    if column.share(ISO_ZONED) == 1 or column.share(f"{ISO_DATE}|{ISO_TIME}") == 1:
+        parts = ("weekday",) if column.share(ISO_DATE) == 1 else ("hour", "weekday")
         return Use(DATE, "dates in ISO 8601", parts=parts, orders=True)
-    if column.share(OTHER_DATE) >= ONCE:
+    if column.share(f"{OTHER_DATE}|{ISO_DATE}|{ISO_TIME}|{ISO_ZONED}") >= ONCE:
         return Use(LEFT_OUT, "has dates in a form that is not read; write them as 2020-12-31 or 2020-12-31 23:59")
     return None
 
@@ -124,13 +139,11 @@ def _date(column: Column) -> Use | None:
 def _number_of_date(column: Column) -> Use | None:
     if not column.is_whole or column.distinct <= FEW:
         return None
-    low, high = column.numbers.min(), column.numbers.max()
-    if UNIX[0] <= low and high <= UNIX[1]:
-        return Use(DATE, "Unix seconds, by their range", parts=("hour", "weekday"), orders=True)
-    if 1000 * UNIX[0] <= low and high <= 1000 * UNIX[1]:
-        return Use(DATE, "Unix milliseconds, by their range", orders=True)
     if column.share(DIGITS_DATE) == 1:
-        return Use(DATE, "dates as 20201231", orders=True)
+        return Use(DATE, "dates written as digits, such as 20201231", orders=True)
+    for unit, factor, parts in (("seconds", 1, ("hour", "weekday")), ("milliseconds", 1000, ())):
+        if factor * UNIX[0] <= column.low and column.high <= factor * UNIX[1]:
+            return Use(DATE, f"Unix {unit}, by their range", parts=parts, orders=True)
     return None
 
 
@@ -145,10 +158,8 @@ def _row_id(column: Column) -> Use | None:
 
 
 def _is_id(column: Column) -> bool:
-    """Whether whole numbers look like ids rather than amounts."""
-    low, high = column.numbers.min(), column.numbers.max()
-    dense = column.distinct / (high - low + 1) >= DENSE
-    return bool("id" in words(column.name) or column.ordered == 1 or dense)
+    """Whether different whole numbers look like ids rather than amounts."""
+    return "id" in words(column.name) or column.ordered == 1 or column.density >= DENSE
 
 
 def _bag(column: Column) -> Use | None:
@@ -175,30 +186,49 @@ def bag_separator(column: Column) -> str | None:
     return None
 
 
-def _number(column: Column) -> Use | None:
-    if not column.is_number:
-        return None
-    if not column.is_whole:
-        return Use(NUMERIC, "numbers with fractions")
+def _fractions(column: Column) -> Use | None:
+    return Use(NUMERIC, "numbers with fractions") if column.is_number and not column.is_whole else None
+
+
+def _named_code(column: Column) -> Use | None:
+    named = words(column.name) & {"id", *CALENDAR}
     if column.has_codes:
         return Use(CATEGORICAL, "whole numbers, some with leading zeros, as codes have")
-    if named := words(column.name) & {"id"} or words(column.name) & CALENDAR:
-        return Use(CATEGORICAL, f"whole numbers, named {min(named)}")
-    low, high, median = column.numbers.min(), column.numbers.max(), np.median(np.repeat(column.numbers, column.weights))
-    density = column.distinct / (high - low + 1)
-    if column.known >= ROWS_EACH * column.distinct and column.distinct <= (VERY_FEW if density < SPARSE else FEW):
-        return Use(CATEGORICAL, "few different whole numbers")
-    if low < -1:
-        return Use(NUMERIC, "whole numbers, some negative")
-    if named := words(column.name) & AMOUNTS:
-        return Use(NUMERIC, f"whole numbers, named {min(named)}")
-    if named := words(column.name) & ENTITIES:
-        return Use(CATEGORICAL, f"whole numbers, named {min(named)}")
-    if low >= 10 ** (LONG - 1) and len(str(int(low))) == len(str(int(high))):
+    return Use(CATEGORICAL, f"whole numbers, named {min(named)}") if column.is_whole and named else None
+
+
+def _few_numbers(column: Column) -> Use | None:
+    if not column.is_whole or column.known < ROWS_EACH * column.distinct:
+        return None
+    few = column.distinct <= (FEW if column.density >= SPARSE else VERY_FEW)
+    return Use(CATEGORICAL, "few different whole numbers") if few else None
+
+
+def _negative(column: Column) -> Use | None:
+    return Use(NUMERIC, "whole numbers, some negative") if column.is_whole and column.low < -1 else None
+
+
+def _named_number(column: Column) -> Use | None:
+    for kind, names in ((NUMERIC, AMOUNTS), (CATEGORICAL, ENTITIES)):
+        named = words(column.name) & names
+        if column.is_whole and named:
+            return Use(kind, f"whole numbers, named {min(named)}")
+    return None
+
+
+def _numbers_like_ids(column: Column) -> Use | None:
+    if not column.is_whole:
+        return None
+    if column.low >= 10 ** (LONG - 1) and len(str(int(column.low))) == len(str(int(column.high))):
         return Use(CATEGORICAL, "long whole numbers of the same length, as ids have")
-    if density >= DENSE and median - low >= SMALL_PART * (high - low):
-        return Use(CATEGORICAL, f"most whole numbers from {low:,.0f} to {high:,.0f} occur, as with ids")
-    return Use(NUMERIC, "many different whole numbers")
+    median = np.median(np.repeat(column.numbers, column.weights))
+    if column.density >= DENSE and median - column.low >= SMALL_PART * (column.high - column.low):
+        return Use(CATEGORICAL, f"most whole numbers from {column.low:,.0f} to {column.high:,.0f} occur, as with ids")
+    return None
+
+
+def _whole_numbers(column: Column) -> Use | None:
+    return Use(NUMERIC, "many different whole numbers") if column.is_whole else None
 
 
 def _decimal_comma(column: Column) -> Use | None:
@@ -225,6 +255,7 @@ def _category(column: Column) -> Use:
 RULES: tuple[Callable[[Column], Use | None], ...] = (
     _badly_named,
     _of_other_type,
+    _infinite,
     _missing,
     _constant,
     _list,
@@ -233,7 +264,13 @@ RULES: tuple[Callable[[Column], Use | None], ...] = (
     _row_id,
     _decimal_comma,
     _bag,
-    _number,
+    _fractions,
+    _named_code,
+    _few_numbers,
+    _negative,
+    _named_number,
+    _numbers_like_ids,
+    _whole_numbers,
     _free_text,
     _category,
 )

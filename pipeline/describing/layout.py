@@ -112,8 +112,9 @@ def delimiter_of(lines: Sequence[str], file: object) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str, file: object) -> list[list[str]]:
+    """The values of each line; a line end within quotes ends a row, as it does for the reader."""
     try:
-        return list(csv.reader(lines, delimiter=delimiter))
+        return [row for line in lines for row in csv.reader([line], delimiter=delimiter)]
     except csv.Error as error:
         raise BadData(f"cannot be divided into values ({error})", file=file, remedy="check its quotes") from error
 
