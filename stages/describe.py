@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pipeline.describing.commented import yaml_of
 from pipeline.describing.describe import described
-from pipeline.describing.overlay import heading, laid_over, overlay, table
+from pipeline.describing.overlay import heading, overlay, table
 from pipeline.experiment.experiment import check_params
 from pipeline.sources.opening import opened
+from pipeline.studies.grid import merged
 from pipeline.workflow import process
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import FILE, Params, read_yaml
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     comments = [f"# {line}".rstrip() for line in heading(description, path)]
     with whole(out) as draft:
         draft.write_text("\n".join([*comments, "", yaml_of(overlay(description, path))]), encoding="utf-8")
-        params = validated(Params, laid_over(read_yaml(FILE), read_yaml(draft)), str(out))
+        params = validated(Params, merged(read_yaml(FILE) | {"dataset": {}}, read_yaml(draft)), str(out))
         check_params(params)
         rows = 0
         for batch in opened(params.dataset).batches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,8 +87,8 @@ def described(
     others = {name: column for name, column in columns.items() if name != found.name}
     uses = _with_one_separator({name: _unless_leak(column, uses[name], found) for name, column in others.items()})
     order = time or _time(others, uses)
-    uses = {name: _as_field(use, name == order) for name, use in uses.items()}
-    if all(use.kind == LEFT_OUT for name, use in uses.items() if name != order):
+    uses = {name: _as_field(name, use, name == order, columns) for name, use in uses.items()}
+    if not any(use.parts or use.kind not in (LEFT_OUT, DATE) for use in uses.values()):
         reasons = "; ".join(f"{name!r} {use.why}" for name, use in uses.items())
         raise ValueError(f"{path}: no column can be a field: {reasons}; give a table with at least one")
     return Description(rows, layout, missing, found, order, others, uses)
@@ -174,8 +174,10 @@ def _time(columns: Mapping[str, Column], uses: Mapping[str, Use]) -> str | None:
     return max(valid, key=lambda name: (bool(kinds.words(name) & TIME_WORDS), valid[name].distinct), default=None)
 
 
-def _as_field(use: Use, orders_rows: bool) -> Use:
-    """The use of a column as a field: a date without parts that can be fields is left out."""
+def _as_field(name: str, use: Use, orders_rows: bool, columns: Collection[str]) -> Use:
+    """The use of a column as a field. A part of a date is no field if the table has a column of its name; a date
+    without parts that can be fields is left out unless it orders the rows."""
+    use = replace(use, parts=tuple(part for part in use.parts if f"{name}_{part}" not in columns))
     if use.kind == DATE and not use.parts and not orders_rows:
-        return Use(LEFT_OUT, f"{use.why}; it can only order the rows")
+        return Use(LEFT_OUT, f"has {use.why}, which can only order the rows")
     return use

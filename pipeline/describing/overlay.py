@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.compute as pc
@@ -48,15 +47,6 @@ def overlay(description: Description, path: str) -> dict[str, Any]:
         },
         "retrain": {"batch_size": size.batch_size, "epochs": size.retrain_epochs, "lr": size.lr},
     }
-
-
-def laid_over(params: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with other settings in their place; those of ``dataset`` take the place of the whole section."""
-    merged = dict(params)
-    for name, value in settings.items():
-        nested = isinstance(value, Mapping) and isinstance(params.get(name), Mapping) and name != "dataset"
-        merged[name] = laid_over(params[name], value) if nested else value
-    return merged
 
 
 def heading(description: Description, path: str) -> list[str]:
