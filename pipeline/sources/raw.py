@@ -32,7 +32,8 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
 
     Returns:
         The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``); ``sha256`` of the
-        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``.
+        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``;
+        ``notes``.
 
     Raises:
         BadData: if there are no rows, if all labels are the same, or if the source breaks its contract.
@@ -72,6 +73,7 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         ORACLE: ORACLE in schema.names,
         "defaults": dict(source.defaults),
         "facts": dict(source.facts),
+        "notes": list(source.notes),
     }
 
 

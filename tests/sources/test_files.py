@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from pipeline.sources.files import DataFile, find, only_file
+from pipeline.sources.files import DataFile, find, table_files
 from pipeline.sources.source import BadData, NotFound
 
 GOOD = b"label,price,count,word\n0,1.5,3,x\n1,,4,\n"
@@ -55,11 +55,11 @@ def test_two_zips_with_the_same_file_are_an_error(tmp_path):
         find(tmp_path, ["log.csv"], "set", "get it")
 
 
-def test_the_only_file_is_found_in_a_folder_and_in_a_zip(tmp_path):
+def test_the_table_files_is_found_in_a_folder_and_in_a_zip(tmp_path):
     (tmp_path / "log.csv").write_bytes(GOOD)
     (tmp_path / "notes.md").write_text("not a table")
     assert (
-        only_file(tmp_path, [".csv", ".zip"]) == only_file(tmp_path / "log.csv", []) == DataFile(tmp_path / "log.csv")
+        table_files(tmp_path, [".csv", ".zip"]) == only_file(tmp_path / "log.csv", []) == DataFile(tmp_path / "log.csv")
     )
     file = tmp_path / "b.zip"
     for members in (["log.csv"], ["log.csv", "other.csv"], []):
@@ -67,11 +67,11 @@ def test_the_only_file_is_found_in_a_folder_and_in_a_zip(tmp_path):
             for member in ("__MACOSX/log.csv", "inner/", *(f"inner/{name}" for name in members)):
                 archive.writestr(member, GOOD)
         if len(members) == 1:
-            assert only_file(file, []) == DataFile(file, "inner/log.csv")
+            assert table_files(file, []) == DataFile(file, "inner/log.csv")
         else:
             with pytest.raises(BadData, match=r"b.zip: must hold exactly one file, got \[.*\]; unzip the right one"):
-                only_file(file, [])
+                table_files(file, [])
     with pytest.raises(BadData, match=r"must hold exactly one table, got \['b.zip', 'log.csv'\]; set dataset.path"):
-        only_file(tmp_path, [".csv", ".zip"])
+        table_files(tmp_path, [".csv", ".zip"])
     with pytest.raises(NotFound, match=r"there is no .*nowhere.csv; set dataset.path in params.yaml to the table"):
-        only_file(tmp_path / "nowhere.csv", [])
+        table_files(tmp_path / "nowhere.csv", [])
