@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.datasets.table import ENDINGS
 from pipeline.describing import excerpt, kinds
 from pipeline.describing.column import Column
 from pipeline.describing.kinds import DATE, LEFT_OUT, Use
@@ -18,6 +19,7 @@ from pipeline.describing.layout import Layout, layout_of, missing_texts
 from pipeline.describing.leak import DOUBTFUL, LEAK, auc_alone
 from pipeline.describing.settings import LEAST_TIMES
 from pipeline.sources import parquet
+from pipeline.sources.files import table_files
 from pipeline.sources.source import BAG, CATEGORICAL, BadData
 from pipeline.workflow.validation import suggestion
 
@@ -95,7 +97,7 @@ def described(
 
 
 def _read(path: Path) -> tuple[excerpt.Rows, Layout | None, list[str]]:
-    files = excerpt.tables(path)
+    files = table_files(path, ENDINGS)
     if parquet.is_parquet(files[0]):
         return excerpt.read_parquet(files), None, []
     lines = excerpt.text(files)

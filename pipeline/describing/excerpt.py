@@ -7,17 +7,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets.table import ENDINGS
 from pipeline.sources import parquet
 from pipeline.sources.delimited import Column, Delimited
-from pipeline.sources.files import GZIP_MARK, DataFile, only_file
-from pipeline.sources.source import BadData, NotFound
+from pipeline.sources.files import GZIP_MARK, DataFile
+from pipeline.sources.source import BadData
 
 ROWS = 200_000  # the most rows of an excerpt
 BYTES = 64 << 20  # the most bytes of an excerpt of text
@@ -63,21 +61,6 @@ class Rows:
     total: int
     whole: bool
     where: str
-
-
-def tables(path: Path) -> list[DataFile]:
-    """The table at ``path``, or the part files of a folder, in the order of their names.
-
-    Raises:
-        NotFound: if there is nothing at ``path``, or no table in the folder.
-        BadData: if a zip does not hold exactly one file.
-    """
-    if not path.is_dir():
-        return [only_file(path, ENDINGS)]
-    parts = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
-    if not parts:
-        raise NotFound(f"there is no table in {path}; it must hold files named {', '.join(ENDINGS)}")
-    return [only_file(part, ENDINGS) for part in parts]
 
 
 def text(files: Sequence[DataFile]) -> Excerpt:

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.datasets.table import ENDINGS
 from pipeline.describing import excerpt
 from pipeline.describing.excerpt import Rows
 from pipeline.describing.layout import layout_of
-from pipeline.sources.source import BadData, NotFound
+from pipeline.sources.files import table_files
+from pipeline.sources.source import BadData
 
 HEADER = "row,text\n"
 
@@ -21,7 +23,7 @@ def lines(first: int, count: int) -> str:
 
 
 def read(path: Path) -> Rows:
-    text = excerpt.text(excerpt.tables(path))
+    text = excerpt.text(table_files(path, ENDINGS))
     return excerpt.read_text(text, layout_of(text).of(text))
 
 
@@ -90,19 +92,15 @@ def test_a_part_of_large_part_files_is_read_from_all_of_them(tmp_path: Path) -> 
 @pytest.mark.usefixtures("small")
 def test_parquet_is_read_from_several_row_groups(tmp_path: Path) -> None:
     pq.write_table(pa.table({"row": range(1000)}), tmp_path / "log.parquet", row_group_size=50)
-    rows = excerpt.read_parquet(excerpt.tables(tmp_path / "log.parquet"))
+    rows = excerpt.read_parquet(table_files(tmp_path / "log.parquet", ENDINGS))
     assert (len(rows.table), rows.total, rows.whole) == (80, 1000, False)
     assert len({number // 50 for number in numbers(rows)}) == 8
     pq.write_table(pa.table({"row": range(60)}), tmp_path / "log.parquet", row_group_size=7)
-    rows = excerpt.read_parquet(excerpt.tables(tmp_path / "log.parquet"))
+    rows = excerpt.read_parquet(table_files(tmp_path / "log.parquet", ENDINGS))
     assert numbers(rows) == list(range(60)) and rows.whole
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"there is no .*nowhere"):
-        excerpt.tables(tmp_path / "nowhere")
-    with pytest.raises(NotFound, match="there is no table in"):
-        excerpt.tables(tmp_path)
     for text in (b"", b"\n\n"):
         (tmp_path / "log.csv").write_bytes(text)
         with pytest.raises(BadData, match=r"log.csv: is empty"):
@@ -113,4 +111,4 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     pq.write_table(table, tmp_path / "log.parquet")
     with pytest.raises(BadData, match=r"no two columns may have the same name, got \['a'\]"):
-        excerpt.read_parquet(excerpt.tables(tmp_path / "log.parquet"))
+        excerpt.read_parquet(table_files(tmp_path / "log.parquet", ENDINGS))
