@@ -43,10 +43,9 @@ def run(options: argparse.Namespace) -> None:
             rows += len(batch)
             if rows >= ROWS:
                 break
-    print(
-        f"{table(description)}\n\ndescribe: wrote {out}; correct it where it is wrong, and go on with\n"
-        f"make repro PARAMS={out.stem}"
-    )
+    print(f"{table(description)}\n\ndescribe: wrote {out}; correct it where it is wrong")
+    if out.parent == FOLDER:
+        print(f"then: make repro PARAMS={out.stem}")
 
 
 def main() -> None:

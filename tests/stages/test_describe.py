@@ -61,7 +61,7 @@ def use(project: Project) -> dict[str, Any]:
 
 def test_the_settings_pass_check_ingest_and_encode(project: Project) -> None:
     status, printed = call(project, "data/log.csv")
-    assert status == 0 and printed.endswith("make repro PARAMS=log\n")
+    assert status == 0 and printed.endswith("then: make repro PARAMS=log\n")
     settings = use(project)
     assert settings["dataset"] == {
         "name": "table",
