@@ -7,10 +7,13 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro sweep stream study report test lint ui sync bench docs clean
+.PHONY: help describe repro sweep stream study report test lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+describe: $(READY) ## write the settings for a table of your own, e.g. FILE=data/clicks.csv, also with LABEL=clicked
+	python -m stages.describe "$(FILE)" $(if $(LABEL),--label "$(LABEL)")
 
 repro: $(READY) ## run the main job, from raw data to artifacts/report.json; unchanged stages are skipped
 	dvc repro
