@@ -101,7 +101,12 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
         for metric, value in metrics.items()
     }
     files = [REPORT, REPORT.with_suffix(".md"), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
-    tracker.parent(metrics=means, artifacts=files)
+    means["searched/of_full"] = results["allocations"]["searched"]["ratio"]
+    text = REPORT.with_suffix(".md").read_text(encoding="utf-8")
+    verdict = text.partition("\n")[0].strip("*")
+    tracker.parent(metrics=means, tags={"verdict": verdict}, artifacts=files, description=text)
+    if (FIGURES / "trajectories.png").exists():
+        tracker.attach("search", FIGURES / "trajectories.png")
 
 
 if __name__ == "__main__":
