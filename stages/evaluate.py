@@ -96,7 +96,7 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
             tracked.metrics(0, values)
             tracked.end()
     means = {
-        f"{name}/{metric}": value
+        f"{name}/{metric}": round(value, 6)
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
     }

@@ -42,11 +42,12 @@ def run() -> None:
     os.execve(sys.executable, command, environment)
 
 
-def _columns(objective: str) -> list[str]:
-    """The columns beside name, age and duration."""
+def _columns(objective: str) -> dict[str, int]:
+    """The columns beside name, age and duration, with their widths."""
     allocations = ("searched", "full", "uniform", "random")
-    metrics = [f"{name}/{objective}" for name in allocations] + ["searched/bytes", "searched/of_full", "full/bytes"]
-    return ["tags.`verdict`", *(f"metrics.`{name}`" for name in metrics), "params.`derive.budget`"]
+    metrics = ["searched/bytes", "searched/of_full", *(f"{name}/{objective}" for name in allocations)]
+    widths = {f"metrics.`{name}`": 110 for name in metrics}
+    return {"tags.`verdict`": 480, **widths, "params.`derive.budget`": 120}
 
 
 if __name__ == "__main__":
