@@ -101,7 +101,7 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
         for metric, value in metrics.items()
     }
     files = [REPORT, REPORT.with_suffix(".md"), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
-    means["searched/of_full"] = results["allocations"]["searched"]["ratio"]
+    means["searched/of_full"] = round(results["allocations"]["searched"]["ratio"], 6)
     text = REPORT.with_suffix(".md").read_text(encoding="utf-8")
     verdict = text.partition("\n")[0].strip("*")
     tracker.parent(metrics=means, tags={"verdict": verdict}, artifacts=files, description=text)
