@@ -37,8 +37,8 @@ lint: $(READY) ## check style and types
 	ruff check .
 	mypy
 
-ui: $(READY) ## show the results in MLflow, at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+ui: $(READY) ## show the results in MLflow; prints the address of the page
+	python -m stages.ui
 
 sync: $(READY) ## copy to MLflow the results that it does not have yet, e.g. those from DVC's cache
 	python -m stages.sync

@@ -121,13 +121,18 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
             tracked.metrics(0, values)
             tracked.end()
     means = {
-        f"{name}/{metric}": value
+        f"{name}/{metric}": round(value, 6)
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
     }
     reports = [REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")]
-    files = [*reports, ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
-    tracker.parent(metrics=means, artifacts=files)
+    files = [*reports, ALLOCATION, *sorted(FIGURES.glob("*.png"))]
+    means["searched/of_full"] = round(results["allocations"]["searched"]["ratio"], 6)
+    text = REPORT.with_suffix(".md").read_text(encoding="utf-8")
+    verdict = text.partition("\n")[0].strip("*")
+    tracker.parent(metrics=means, tags={"verdict": verdict}, artifacts=files, description=text)
+    if (FIGURES / "trajectories.png").exists():
+        tracker.attach("search", FIGURES / "trajectories.png")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
 from pipeline.experiment.saved import save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
@@ -136,8 +135,7 @@ def _tracked(tracker: Tracker, job: Job) -> Run:
 
 def _done(job: Job, tracked: Run, line: str) -> None:
     """Record the end of a training, and print ``line``."""
-    output = MODELS / job.name / job.path.name / ALLOCATION_NAME
-    tracked.artifact(job.path / ALLOCATION_NAME, output=output)
+    tracked.model(job.path, MODELS / job.name / job.path.name)
     tracked.end()
     print(line, flush=True)
 
