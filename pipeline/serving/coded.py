@@ -113,6 +113,7 @@ def _decoders(packed: Mapping[str, Tensor], blocks: Blocks) -> Tensor:
     decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
     return nn.functional.pad(torch.cat([decoder, mean[:, None]], 1), (0, -width % 4, 0, -(width + 1) % 4))
 
+
 def _records(packed: Mapping[str, Tensor], blocks: Blocks) -> np.ndarray:
     """What reading needs to know of each block.
 
