@@ -130,15 +130,17 @@ class Few(Vectors):
     """The vectors of a small batch, for which the number of calls matters and not that of the numbers.
 
     Args:
-        vectors: (B, F, D).
+        rows: (B, F, K): vectors (B, F, D), and what else is summed.
+        dim: D.
         folds: of the model.
     """
 
-    def __init__(self, vectors: Tensor, folds: Folds) -> None:
-        self.vectors, self.folds = vectors, folds
+    def __init__(self, rows: Tensor, dim: int, folds: Folds) -> None:
+        self.vectors, self.dim, self.folds = rows[..., :dim].contiguous(), dim, folds
+        self.sums = rows.sum(1)  # (B, K)
 
     def total(self) -> Tensor:
-        return self.vectors.sum(1)
+        return self.sums[:, : self.dim]
 
     def squares(self) -> Tensor:
         return squares(self.vectors.flatten(1))

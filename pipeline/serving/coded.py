@@ -85,10 +85,10 @@ class BitTables(ServedTables):
         places = np.where(ids, ids + self.first, self.last).ravel()  # the unknown id is 0
         coefficients = self.few.read(places, self.ends.searchsorted(places, "right"))
         vectors = coefficients.reshape(*ids.shape, 1, -1) @ self.decoder.numpy()[self.slot_fields]
-        rows = occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1)))
+        few = Few(occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1))), self.dim, self.folds)
         if self.first_order:
-            occ = replace(occ, first_order=rows[..., self.dim].sum(1))
-        return occ, Few(rows[..., : self.dim], self.folds)
+            occ = replace(occ, first_order=few.sums[:, self.dim])
+        return occ, few
 
     def _many(self, ids: Tensor, occ: Direct) -> tuple[Direct, Vectors]:
         """Every distinct row is decoded once. Distinct rows are sorted, so those of a block or field are contiguous."""
@@ -171,9 +171,11 @@ class _CodeByCode:
         byte = bits >> 3
         window = self.data.take(byte) | self.data.take(byte + 1) << self.eight
         codes = window >> (bits & 7) & record["mask"]
-        values: np.ndarray = record["low"] + record["step"] * codes.astype(np.float32)
-        scale = self.scale.take(np.minimum(places + record["scale"], len(self.scale) - 1))
-        return values * scale[:, None]
+        values: np.ndarray = codes.astype(np.float32)
+        values *= record["step"]
+        values += record["low"]
+        values *= self.scale.take(places + record["scale"], mode="clip")[:, None]
+        return values
 
 
 class _RowByRow:
