@@ -234,7 +234,7 @@ def _rooms() -> set[str]:
 
 
 def test_all_python_code_is_on_the_pages_whose_code_the_tests_run() -> None:
-    run = ["docs/coding.md", "docs/extending.md", "docs/serving.md"]
+    run = ["docs/coding.md", "docs/extending.md", "docs/library.md", "docs/serving.md"]
     assert [page for page in PAGES if blocks(page, "python")] == run
 
 
@@ -256,6 +256,22 @@ def test_the_code_for_a_model_of_ones_own_compresses_and_restores_one(
     exec(block, names)
     assert torch.equal(names["same"](ids), names["small"](ids))
     assert "bytes of tables" in capsys.readouterr().out and (tmp_path / "small.pt").stat().st_size < 300 * 8 * 4
+
+
+def test_the_code_for_tables_in_a_model_of_ones_own_trains_finishes_and_serves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    allocation = {"method": "autodim", "dims": {"user": 2, "item": 16, "genres": 3}}
+    (tmp_path / "allocation.json").write_text(json.dumps(allocation))
+    ids = torch.cat([torch.randint(3707, (500, 2)), torch.randint(19, (500, 6))], 1)
+    names = {"batches": [(ids, torch.ones(500))], "ids": ids}
+    for block in blocks("docs/library.md", "python"):
+        exec(block, names)
+    torch.testing.assert_close(names["vectors"], names["tables"](ids).detach(), rtol=1e-4, atol=1e-6)
+    printed = capsys.readouterr().out
+    assert f"{4 * (6041 * 2 + 2 * 16 + 3707 * 16 + 19 * 3 + 3 * 16)} bytes" in printed
+    assert "'embedding_dim': 4" in printed and (tmp_path / "model.pt").is_file()
 
 
 def test_the_section_for_your_own_data_reads_the_table_that_it_describes(tmp_path: Path) -> None:
