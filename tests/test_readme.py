@@ -21,6 +21,7 @@ import torch
 import yaml
 from torch import nn
 
+from pipeline.compress import restore
 from pipeline.experiment.experiment import check_params
 from pipeline.workflow.params import Params, read_yaml
 from pipeline.workflow.plug import FOLDERS, names
@@ -238,8 +239,9 @@ def test_all_python_code_is_on_the_pages_whose_code_the_tests_run() -> None:
     assert [page for page in PAGES if blocks(page, "python")] == run
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/coding.md"])
 def test_the_code_for_a_model_of_ones_own_compresses_and_restores_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class MyModel(nn.Module):
         def __init__(self) -> None:
@@ -250,12 +252,13 @@ def test_the_code_for_a_model_of_ones_own_compresses_and_restores_one(
             return self.table(ids).prod(1).sum(1)
 
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("docs/coding.md", "python")
+    (block,) = blocks(page, "python")
     ids = torch.randint(300, (500, 2))
     names = {"torch": torch, "MyModel": MyModel, "model": MyModel(), "batches": [(ids, torch.ones(500))]}
     exec(block, names)
-    assert torch.equal(names["same"](ids), names["small"](ids))
-    assert "bytes of tables" in capsys.readouterr().out and (tmp_path / "small.pt").stat().st_size < 300 * 8 * 4
+    same = restore(MyModel(), torch.load("small.pt"))
+    assert torch.equal(same(ids), names["small"](ids))
+    assert "bytes of tables" in f"{names['report']}" and (tmp_path / "small.pt").stat().st_size < 300 * 8 * 4
 
 
 def test_the_code_for_tables_in_a_model_of_ones_own_trains_finishes_and_serves_them(

@@ -22,6 +22,8 @@ FIRST = [HOME, Path("CHANGELOG.md"), Path("CONTRIBUTING.md"), Path("data/README.
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 CONTENTS = {  # of the site, below the first page; all other pages are tables
     "Use it": [
+        "docs/own-data",
+        "docs/library",
         "data/README",
         "docs/settings",
         "docs/methods",

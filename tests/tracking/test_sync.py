@@ -196,7 +196,7 @@ def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, mo
     until(lambda: not followers(root), seconds=10)  # it ends with dvc, but not before its work
     first = made(root)
     assert [row[:2] for row in first] == [
-        ("encode", ["schema.json"]),
+        ("encode", ["fields.csv", "schema.json"]),
         ("ingest", ["raw.json"]),
         ("synthetic, autodim, deepfm", []),
     ]

@@ -101,6 +101,15 @@ def test_a_terminated_command_ends_in_order() -> None:
     assert end.value.code == 128 + signal.SIGTERM and cleaned == [True]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, also in a process of pytest-xdist, which ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("caught", [False, True])
 def test_ctrl_c_says_what_is_kept(caught: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def run() -> None:
