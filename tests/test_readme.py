@@ -235,7 +235,7 @@ def _rooms() -> set[str]:
 
 
 def test_all_python_code_is_on_the_pages_whose_code_the_tests_run() -> None:
-    run = ["docs/coding.md", "docs/extending.md", "docs/library.md", "docs/serving.md"]
+    run = ["README.md", "docs/coding.md", "docs/extending.md", "docs/library.md", "docs/serving.md"]
     assert [page for page in PAGES if blocks(page, "python")] == run
 
 
