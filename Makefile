@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -12,13 +13,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-repro: $(READY) ## run the main job, from raw data to artifacts/report.json; unchanged stages are skipped
+repro: $(READY) ## run the main job, e.g. PARAMS=movielens_1m (a file of params/); unchanged stages are skipped
+	$(SETTINGS)
 	dvc repro
 
 sweep: $(READY) ## search the settings of the search (params.yaml: sweep); an interrupted sweep continues
+	$(SETTINGS)
 	dvc repro sweep/dvc.yaml
 
 stream: $(READY) ## compare AutoEmb with fixed dimensions along the rows in the order of time (params.yaml: stream)
+	$(SETTINGS)
 	dvc repro stream/dvc.yaml
 
 study: $(READY) ## run a study, e.g. NAME=overall PROFILE=quick JOBS=2 ONLY=dataset=synthetic; finished cells are kept
