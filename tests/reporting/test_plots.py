@@ -57,9 +57,14 @@ def test_dvc_fills_the_templates_with_the_rows_of_the_files(finished: Project, t
         patch.setenv("DVC_NO_ANALYTICS", "1")
         assert dvc(["init", "--no-scm", "--quiet"]) == 0
         shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
+        for name in ("config", "plots.html"):
+            shutil.copy(ROOT / f".dvc/{name}", f".dvc/{name}")
+        assert dvc(["config", "core.no_scm", "true"]) == 0
         assert dvc(["plots", "show", "--out", "shown"]) == 0
     logging.disable(logging.NOTSET)  # `--quiet` disables the logs of the whole process
     page = (tmp_path / "shown/index.html").read_text()
+    assert not re.findall(r"<(?:script|link)\b[^>]*(?:src|href)=", page)  # nothing is loaded from the network
+    assert page.count("<script>") == 3  # vega, vega-lite and vega-embed
     specifications = re.findall(r"var spec = (.*?);", page)
     assert len(specifications) == len(PLOTS)
     for plot, specification in zip(PLOTS.values(), specifications, strict=True):
