@@ -8,10 +8,13 @@ SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro sweep stream study report test lint ui sync bench clean
+.PHONY: help describe repro sweep stream study report test lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+describe: $(READY) ## write the settings for a table of your own, e.g. FILE=data/clicks.csv, also with LABEL=clicked
+	python -m stages.describe "$(FILE)" $(if $(LABEL),--label "$(LABEL)")
 
 repro: $(READY) ## run the main job, e.g. PARAMS=movielens_1m (a file of params/); unchanged stages are skipped
 	$(SETTINGS)
@@ -38,14 +41,19 @@ lint: $(READY) ## check style and types
 	ruff check .
 	mypy
 
-ui: $(READY) ## show the results in MLflow, at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+ui: $(READY) ## show the results in MLflow; prints the address of the page
+	python -m stages.ui
 
 sync: $(READY) ## copy to MLflow the results that it does not have yet, e.g. those from DVC's cache
 	python -m stages.sync
 
 bench: $(VENV)/.bench ## time the project and other libraries; writes tables to benchmarks/results/
 	python -m benchmarks
+
+docs: $(VENV)/.docs ## build the site of the docs, build/site/index.html
+	rm -rf build/pages build/site
+	python docs/site/pages.py build/pages
+	sphinx-build --quiet --fail-on-warning --keep-going -c docs/site build/pages build/site
 
 clean: ## remove results, caches and the virtual environment; data and source stay
 	rm -rf $(VENV) artifacts .pipeline .dvc/cache .dvc/tmp mlflow.db mlartifacts studies/*/artifacts studies/*/.dvc studies/report.html
@@ -57,6 +65,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	test -e .dvc/config || $(BIN)/dvc init --quiet $$(git rev-parse --git-dir >/dev/null 2>&1 || echo --no-scm)
 	git rev-parse --git-dir >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	touch $@
+
+$(VENV)/.docs: $(READY) requirements-docs.lock
+	$(BIN)/pip install --quiet -r requirements-docs.lock
 	touch $@
 
 $(VENV)/.bench: $(READY) requirements-bench.lock

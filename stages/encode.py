@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encoding.encode import encode
+from pipeline.encoding.encode import FIELDS_FILE, encode, told
+from pipeline.encoding.fields import lines
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
@@ -30,12 +31,23 @@ def run() -> None:
         tracked.metrics(0, {f"cardinality/{name}": count for name, count in cardinality.items()})
         for part, labels in record["labels"].items():
             tracked.metrics(0, {f"rows/{part}": labels["rows"], f"label_mean/{part}": labels["mean"]})
+        for name, summary in record["summaries"].items():
+            tracked.metrics(0, {f"unknown/{name}/{part}": share for part, share in summary["unknown"].items()})
+            tracked.metrics(0, {f"values/{name}": summary["values"], f"most_frequent/{name}": summary["most_frequent"]})
+            if summary["auc_alone"] is not None:
+                tracked.metrics(0, {f"auc_alone/{name}": summary["auc_alone"]})
         tracked.artifact(ENCODED / "schema.json")
+        tracked.artifact(ENCODED / FIELDS_FILE)
     rows = record["rows"]
     print(
         f"encode: {sum(rows.values()):,} rows ({', '.join(f'{part} {n:,}' for part, n in rows.items())}), "
         f"{len(cardinality)} fields with {sum(cardinality.values()):,} ids, {time.time() - started:.1f} s"
     )
+    print("\n".join(lines(record["summaries"], ENCODED / FIELDS_FILE)))
+    for warning in record["warnings"]:
+        print(f"encode: warning: {warning}")
+    for sentence in told(record["cut"]):
+        print(f"encode: {sentence}; raise encode.max_bag in params.yaml, now {record['max_bag']}")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,33 @@
 """Stage 6: evaluate every allocation on ``test``, which no earlier stage reads, and write the report.
 
-Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/metrics.json``, ``artifacts/figures/``, and for
-DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
+Writes ``artifacts/report.json``, ``artifacts/report.md``, ``artifacts/report.html``, ``artifacts/metrics.json``,
+``artifacts/figures/``, and for DVC's plots ``artifacts/curves.csv`` and ``artifacts/allocations.csv``.
 """
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.found import Found
 from pipeline.experiment.saved import HISTORY
-from pipeline.reporting import figures, report, style
+from pipeline.reporting import figures, report, report_page, style
 from pipeline.reporting.evaluate import evaluate
+from pipeline.tracking.identity import configuration_key
+from pipeline.tracking.identity import origin as identity_of
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import read_json, whole, write_json, write_text
 from pipeline.workflow.params import Params
-from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, MODELS, REPORT, SCORES, TRAJECTORY
+from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, MODELS, REPORT, SCORES, TRAJECTORY, root
 from pipeline.workflow.plug import file_of
 
 
@@ -35,21 +38,23 @@ def run() -> None:
     found = Found.load(SCORES, experiment.schema)
     results = evaluate(experiment, MODELS, found)
     write_json(REPORT, results)
-    text = report.markdown(results)
-    write_text(REPORT.with_suffix(".md"), text + "\n")
+    write_text(REPORT.with_suffix(".md"), report.markdown(results) + "\n")
     write_json(REPORT.with_name("metrics.json"), report.metrics(results))
     with whole(REPORT.with_name("curves.csv")) as file:
         pd.DataFrame(_curves(found, results)).round(6).to_csv(file, index=False)
     with whole(REPORT.with_name("allocations.csv")) as file:
         pd.DataFrame(report.points(results)).round(6).to_csv(file, index=False)
-    _draw(experiment, results)
+    drawn = _draw(experiment, results)
+    write_text(REPORT.with_suffix(".md"), report.markdown(results, drawn) + "\n")
     records = sorted([*MODELS.rglob(HISTORY), *MODELS.rglob(ALLOCATION.name)])
     code = ["stages/evaluate.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
     code += [file_of("methods", name) for name in sorted({results["method"], *results["allocations"]} - {"searched"})]
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json", *records])
+    origin = _origin(key, experiment.data.raw_sha256)
+    write_text(REPORT.with_suffix(".html"), report_page.html(results, FIGURES, origin))
     with stage_tracker("evaluate", key, experiment.data.raw_sha256, wait=True) as tracker:
         _record(tracker, params, results)
-    print(text)
+    print(report.markdown(results))
     print(f"evaluate: {results['test_rows']:,} test rows, {time.monotonic() - started:.1f} s")
 
 
@@ -66,20 +71,39 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(experiment: Experiment, results: dict[str, Any]) -> None:
-    """Write the figures."""
+def _draw(experiment: Experiment, results: dict[str, Any]) -> list[str]:
+    """Write the figures; the names of those that could be drawn, in the order of `report.FIGURES`."""
+    ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
+    dims = results["allocations"]["searched"]["dims"]
+    trajectory = pd.read_parquet(TRAJECTORY)
+    draw: dict[str, Callable[[], Figure]] = {
+        "objective_against_bytes": lambda: figures.objective_against_bytes(results),
+        "trajectories": lambda: figures.trajectories(trajectory, report.by_bytes(results)),
+        "dim_against_cardinality": lambda: figures.dim_against_cardinality(experiment.schema, dims, ranks),
+        "deserved_dimensions": lambda: figures.deserved_dimensions(results),
+    }
+    nothing = {
+        "trajectories": not len(trajectory),
+        "deserved_dimensions": not results.get("curve", {}).get("deserved"),
+    }
     with whole(FIGURES) as folder:
         folder.mkdir()
-        trajectory = pd.read_parquet(TRAJECTORY)
-        if len(trajectory):
-            style.save(figures.trajectories(trajectory), folder / "trajectories.png")
-        style.save(figures.objective_against_bytes(results), folder / "objective_against_bytes.png")
-        ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
-        dims = results["allocations"]["searched"]["dims"]
-        drawn = figures.dim_against_cardinality(experiment.schema, dims, ranks)
-        style.save(drawn, folder / "dim_against_cardinality.png")
-        if results.get("curve", {}).get("deserved"):
-            style.save(figures.deserved_dimensions(results), folder / "deserved_dimensions.png")
+        shown = [name for name in report.FIGURES if not nothing.get(name)]
+        return [name for name in shown if style.attempt(draw[name], folder / f"{name}.png")]
+
+
+def _origin(key: str, raw_sha256: str) -> dict[str, str]:
+    """What identifies these results, by its name."""
+    origin = {
+        "content key of evaluate": key,
+        "configuration (pipeline.configuration in MLflow)": configuration_key(Params.load().configuration()),
+        "SHA-256 of the raw table": raw_sha256,
+    }
+    git = identity_of(root())
+    if commit := git.get("mlflow.source.git.commit"):
+        changed = ", with changes that are not committed" if git.get("git.dirty") == "true" else ""
+        origin["git commit"] = commit + changed
+    return origin
 
 
 def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
@@ -96,12 +120,18 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
             tracked.metrics(0, values)
             tracked.end()
     means = {
-        f"{name}/{metric}": value
+        f"{name}/{metric}": round(value, 6)
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
     }
-    files = [REPORT, REPORT.with_suffix(".md"), ALLOCATION, *sorted(Path(FIGURES).glob("*.png"))]
-    tracker.parent(metrics=means, artifacts=files)
+    reports = [REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")]
+    files = [*reports, ALLOCATION, *sorted(FIGURES.glob("*.png"))]
+    means["searched/of_full"] = round(results["allocations"]["searched"]["ratio"], 6)
+    text = REPORT.with_suffix(".md").read_text(encoding="utf-8")
+    verdict = text.partition("\n")[0].strip("*")
+    tracker.parent(metrics=means, tags={"verdict": verdict}, artifacts=files, description=text)
+    if (FIGURES / "trajectories.png").exists():
+        tracker.attach("search", FIGURES / "trajectories.png")
 
 
 if __name__ == "__main__":

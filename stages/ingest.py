@@ -39,6 +39,8 @@ def run() -> None:
         f"ingest: {record['rows']:,} rows of {dataset.name}, {len(record['fields'])} fields, "
         f"mean label {record['label']['mean']:.4f}, {time.time() - started:.1f} s"
     )
+    for note in record["notes"]:
+        print(f"ingest: {note}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
 from pipeline.experiment.saved import save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
@@ -29,6 +26,7 @@ from pipeline.workflow.outputs import broken, read_json, whole
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
 from pipeline.workflow.plug import check_name, file_of
+from pipeline.workflow.progress import progress
 from pipeline.workflow.workers import Send, run_jobs, start_server
 
 if TYPE_CHECKING:
@@ -82,10 +80,15 @@ def run() -> None:
 
 def train_job(job: Job, title: str | None, record: Record) -> str:
     """Train and save a model; the line that says how good it is."""
-    from pipeline.experiment.train import train  # it imports Lightning; only the process that trains waits for that
+    # They import Lightning; only the process that trains waits for that.
+    from pipeline.experiment.train import train
+    from pipeline.training.weights import Diverged
 
     experiment, checkpoint = Experiment(job.params, Encoded.load(ENCODED)), job.path.with_suffix(".ckpt")
-    trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+    try:
+        trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+    except Diverged as error:
+        raise ValueError(f"{job.title}: {error}") from error
     save(job.path, trained.model, job.allocation, trained.history)
     checkpoint.unlink(missing_ok=True)
     task = experiment.task
@@ -110,7 +113,7 @@ def _train_in_workers(todo: list[Job], experiment: Experiment, tracker: Tracker)
     runs: dict[int, Run] = {}
     done = [0] * len(todo)  # steps of each model
     remedy = "there may be too little memory: lower retrain.workers in params.yaml; what is trained is kept"
-    with tqdm(total=len(todo) * steps, desc=f"{len(todo)} models", unit=" steps", mininterval=1) as bar:
+    with progress(total=len(todo) * steps, desc=f"{len(todo)} models", unit=" steps", mininterval=1) as bar:
         for number, sent in run_jobs(work_off, todo, settings.workers, remedy):
             if number not in runs:
                 runs[number] = _tracked(tracker, todo[number])
@@ -132,8 +135,7 @@ def _tracked(tracker: Tracker, job: Job) -> Run:
 
 def _done(job: Job, tracked: Run, line: str) -> None:
     """Record the end of a training, and print ``line``."""
-    output = MODELS / job.name / job.path.name / ALLOCATION_NAME
-    tracked.artifact(job.path / ALLOCATION_NAME, output=output)
+    tracked.model(job.path, MODELS / job.name / job.path.name)
     tracked.end()
     print(line, flush=True)
 
@@ -159,4 +161,4 @@ def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:
 
 
 if __name__ == "__main__":
-    process.main(run)
+    process.main(run, kept="finished models and the last checkpoints are kept, and the same command goes on from them")

@@ -64,4 +64,4 @@ def _summary(found: Found, experiment: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    process.main(run)
+    process.main(run, kept="the last checkpoint is kept, and the same command goes on from it")

@@ -14,7 +14,7 @@ import time
 
 import pandas as pd
 
-from pipeline.encoding.encode import as_stream
+from pipeline.encoding.encode import as_stream, told
 from pipeline.streaming.compare import Log, compare
 from pipeline.streaming.report import markdown
 from pipeline.training.task import Task
@@ -35,7 +35,10 @@ def run() -> None:
     task = Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
     backbone = plug("backbones", params.backbone.name).Backbone
     options = checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")
-    log = Log(*as_stream(RAW)).head(settings.rows)
+    schema, ids, labels, cut = as_stream(RAW)
+    for sentence in told(cut):
+        print(f"stream: {sentence}")
+    log = Log(schema, ids, labels).head(settings.rows)
     records: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
     for seed in settings.seeds:
         for model, results in compare(log, task, backbone, options, settings, seed):

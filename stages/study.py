@@ -31,6 +31,7 @@ from pipeline.studies.cell import run as run_cell
 from pipeline.studies.grid import READ, STUDIES, Cell, Study
 from pipeline.studies.results import Results
 from pipeline.studies.run import StudyRun, commit
+from pipeline.studies.sections import section
 from pipeline.tracking.stage import beside_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
@@ -74,17 +75,22 @@ def cell(study: Study, place: dict[str, str]) -> None:
 
 
 def report(study: Study, partial: bool = False) -> None:
-    """Stage: write ``results/<profile>/``: the cells' results, table.md, table.csv, figures and section.html."""
+    """Stage: write ``results/<profile>/``: the cells' results, table.md, table.csv and figures."""
     print(study_report.write(study, partial))
 
 
 def html(out: Path) -> None:
     """Write the results of all studies to one self-contained page."""
-    sections = sorted(STUDIES.glob("*/results/*/section.html"))
-    if not sections:
+    folders = sorted(file.parent for file in STUDIES.glob("*/results/*/table.md"))
+    if not folders:
         raise ValueError("no study has results yet; run one, e.g. `make study NAME=overall PROFILE=quick`")
-    write_text(out, page.page("Dimension search: studies", [path.read_text() for path in sections]))
-    print(f"report: {number_of(len(sections), 'section')} in {out}")
+    about = (
+        "The tests compare with one dimension for all fields, of the same size. A difference is shown if its p-value "
+    )
+    about += "is below 0.05 after the correction for all tests of its table."
+    found = [section(folder) for folder in folders]
+    write_text(out, page.page("Dimension search: studies", found, [page.paragraph(about)]))
+    print(f"report: {number_of(len(found), 'section')} in {out}")
 
 
 def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
@@ -183,7 +189,8 @@ def act(options: argparse.Namespace) -> None:
 def main() -> None:
     options = _parser().parse_args()
     os.environ["DVC_ROOT"] = str(ROOT)  # MLflow and checkpoints belong to the repository, not to the study
-    process.main(lambda: act(options), arguments=True)
+    kept = "finished cells and the last checkpoints are kept, and the same command goes on from them"
+    process.main(lambda: act(options), arguments=True, kept=kept)
 
 
 if __name__ == "__main__":

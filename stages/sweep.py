@@ -50,4 +50,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    process.main(run)
+    process.main(run, kept="finished trials and the last checkpoints are kept, and the same command goes on from them")

@@ -70,6 +70,33 @@ def test_the_notebook_of_results_shows_what_the_run_reported(
 
 
 @pytest.fixture
+def fresh(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout in which nothing was run yet."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for folder in ("notebooks/kept", "studies/budget/results/methods_1m"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    return tmp_path
+
+
+def test_before_the_first_run_the_notebook_of_results_shows_the_kept_one(fresh: Path) -> None:
+    data = shown("results.ipynb", fresh)
+    controls, _, fields = [table(one["text/html"]) for one in data if "text/html" in one]
+    assert sum("image/png" in one for one in data) == 2
+    kept = read_json(NOTEBOOKS / "kept/report.json")
+    assert [row[0] for row in controls if row[0] in kept["allocations"]] == list(kept["allocations"])
+    assert {row[0] for row in fields} >= set(kept["cardinality"])
+
+
+def test_before_the_first_study_the_notebook_of_studies_shows_the_kept_tables(fresh: Path) -> None:
+    data = shown("studies.ipynb", fresh)
+    table_of = (ROOT / "studies/budget/results/methods_1m/table.md").read_text()
+    assert [one["text/markdown"] for one in data if "text/markdown" in one] == [table_of]
+    assert sum("image/png" in one for one in data) >= 1
+
+
+@pytest.fixture
 def budget(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study of one cell with two budgets, run and reported in its folder, and brought to MLflow."""
     shutil.copy(migrated, tmp_path / "mlflow.db")

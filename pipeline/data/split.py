@@ -12,6 +12,7 @@ from pipeline.workflow.outputs import broken
 
 Part = Literal["train", "arch", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
+LEAST_ROWS = 50  # of val or test; fewer are too few to judge by
 
 
 def _mapped(path: Path, dimensions: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def _movies(file: DataFile) -> Iterator[tuple[int, int | None, list[str]]]:
         text = line.decode("latin-1")
         values = text.split("|")
         flags = values[BEFORE_GENRES:]
-        if len(flags) != len(GENRES) or not values[0].isdecimal():
+        if len(flags) != len(GENRES) or not {*flags} <= {"0", "1"} or not values[0].isdecimal():
             raise BadData(
                 f"must be a movie's number, title, dates, address and {len(GENRES)} flags",
                 file=file,

@@ -52,6 +52,7 @@ def read(path: Path, *, time_hour: bool = True) -> Source:
     tails = known["tailnum"].combine_chunks()
     fields = [name for name in FIELDS if name != "time_hour" or time_hour]
     facts = {"without_arr_delay": 0, "without_plane": 0}
+    notes: list[str] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in Delimited(flights, None, missing=MISSING).read(_flight_columns()):
@@ -70,8 +71,12 @@ def read(path: Path, *, time_hour: bool = True) -> Source:
                 "route": pc.binary_join_element_wise(arrived["origin"], arrived["dest"], "-"),
             }
             yield pa.RecordBatch.from_pydict({name: columns[name] for name in ("label", "time", *fields)})
+        notes.append(f"left out {facts['without_arr_delay']:,} flights without an arrival delay")
+        notes.append(
+            f"{facts['without_plane']:,} flights have a plane that is not in planes.csv; its fields are missing"
+        )
 
-    return Source(dict.fromkeys(fields, CATEGORICAL), batches(), str(flights), {"min_count": 2}, facts)
+    return Source(dict.fromkeys(fields, CATEGORICAL), batches(), str(flights), {"min_count": 2}, facts, notes)
 
 
 def _flight_columns() -> list[Column]:

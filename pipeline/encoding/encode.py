@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,24 @@ import pyarrow.parquet as pq
 
 from pipeline.data.encoded import SCHEMA_FILE
 from pipeline.data.schema import Field, Schema
-from pipeline.data.split import PARTS
+from pipeline.data.split import PARTS, Split
 from pipeline.encoding.arrays import ArrayFile
 from pipeline.encoding.buckets import quantile_edges
+from pipeline.encoding.fields import JUDGING, SAMPLE, Summary, part_warnings, warnings, write_table
 from pipeline.encoding.parts import TRAIN, PartLabels, Parts
 from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable
+from pipeline.encoding.tally import Tally
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Vocabulary, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
-from pipeline.sources.source import LABEL, ORACLE, TIME, BadData
+from pipeline.sources.source import BAG, LABEL, ORACLE, TIME, BadData
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
 MAX_BAG = 8
+FIELDS_FILE = "fields.csv"
+Cut = dict[str, dict[str, int]]  # by bag, how many values of how many rows had no slot
 
 
 def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
@@ -53,7 +58,9 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
 
             * ``vocabulary.parquet``: feature (name of the field), value (as text, null for missing), count (in training
               rows), id;
-            * ``schema.json``: fields and widths for `Schema`, labels for `Encoded`, and a record of the encoding.
+            * ``schema.json``: fields and widths for `Schema`, labels for `Encoded`, the `Summary` of each field,
+              warnings about parts, and a record of the encoding;
+            * ``fields.csv``: the summaries as a table.
 
         settings: section ``encode`` of params.yaml.
         batch_rows: most rows of a batch; it does not change the result.
@@ -74,6 +81,8 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
         schema = encoder.learn(folder / "vocabulary.parquet")
         checksums = encoder.write(folder, schema)
     record = {**schema.to_dict(), "sha256": checksums, **encoder.record()}
+    record["summaries"] = encoder.summaries(folder, schema)
+    write_table(record["summaries"], folder / FIELDS_FILE)
     write_json(folder / SCHEMA_FILE, record)
     return record
 
@@ -99,6 +108,9 @@ class _Encoder:
         self.vocabularies = {
             name: Vocabulary(name, kind, self.edges.get(name), self.max_bag) for name, kind in table.kinds.items()
         }
+        self.samples: dict[str, pa.Array] = {}  # raw values of the first training rows, by field
+        # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
+        self.cut = {name: np.zeros(2, dtype=np.int64) for name, kind in table.kinds.items() if kind == BAG}
         self.labels = PartLabels()
         self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
         self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
@@ -107,18 +119,31 @@ class _Encoder:
         """Find the training rows, and summarise the labels of each part.
 
         Raises:
-            BadData: if a part would be empty.
+            BadData: if a part would be empty, or have one of two labels only.
         """
         for first, batch in self.table.scan([LABEL, *self.parts.columns], "(splitting)"):
             part = self.parts(first, batch)
             self.labels.add(part, batch[LABEL].to_numpy().astype(self.table.label_dtype))
             self.train.append(np.packbits(part == TRAIN))
         for empty in self.labels.empty():
-            raise BadData(
-                f"no row would go to part {empty!r}",
-                file=self.table.path,
-                remedy=f"raise encode.split.{empty} in params.yaml, or give more rows",
-            )
+            remedy = f"raise encode.split.{empty} in params.yaml, or give more rows"
+            if self.settings.split.by == "time":
+                times = len(np.unique(self.table.column(TIME)))
+                remedy = (
+                    f"rows of the same time stay together, and the number of different times is {times:,}: give rows "
+                    "of more times, or set encode.split.by to random in params.yaml"
+                )
+            raise BadData(f"no row would go to part {empty!r}", file=self.table.path, remedy=remedy)
+        labels = self.labels.record()
+        self.binary = all(about.binary for about in labels.values())
+        for name, about in labels.items():
+            if self.binary and about.least == about.most:
+                raise BadData(
+                    f"all {about.rows:,} rows of part {name!r} have the label {about.least:g}, and nothing can be "
+                    "learned or judged without the other",
+                    file=self.table.path,
+                    remedy=f"raise encode.split.{name} in params.yaml, or give more rows",
+                )
 
     def learn(self, path: Path) -> Schema:
         """The first pass: learn and write the vocabularies, field by field."""
@@ -128,14 +153,24 @@ class _Encoder:
             return write_vocabulary(zip(vocabularies, known, strict=True), path)
 
     def _learn(self, vocabulary: Vocabulary) -> pa.Table:
-        def pieces() -> Iterator[tuple[pa.Array, np.ndarray]]:
-            for (_, batch), bits in zip(self.table.batches([vocabulary.name]), self.train, strict=True):
-                yield batch[vocabulary.name], np.unpackbits(bits, count=len(batch)).view(bool)
+        sample: list[pa.Array] = []
 
-        return vocabulary.learn(pieces, self.min_count)
+        def pieces() -> Iterator[tuple[pa.Array, np.ndarray]]:
+            wanted = SAMPLE - sum(map(len, sample))
+            for (_, batch), bits in zip(self.table.batches([vocabulary.name]), self.train, strict=True):
+                column, train = batch[vocabulary.name], np.unpackbits(bits, count=len(batch)).view(bool)
+                if wanted and vocabulary.kind != BAG:
+                    sample.append(_plain(column.take(pa.array(np.flatnonzero(train)[:wanted]))))
+                    wanted -= len(sample[-1])
+                yield column, train
+
+        known = vocabulary.learn(pieces, self.min_count)
+        self.samples[vocabulary.name] = pa.concat_arrays(sample) if sample else pa.nulls(0)
+        return known
 
     def write(self, folder: Path, schema: Schema) -> dict[str, str]:
         """The second pass: look up and write all rows, row group by row group; return the files' checksums."""
+        self.tally = Tally(schema, self.binary, self._alike())
         arrays = {"ids": ("<i4", (schema.num_slots,)), "labels": (self.table.label_dtype, ()), "oracle": ("<f8", ())}
         with contextlib.ExitStack() as stack:
             files = {}
@@ -146,37 +181,61 @@ class _Encoder:
                     files[f"{part}/{name}.npy"] = stack.enter_context(file)
             with progress_bar("(writing)", self.table.groups, " row groups") as progress:
                 encoded = functools.partial(self._encoded, schema)
-                for pieces in in_order(self.threads, encoded, range(self.table.groups), progress):
+                for pieces, cut in in_order(self.threads, encoded, range(self.table.groups), progress):
+                    for name, counts in cut.items():
+                        self.cut[name] += counts
                     for name, array in pieces:
                         files[name].append(array)
         return {name: file.sha256 for name, file in files.items()}
 
-    def _encoded(self, schema: Schema, group: int) -> list[tuple[str, np.ndarray]]:
-        """Pairs (name of a file, rows to append) of one row group."""
-        slots = self._looked_up(schema, group)
+    def _alike(self) -> Iterator[tuple[int, int]]:
+        """Numbers of fields that have the same known values, each as often as in the other field."""
+        firsts: dict[tuple[int, bytes], list[int]] = {}  # by slots and counts, fields whose values differ
+        vocabularies = [*self.vocabularies.values()]
+        for number, own in enumerate(vocabularies):
+            if len(own.values) < 2:
+                continue
+            same = firsts.setdefault((own.width, hashlib.sha256(own.counts.tobytes()).digest()), [])
+            for first in same:
+                if own.values.equals(vocabularies[first].values):
+                    yield first, number
+                    break
+            else:
+                same.append(number)
+
+    def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Of one row group, pairs (name of a file, rows to append), and what was cut from its bags."""
+        slots, cut = self._looked_up(schema, group)
         pieces, start = [], 0
         for first, batch in self.table.batches([*self.plain.values(), *self.parts.columns], group):
             part = self.parts(first, batch)
+            self.tally.add(part, batch[LABEL].to_numpy(), slots[:, start : start + len(batch)])
             for number, place in enumerate(PARTS):
                 rows = np.flatnonzero(part == number)
                 pieces.append((f"{place}/ids.npy", np.ascontiguousarray(slots.take(start + rows, axis=1).T)))
                 for name, column in self.plain.items():
                     pieces.append((f"{place}/{name}.npy", batch[column].to_numpy().take(rows)))
             start += len(batch)
-        return pieces
+        return pieces, cut
 
-    def _looked_up(self, schema: Schema, group: int) -> np.ndarray:
-        """(S, n) int32: the ids of one row group. Columns are read one by one, so that each stays in the cache."""
+    def _looked_up(self, schema: Schema, group: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(S, n) int32: the ids of one row group; and what was cut from its bags.
+
+        Columns are read one by one, so that each stays in the cache.
+        """
+        cut = dict.fromkeys(self.cut, np.zeros(2, dtype=np.int64))
         slots = np.empty((schema.num_slots, self.table.sizes[group]), dtype=np.int32)
         start = 0
         for field in schema.fields:
             end = 0
             for _, batch in self.table.batches([field.name], group):
                 free = slots[start : start + field.width, end : end + len(batch)]
-                self.vocabularies[field.name].look_up(batch[field.name], free)
+                counts = self.vocabularies[field.name].look_up(batch[field.name], free)
+                if field.name in cut:
+                    cut[field.name] = cut[field.name] + counts
                 end += len(batch)
             start += field.width
-        return slots
+        return slots, cut
 
     def record(self) -> dict[str, Any]:
         """The contents of schema.json, except the fields and the checksums."""
@@ -190,13 +249,62 @@ class _Encoder:
             "seed": self.settings.seed,
             "min_count": self.min_count,
             "max_bag": self.max_bag,
+            "cut": _cut(self.cut),
             "numeric": self.settings.numeric,
             "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
             "facts": self.table.record["facts"],
+            "warnings": part_warnings(labels),
         }
 
+    def summaries(self, folder: Path, schema: Schema) -> dict[str, dict[str, Any]]:
+        """The `Summary` of each field, by name, after the rows are written; of these only ``val`` is read."""
+        labels, tally = self.labels.record(), self.tally
+        aucs: list[float | None] = [None] * len(schema)
+        if self.binary:
+            counts = [vocabulary.counts for vocabulary in self.vocabularies.values()]
+            aucs = [*tally.aucs(schema, counts, labels["train"].mean, Split.load(folder, "val"))]
+        twins = {schema.names[copy]: schema.names[first] for first, copy in tally.copies}
+        made = {}
+        for i, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            shares = tally.unknown[i] / self.labels.rows
+            summary = Summary(
+                vocabulary.kind,
+                vocabulary.distinct,
+                len(vocabulary.values),
+                {part: float(shares[PARTS.index(part)]) for part in JUDGING},
+                vocabulary.largest / labels["train"].rows,
+                aucs[i],
+            )
+            told = warnings(
+                summary,
+                labels["train"].rows,
+                vocabulary.missing,
+                self.samples[name],
+                self.settings.numeric == "quantiles",
+                twins.get(name),
+            )
+            made[name] = replace(summary, warnings=told).to_dict()
+        return made
 
-def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray]:
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def told(cut: Cut) -> list[str]:
+    """Sentences about what was cut."""
+    return [
+        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
+        for name, counts in cut.items()
+        if counts["rows"]
+    ]
+
+
+def _cut(counts: dict[str, np.ndarray]) -> Cut:
+    return {name: {"values": int(values), "rows": int(rows)} for name, (values, rows) in counts.items()}
+
+
+def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
 
     So no id depends on later rows. Rows without a time, and rows of the same time, keep their raw order. Numbers become
@@ -208,18 +316,20 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
 
     Returns:
         schema; ids (n, S) int32, where `UNKNOWN` means an empty bag; labels (n,), uint8 for raw labels of uint8 and
-        float32 for float64.
+        float32 for float64; what was cut from the bags.
     """
     record = read_json(raw / "raw.json")
     max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(raw / "table.parquet")
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
-    fields, slots = [], []
+    fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():
         vocabulary = Vocabulary(name, kind, None, max_bag)
         ids = np.empty((vocabulary.width, len(table)), dtype=np.int32)
-        vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        counts = vocabulary.appear(table[name].combine_chunks().take(pa.array(order)), ids)
+        if kind == BAG:
+            cut[name] = counts
         fields.append(Field(name, int(ids.max()) + 1, vocabulary.width))
         slots.append(ids)
     labels = table[LABEL].to_numpy()[order].astype(LABEL_DTYPES[table[LABEL].type])
-    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels
+    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels, _cut(cut)

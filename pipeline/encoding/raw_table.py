@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -54,6 +55,10 @@ class RawTable:
                 for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
                     yield first, batch
                     first += len(batch)
+
+    def column(self, name: str) -> np.ndarray:
+        """(n,): a whole column without missing values."""
+        return np.concatenate([batch[name].to_numpy() for _, batch in self.batches([name])])
 
     def scan(self, columns: Sequence[str], title: str) -> Iterator[tuple[int, pa.RecordBatch]]:
         """`batches` of all row groups, with a progress bar."""

@@ -11,14 +11,16 @@ from typing import TypeVar
 import pyarrow as pa
 from tqdm import tqdm
 
+from pipeline.workflow.progress import progress
+
 THREADS = 8  # at most; each has a row group in memory
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 def progress_bar(title: str, total: int, unit: str) -> tqdm:
-    """A progress bar of the encoder, shown after a second."""
-    return tqdm(desc=f"encode {title}", total=total, unit=unit, unit_scale=True, delay=1)
+    """A progress bar of the encoder."""
+    return progress(desc=f"encode {title}", total=total, unit=unit, unit_scale=True)
 
 
 def workers() -> int:
@@ -36,14 +38,14 @@ def thread_pool() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], progress: tqdm) -> Iterator[B]:
+def in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], bar: tqdm) -> Iterator[B]:
     """The results of ``function`` for all items, in order; at most `workers` of them are computed in advance."""
     ahead: deque[Future[B]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))
         if len(ahead) >= workers():
             yield ahead.popleft().result()
-            progress.update()
+            bar.update()
     while ahead:
         yield ahead.popleft().result()
-        progress.update()
+        bar.update()

@@ -33,6 +33,10 @@ class Vocabulary:
         self.name, self.kind, self.edges = name, kind, edges
         self.width = max_bag if kind == BAG else 1
         self.values: pa.Array  # the known values; values[i] has id i + 1
+        self.counts: np.ndarray  # training rows with each known value
+        self.distinct: int  # values of the training rows, known or not; buckets of numbers; above RICH_VALUES about
+        self.missing: bool  # whether a missing value is among them
+        self.largest: int  # training rows with the most frequent one
 
     def learn(self, batches: Callable[[], Iterator[tuple[pa.Array, np.ndarray]]], min_count: int) -> pa.Table:
         """Number the values that are frequent enough in training rows; return a table of value, count and id.
@@ -43,41 +47,56 @@ class Vocabulary:
         """
         tables = (self._counted(column, train) for column, train in batches())
         counts = summed(tables, RICH_VALUES)
+        self.distinct = len(counts)
         if len(counts) > RICH_VALUES:
             sketch = Sketch()
             for table in itertools.chain([counts], tables):
                 sketch.add(table)
+            self.distinct = sketch.distinct()
             counts = summed(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
+        self.missing = counts["value"].null_count > 0
+        self.largest = pc.max(counts["count"]).as_py() or min(1, self.distinct)  # of rare values, one occurs
         frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
         order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
         frequent = frequent.take(order)
         self.values = frequent["value"].combine_chunks()
+        self.counts = frequent["count"].to_numpy()
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
-    def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill slots (width, n) int32 with the ids of n rows."""
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
+        """Fill slots (width, n) int32 with the ids of n rows; return (2,) what was cut, see `_fill`."""
         rows, codes, values = self._coded(column)
-        self._fill(slots, rows, self._ids_of(values).take(codes))
+        return self._fill(slots, rows, self._ids_of(values).take(codes))
 
-    def appear(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values."""
+    def appear(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
+        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values.
+
+        Returns:
+            (2,) what was cut, see `_fill`.
+        """
         rows, codes, _ = self._coded(column)
         _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
         rank = np.empty(len(firsts), dtype=np.int32)
         rank[np.argsort(firsts)] = np.arange(1, len(firsts) + 1)
-        self._fill(slots, rows, rank[inverse])
+        return self._fill(slots, rows, rank[inverse])
 
-    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> None:
-        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``."""
+    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
+        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``.
+
+        Returns:
+            (2,) int64: the number of known values for which there was no slot, and of rows with such values.
+        """
         if rows is None:
             slots[0] = ids
-            return
+            return np.zeros(2, dtype=np.int64)
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # position among the known values of the row
+        cut = np.array([np.count_nonzero(rank >= self.width), np.count_nonzero(rank == self.width)])
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
         slots[0] = UNKNOWN
         slots[rank, rows] = ids
+        return cut
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. The smaller of vocabulary and ``values`` is hashed."""

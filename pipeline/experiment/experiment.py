@@ -78,26 +78,14 @@ class Experiment:
         """Candidate dims of each field, ascending."""
         if self.method.own_candidates is not None:
             return offered(self.method, self.schema, self.dim, [])
-        return tuple(self._candidates_of(name) for name in self.schema.names)
-
-    def _candidates_of(self, field: str) -> tuple[int, ...]:
-        choice, sets = self.params.search.candidates, self.params.candidates
-        named = {"default": choice} if isinstance(choice, str) else choice
-        self.schema.check_names(set(named) - {"default"})
-        key = named.get(field, named.get("default"))
-        if key is None:
-            raise ValueError(f"params.yaml: search.candidates has no set for field {field!r} and no default; add one")
-        if key not in sets:
+        sets = _candidate_sets(self.params)
+        self.schema.check_names(set(sets) - {"default"})
+        without = [name for name in self.schema.names if name not in sets and "default" not in sets]
+        if without:
             raise ValueError(
-                f"params.yaml: search.candidates: there is no set {key!r} for field {field!r}; there are "
-                f"{', '.join(sorted(sets))}"
+                f"params.yaml: search.candidates has no set for field {without[0]!r} and no default; add one"
             )
-        if max(sets[key]) > self.dim:
-            raise ValueError(
-                f"params.yaml: candidates.{key} goes up to {max(sets[key])}, and dim is {self.dim}; raise dim, or "
-                "choose another set in search.candidates"
-            )
-        return tuple(sorted(sets[key]))
+        return tuple(sets[name if name in sets else "default"] for name in self.schema.names)
 
     def check(self) -> None:
         """Resolve and check all parts.
@@ -117,8 +105,32 @@ class Experiment:
             yield file_of("methods", name)
 
 
+def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
+    """The candidate dims, ascending, that ``search.candidates`` names, by field or "default".
+
+    Raises:
+        ValueError: if there is no such set, or a dim in it is above ``dim``.
+    """
+    choice, sets = params.search.candidates, params.candidates
+    named = {"default": choice} if isinstance(choice, str) else choice
+    for field, key in named.items():
+        if key not in sets:
+            of_field = "" if field == "default" else f" for field {field!r}"
+            raise ValueError(
+                f"params.yaml: search.candidates: there is no set {key!r}{of_field}; there are "
+                f"{', '.join(sorted(sets))}"
+            )
+        if max(sets[key]) > params.dim:
+            raise ValueError(
+                f"params.yaml: candidates.{key} goes up to {max(sets[key])}, and dim is {params.dim}; raise dim, or "
+                "choose another set in search.candidates"
+            )
+    return {field: tuple(sorted(sets[key])) for field, key in named.items()}
+
+
 def check_params(params: Params) -> None:
-    """Check, before any data are read, that the data set is there, all plugs exist, and their options are valid.
+    """Check, before any data are read, that the data set is there, all plugs exist, their options are valid, and the
+    candidates fit ``dim``.
 
     Raises:
         ValueError: naming a wrong parameter, its value, and the valid ones.
@@ -134,6 +146,8 @@ def check_params(params: Params) -> None:
     Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
     for name, options in (params.method.options or {}).items():
         Method.named(name, options)
-    Method.named(params.method.name, params.method.own_options)
+    method = Method.named(params.method.name, params.method.own_options)
+    if method.own_candidates is None:
+        _candidate_sets(params)
     backbone = plug("backbones", params.backbone.name).Backbone
     checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")

@@ -126,6 +126,7 @@ def _prepared(
         question.prices,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        lr_key="search.lr",
     )
     return module, batches
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,8 @@ def finetune(
     model.train()
     batches = task.batches(rows, settings.batch_size, seed + 1)
     planned = chosen.epochs * len(batches)
-    module = LitWeights(model, task, val, planned, lr=chosen.lr, schedule="linear", record=record_after)
+    rate: dict[str, Any] = {"lr": chosen.lr, "schedule": "linear", "lr_key": "retrain.finetune.lr"}
+    module = LitWeights(model, task, val, planned, record=record_after, **rate)
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
     model.finish()

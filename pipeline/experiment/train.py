@@ -67,6 +67,7 @@ def prepare(
         weight_decay=settings.weight_decay,
         patience=patience,
         schedule=settings.schedule if isinstance(settings, Retrain) else "constant",
+        lr_key="retrain.lr" if isinstance(settings, Retrain) else "search.lr",
     )
     return module, batches
 

@@ -25,11 +25,28 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return twice / (2 * len(positives) * len(negatives))
 
 
+def auc_of_groups(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """`auc` of rows that are counted by group; the rows of a group have equal scores.
+
+    Args:
+        positives, negatives: (g,) number of rows of label 1 and of label 0 in each group, by rising score.
+
+    Raises:
+        ValueError: if all labels are equal.
+    """
+    p, n = positives.sum(), negatives.sum()
+    if not p or not n:
+        raise _one_label(p, n)
+    below = np.cumsum(negatives) - negatives / 2
+    return float((positives * below).sum() / p / n)
+
+
 def auc_influence(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The influence (n,) of each row on the AUC: sum(influence**2) / n**2 is DeLong's variance of the AUC.
 
     The influence is the placement of the row (see `placements`) minus the AUC, divided by the share of rows with its
-    label. The factor sqrt(m / (m - 1)), for m rows of this label, makes the variance unbiased.
+    label. The factor sqrt(m / (m - 1)), for m rows of this label, makes the variance unbiased. The influence of a
+    label's only row is NaN, because one row does not tell how much such rows vary.
 
     Source: DeLong, DeLong, Clarke-Pearson 1988, eq. 5 and 6.
 
@@ -43,7 +60,7 @@ def auc_influence(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     influence = np.empty(len(labels))
     for chosen, placement in zip((labels, ~labels), placements(labels, scores), strict=True):
         m = len(placement)
-        correction = (m / (m - 1)) ** 0.5 if m > 1 else 1.0
+        correction = (m / (m - 1)) ** 0.5 if m > 1 else float("nan")
         influence[chosen] = (placement - placement.mean()) * (len(labels) / m * correction)
     return influence
 
@@ -77,7 +94,9 @@ def _by_label(labels: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
     labels, values = np.asarray(labels).astype(bool), np.asarray(values)
     positives, negatives = values[labels], values[~labels]
     if not len(positives) or not len(negatives):
-        raise ValueError(
-            f"AUC needs rows of both labels, got {len(positives)} of label 1 and {len(negatives)} of label 0"
-        )
+        raise _one_label(len(positives), len(negatives))
     return positives, negatives
+
+
+def _one_label(positives: int, negatives: int) -> ValueError:
+    return ValueError(f"AUC needs rows of both labels, got {positives:.0f} of label 1 and {negatives:.0f} of label 0")

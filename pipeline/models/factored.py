@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -129,15 +130,17 @@ class Few(Vectors):
     """The vectors of a small batch, for which the number of calls matters and not that of the numbers.
 
     Args:
-        vectors: (B, F, D).
+        rows: (B, F, K): vectors (B, F, D), and what else is summed.
+        dim: D.
         folds: of the model.
     """
 
-    def __init__(self, vectors: Tensor, folds: Folds) -> None:
-        self.vectors, self.folds = vectors, folds
+    def __init__(self, rows: Tensor, dim: int, folds: Folds) -> None:
+        self.vectors, self.dim, self.folds = rows[..., :dim].contiguous(), dim, folds
+        self.sums = rows.sum(1)  # (B, K)
 
     def total(self) -> Tensor:
-        return self.vectors.sum(1)
+        return self.sums[:, : self.dim]
 
     def squares(self) -> Tensor:
         return squares(self.vectors.flatten(1))
@@ -157,19 +160,26 @@ class Repeated(Vectors):
     sum of one product per field, so it multiplies the distinct vectors and adds up the products of each row of ids.
 
     Args:
-        vectors: (U, D) of the distinct rows, ordered by field.
+        rows: (U, K) of the distinct rows, ordered by field: vectors (U, D), and what else is summed.
+        dim: D.
         ends: (F,) int32, where the rows of each field end.
-        inverse: (B * S,) distinct row of each occurrence.
+        inverse: (B * S,) int32 distinct row of each occurrence; sums of int32 are faster than those of int64.
         occ: of the batch.
         folds: of the model.
     """
 
-    def __init__(self, vectors: Tensor, ends: Tensor, inverse: Tensor, occ: Direct, folds: Folds) -> None:
-        self.vectors, self.ends, self.inverse, self.occ, self.folds = vectors, ends, inverse, occ, folds
-        self.starts = torch.arange(0, len(inverse), len(inverse) // occ.shape[0])
+    def __init__(self, rows: Tensor, dim: int, ends: Tensor, inverse: Tensor, occ: Direct, folds: Folds) -> None:
+        self.rows, self.vectors, self.ends, self.inverse, self.occ = rows, rows[:, :dim], ends, inverse, occ
+        self.folds = folds
+        self.starts = torch.arange(0, len(inverse), len(inverse) // occ.shape[0], dtype=torch.int32)
+
+    @cached_property
+    def sums(self) -> Tensor:
+        """(B, K): the sum of ``rows`` over each row of ids, weighted in bags."""
+        return self._summed(self.rows)
 
     def total(self) -> Tensor:
-        return self.summed(self.vectors)
+        return self.sums[:, : self.vectors.shape[1]]
 
     def squares(self) -> Tensor:
         if self.occ.bag_starts is not None:  # the square of a mean is not the mean of the squares
@@ -181,15 +191,14 @@ class Repeated(Vectors):
         scale, shift = self.folds.norm(norm)
         weights = linear.weight.view(len(linear.weight), len(self.ends), -1).permute(1, 2, 0)  # (F, D, O)
         products = grouped_matmul(self.vectors, weights, self.ends)
-        return torch.addcmul(shift, self.summed(products) + linear.bias, scale)
+        return torch.addcmul(shift, self._summed(products) + linear.bias, scale)
 
     def dense(self) -> Tensor:
         if self.occ.bag_starts is None:
             return self.vectors.index_select(0, self.inverse).view(*self.occ.shape, -1)
         return bag_sum(self.vectors, self.inverse, self.occ.bag_starts, self.occ.weights).view(*self.occ.shape, -1)
 
-    def summed(self, values: Tensor) -> Tensor:
-        """(U, K) of the distinct rows -> (B, K): the sum over each row of ids, weighted in bags."""
+    def _summed(self, values: Tensor) -> Tensor:
         return bag_sum(values, self.inverse, self.starts, self.occ.weights)
 
 

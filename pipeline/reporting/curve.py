@@ -3,94 +3,96 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.coding.choice import Plan
-from pipeline.data.split import Part
+from pipeline.data.split import Split
 from pipeline.embeddings.coded import CodedTables, in_order
 from pipeline.embeddings.cost import cost, full_tables
 from pipeline.experiment.code import Coder
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.measure import model_bytes
-from pipeline.metrics.difference import spread
 from pipeline.models.model import Model
 from pipeline.reporting.deserved import deserved
+from pipeline.reporting.forms import CODED, Form, quality
+from pipeline.workflow.progress import progress
 
 SHARES = (0.005, 0.01, 0.015, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)  # of the full tables' bytes
-PARTS: tuple[Part, ...] = ("val", "test")
-
-Objective = Callable[[Model], dict[str, float]]  # of each of `PARTS`
 
 
-def curve(experiment: Experiment, models: Sequence[Model]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Curve:
     """The curve of full models that are coded without further training.
+
+    Args:
+        record: for the report. ``points``, by rising size: bytes, their share of the full tables' (``ratio``), bytes of
+            the whole model, the objective on ``val`` and ``test`` over the seeds, and the seconds of a seed. ``full``:
+            the objective of the full models. ``tolerance``: of the parameters. ``knee``: see `knee`. ``deserved``: see
+            `pipeline.reporting.deserved.deserved`, at the knee; None if there is no knee.
+        at_knee: the coded models at the knee; None if there is no knee.
+        at_size: the coded models at the size that was asked for; None if they cannot be so small.
+    """
+
+    record: dict[str, Any]
+    at_knee: Form | None
+    at_size: Form | None
+
+
+def curve(experiment: Experiment, models: Sequence[Model], full: Form, size: int) -> Curve:
+    """Code full models at many sizes.
 
     Args:
         experiment: of the models.
         models: trained full models, one for each seed.
-
-    Returns:
-        ``points``, by rising size: bytes, their share of the full tables' (``ratio``), bytes of the whole model, the
-        objective on ``val`` and ``test`` over the seeds, and the seconds of a seed. ``full``: the objective of the full
-        models. ``tolerance``: of the parameters. ``knee``: see `knee`. ``deserved``: see
-        `pipeline.reporting.deserved.deserved`, at the knee; None if there is no knee.
+        full: the results of these models.
+        size: one more size, in bytes, that is not a point of the curve.
     """
-    task, full = experiment.task, full_tables(experiment.schema, experiment.dim).bytes
-    splits = {part: experiment.data.split(part) for part in PARTS}
-
-    def objective(model: Model) -> dict[str, float]:
-        return {part: task.measure(task.predict(model, rows), rows)[task.objective] for part, rows in splits.items()}
-
+    splits = experiment.data.split("val"), experiment.data.split("test")
+    tables = full_tables(experiment.schema, experiment.dim).bytes
     coders = [Coder(experiment, model) for model in models]
-    points: list[dict[str, Any]] = []
-    plans: list[list[list[Plan]]] = []  # of each point, seed and field
-    for share in tqdm(SHARES, desc="curve", unit=" sizes", delay=1):
+    tolerance = experiment.params.evaluate.tolerance
+    record: dict[str, Any] = {"points": [], "full": full.spreads(), "tolerance": tolerance}
+    place, at_knee, kept = None, None, None
+    for share in progress(SHARES, desc="curve", unit=" sizes"):
+        started = time.monotonic()
         try:
-            point, chosen = _point(coders, int(share * full), full, objective)
+            form, plans = _coded(experiment, coders, int(share * tables), splits)
         except TooFewBytes:
             continue
-        if points and point["bytes"] <= points[-1]["bytes"]:  # all bits are in use already
+        if record["points"] and form.bytes <= record["points"][-1]["bytes"]:  # all bits are in use already
             break
-        points.append(point)
-        plans.append(chosen)
-    of_full = [objective(model) for model in models]
-    record = {"points": points, "full": {part: spread([one[part] for one in of_full]) for part in PARTS}}
-    tolerance = experiment.params.evaluate.tolerance
-    place, schema = knee(record, tolerance), models[0].kept
-    weights = [*in_order(coders[0].moments.weights, schema)]
-    kept = None if place is None else deserved(schema.names, plans[place], weights)
-    return record | {"tolerance": tolerance, "knee": place, "deserved": kept}
+        sizes = {"bytes": form.bytes, "ratio": float(np.mean(form.sizes)) / tables, "model_bytes": form.model_bytes}
+        record["points"].append({**sizes, **form.spreads(), "seconds": (time.monotonic() - started) / len(coders)})
+        if at_knee is None and (place := knee(record, tolerance)) is not None:
+            weights = [*in_order(coders[0].moments.weights, models[0].kept)]
+            at_knee, kept = form, deserved(models[0].kept.names, plans, weights)
+    try:
+        at_size, _ = _coded(experiment, coders, size, splits)
+    except TooFewBytes:
+        at_size = None
+    return Curve(record | {"knee": place, "deserved": kept}, at_knee, at_size)
 
 
-def _point(
-    coders: Sequence[Coder], limit: int, full: int, objective: Objective
-) -> tuple[dict[str, Any], list[list[Plan]]]:
-    """All seeds at one size, and their plans.
+def _coded(
+    experiment: Experiment, coders: Sequence[Coder], limit: int, splits: tuple[Split, Split]
+) -> tuple[Form, list[list[Plan]]]:
+    """The models of all seeds, coded within ``limit`` bytes, and their plans by seed and field.
 
     Raises:
         TooFewBytes: if the size is not possible for one of the seeds.
     """
-    started = time.monotonic()
-    found, sizes, wholes, plans = [], [], [], []
+    form, plans = Form("full", CODED), []
     for coder in coders:
         model = coder.coded(limit)
         assert isinstance(model.embedding, CodedTables)
-        found.append(objective(model))
-        sizes.append(cost(model.embedding.packed()).bytes)
-        wholes.append(model_bytes(model))
+        form.add(cost(model.embedding.packed()).bytes, model_bytes(model), quality(experiment.task, model, *splits))
         plans.append(model.embedding.plans)
-    return {
-        "bytes": round(float(np.mean(sizes))),
-        "ratio": float(np.mean(sizes)) / full,
-        "model_bytes": round(float(np.mean(wholes))),
-        **{part: spread([one[part] for one in found]) for part in PARTS},
-        "seconds": (time.monotonic() - started) / len(coders),
-    }, plans
+    return form, plans
 
 
 def knee(record: Mapping[str, Any], tolerance: float) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from pipeline.data.split import Split
 from pipeline.embeddings.cost import bytes_per_field, cost, full_tables
 from pipeline.experiment.experiment import CONTROLS, Experiment
 from pipeline.experiment.found import Found
-from pipeline.experiment.measure import Measured, measure
+from pipeline.experiment.measure import measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.saved import load
-from pipeline.metrics.difference import difference, row_variance, spread
+from pipeline.metrics.difference import spread
 from pipeline.models.model import Model
 from pipeline.reporting.curve import curve
-from pipeline.serving.latency import BATCHES, forms, measured
+from pipeline.reporting.fields import of_record
+from pipeline.reporting.forms import INT8, TRAINED, Form, Quality, deploy, objective
+from pipeline.reporting.forms import entries as form_entries
+from pipeline.serving.latency import BATCHES, measured
+from pipeline.serving.latency import forms as forms_of
 
 SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
 
@@ -34,13 +38,15 @@ class Tested:
     Args:
         allocation: the model was built from it.
         width: D, the width of the vectors that the backbone takes.
-        measured: results of the trained model itself.
+        metrics: of the trained model.
+        sizes: of the trained model, by the names in `SIZES`.
         served: metrics and bytes of the served model, by form; empty if the model cannot be served.
     """
 
     allocation: Allocation
     width: int
-    measured: Measured
+    metrics: Mapping[str, float]
+    sizes: Mapping[str, int]
     served: Mapping[str, dict[str, Any]]
 
 
@@ -56,6 +62,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     test = experiment.data.split("test")
     names = ["searched", *(name for name in CONTROLS if (models / name).is_dir())]
     tested: dict[str, list[Tested]] = {name: [] for name in names}
+    forms: dict[str, Form] = {}  # by name
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files: dict[str, Path] = {}
@@ -66,7 +73,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
                 if name == "full":
                     full_models.append(model)
                 timed = files if seed == seeds[0] else None
-                tested[name].append(_tested(experiment, model, allocation, test, folder, name, timed))
+                tested[name].append(_tested(experiment, model, allocation, test, folder, name, timed, forms))
         speeds = measured(files, test.slice(0, max(BATCHES))[0], folder)
     full = full_tables(experiment.schema, experiment.dim).bytes
     entries = {name: _entry(experiment, models_of, full, name, speeds) for name, models_of in tested.items()}
@@ -79,14 +86,32 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         "method": found.method,
         "seeds": list(seeds),
         "test_rows": len(test),
+        "tolerance": experiment.params.evaluate.tolerance,
         "allocations": entries,
-        "comparisons": [_compared(task.objective, tested, entries, name) for name in names[1:]],
+        "scored": found.scores is not None,
         "undecided": list(found.undecided),
+        "data": of_record(experiment.data.record),
         "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
     }
+    forms = {name: form for name, form in forms.items() if len(form.test) == len(seeds)}  # all seeds can be served
+    searched, beside = forms["searched"], [forms[name] for name in names[1:]]
+    beside += _nearest_int8(searched, forms)
     if full_models:
-        report["curve"] = curve(experiment, full_models)
+        drawn = curve(experiment, full_models, forms["full"], searched.bytes)
+        report["curve"] = drawn.record
+        forms |= {form.name: form for form in [drawn.at_knee] if form}
+        beside += [form for form in [drawn.at_size] if form]
+    report["forms"] = form_entries(list(forms.values()), forms.get("full"), full)
+    report["deploy"] = deploy(report["forms"], report["tolerance"])
+    report["comparisons"] = [searched.compared(other) for other in beside]
     return report | planted(experiment, entries["searched"]["dims"], test)
+
+
+def _nearest_int8(searched: Form, forms: Mapping[str, Form]) -> Iterator[Form]:
+    """The full or uniform models in int8, whichever are nearer to the size of the searched ones; none if neither can be
+    served."""
+    known = [form for form in forms.values() if form.kind == INT8 and form.allocation in ("full", "uniform")]
+    yield from sorted(known, key=lambda form: abs(np.log(form.bytes / searched.bytes)))[:1]
 
 
 def _tested(
@@ -97,27 +122,44 @@ def _tested(
     folder: Path,
     name: str,
     files: dict[str, Path] | None,
+    forms: dict[str, Form],
 ) -> Tested:
-    """Test one model and its served forms.
+    """Test one model and its served forms, and add them to ``forms``.
 
     If ``files`` is given, the served forms are also saved in ``folder``, and their paths are added to ``files``.
     """
-    task = experiment.task
+    task, val = experiment.task, experiment.data.split("val")
     results = measure(experiment, model, test)
-    served = {}
-    for form, packed in forms(model).items():
+    size, dense = results.cost.bytes, results.model_bytes - results.cost.bytes
+    packed_forms = forms_of(model)
+    trained = forms.setdefault(name, Form(name, TRAINED, bool(packed_forms)))
+    quality = Quality(objective(task, model, val), results.metrics[task.objective], results.influence)
+    trained.add(size, results.model_bytes, quality)
+    served: dict[str, dict[str, Any]] = {}
+    for form, packed in packed_forms.items():
         predictions = task.predict(packed, test)
-        metrics = task.measure(predictions, test)
+        metrics, of_form = task.measure(predictions, test), cost(packed.packed()).bytes
         served[form] = {
             "metrics": metrics,
             "objective_loss": results.metrics[task.objective] - metrics[task.objective],
             "largest_difference": float(np.abs(predictions - results.predictions).max()),
-            "bytes": cost(packed.packed()).bytes,
+            "bytes": of_form,
         }
+        if form == INT8:
+            rounded = Form(name, INT8)
+            quality = Quality(objective(task, packed, val), metrics[task.objective], task.influence(predictions, test))
+            forms.setdefault(rounded.name, rounded).add(of_form, dense + of_form, quality)
         if files is not None:
             files[f"{name}.{form}"] = folder / f"{name}.{form}"
             packed.save(files[f"{name}.{form}"])
-    return Tested(allocation, model.embedding.dim, results, served)
+    sizes = {
+        "table_params": results.cost.table_params,
+        "params": results.params,
+        "bytes": size,
+        "model_bytes": results.model_bytes,
+        "training_bytes": results.training_bytes,
+    }
+    return Tested(allocation, model.embedding.dim, results.metrics, sizes, served)
 
 
 def _entry(
@@ -126,24 +168,14 @@ def _entry(
     """The entry of an allocation in the report, over its seeds."""
     dims = [model.allocation.dims for model in models]
     alike = all(each == dims[0] for each in dims)
-    sizes = [
-        {
-            "table_params": model.measured.cost.table_params,
-            "params": model.measured.params,
-            "bytes": model.measured.cost.bytes,
-            "model_bytes": model.measured.model_bytes,
-            "training_bytes": model.measured.training_bytes,
-        }
-        for model in models
-    ]
-    entry: dict[str, Any] = {"metrics": _spreads([model.measured.metrics for model in models])}
-    entry |= _over_seeds(sizes, SIZES, alike)
+    entry: dict[str, Any] = {"metrics": _spreads([model.metrics for model in models])}
+    entry |= _over_seeds([model.sizes for model in models], SIZES, alike)
     per_field = [_bytes_per_field(experiment, model) for model in models]
     entry["dims"] = dims[0] if alike else dims
     entry["bytes_per_field"] = per_field[0] if alike else per_field
     entry["ratio"] = entry["bytes"] / full
     entry["served"] = {}
-    for form in models[0].served:
+    for form in [form for form in models[0].served if all(form in model.served for model in models)]:
         served = [model.served[form] for model in models]
         entry["served"][form] = {
             "metrics": _spreads([each["metrics"] for each in served]),
@@ -177,20 +209,6 @@ def _bytes_per_field(experiment: Experiment, model: Tested) -> dict[str, int] | 
     if allocation.settings or allocation.arrays:
         return None
     return bytes_per_field(Method.named(allocation.method).plain, experiment.schema, allocation.dims, model.width)
-
-
-def _compared(
-    objective: str, tested: Mapping[str, Sequence[Tested]], entries: Mapping[str, Any], name: str
-) -> dict[str, Any]:
-    """The searched allocation minus a control, over seeds and rows."""
-    searched, other = tested["searched"], tested[name]
-    influence = np.mean([model.measured.influence for model in searched], axis=0) - np.mean(
-        [model.measured.influence for model in other], axis=0
-    )
-    ours, others = ([model.measured.metrics[objective] for model in models] for models in (searched, other))
-    compared = difference(ours, others, row_variance(influence), len(influence))
-    ratio = entries["searched"]["bytes"] / entries[name]["bytes"]
-    return {"against": name, **compared.to_dict(), "bytes_ratio": ratio}
 
 
 def planted(experiment: Experiment, dims: Mapping[str, int], test: Split) -> dict[str, Any]:

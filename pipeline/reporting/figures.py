@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.data.schema import Schema
 from pipeline.reporting.deserved import rounded
+from pipeline.reporting.forms import INT8
 from pipeline.reporting.labels import apart, label_apart, name_where_free
 from pipeline.reporting.style import COLOURS, OTHERS, STYLE, bytes_axis, clipped, new_figure, short
 
 POINTS = 300  # drawn of a trajectory; a small panel cannot show more
+PANELS = 40  # fields that a figure with a panel or a row for each field shows
 
 
-def trajectories(columns: Mapping[str, Any]) -> Figure:
-    """Probability of every candidate dimension during the search, one panel per field.
+def trajectories(columns: Mapping[str, Any], fields: Sequence[str] = ()) -> Figure:
+    """Probability of every candidate dimension during the search, one panel per field, for `PANELS` fields at most.
 
     Each panel also names the dimension that is most probable at the end, before any budget.
 
     Args:
         columns: ``step``, ``feature``, ``candidate_dim``, ``probability`` of equal length, one row for every
             step, field and candidate, as in the data frame of ``trajectory.parquet``.
+        fields: their order, the most important first; empty for that of the columns.
 
     Raises:
         ValueError: if there are no rows.
     """
-    step, feature, dim, probability = (
-        np.asarray(columns[key]) for key in ("step", "feature", "candidate_dim", "probability")
-    )
-    if not len(step):
+    frame = pd.DataFrame({name: columns[name] for name in ("step", "feature", "candidate_dim", "probability")})
+    if frame.empty:
         raise ValueError("the trajectory is empty; search with at least one recorded step")
-    names = list(dict.fromkeys(feature.tolist()))
-    dims = sorted(set(dim.tolist()))
+    known = frame["feature"].unique().tolist()
+    names = ([name for name in fields if name in set(known)] or known)[:PANELS]
+    shown = frame[frame["feature"].isin(names)].sort_values("step", kind="stable")
+    lines = dict(iter(shown.groupby(["feature", "candidate_dim"])))
+    dims = sorted({dim for _, dim in lines})
     colours = _by_dim(dims)
     across = min(len(names), max(3, math.ceil(math.sqrt(1.6 * len(names)))))
     down = math.ceil(len(names) / across)
@@ -50,30 +55,17 @@ def trajectories(columns: Mapping[str, Any]) -> Figure:
             spare.remove()
         for i, name in enumerate(names):
             axes: Axes = panels.flat[i]
-            last = {}
-            for d in dims:
-                rows = np.flatnonzero((feature == name) & (dim == d))
-                if not len(rows):
-                    continue
-                rows = rows[np.argsort(step[rows], kind="stable")]
-                last[d] = probability[rows[-1]]
-                shown = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), POINTS)).astype(int))]
-                axes.plot(step[shown], probability[shown], color=colours[d], linewidth=1.3)
-            winner = max(last, key=lambda d: (last[d], -d))
-            axes.set_title(clipped(name), loc="left", fontsize=8, pad=3)
-            axes.set_title(str(winner), loc="right", fontsize=8, pad=3, color=colours[winner], fontweight="bold")
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
-            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=[1, 2, 5, 10]))
-            axes.xaxis.set_major_formatter(FuncFormatter(short))
-            axes.tick_params(labelsize=7, length=2)
+            _draw_trajectory(axes, name, {dim: lines[name, dim] for dim in dims if (name, dim) in lines}, colours)
             if i + across >= len(names):  # the lowest panel of its column
                 axes.tick_params(labelbottom=True)
         handles = [Line2D([], [], color=colours[d], linewidth=2.5, label=str(d)) for d in dims]
+        title = "Probability of every candidate dimension during the search"
+        if len(names) < len(known):
+            title += f"\nof the {len(names)} fields with the most bytes; {len(known) - len(names)} are left out"
         figure.legend(
             handles=handles,
             loc="outside upper left",
-            title="Probability of every candidate dimension during the search\n(bold: most probable at the end)",
+            title=f"{title}\n(bold: most probable at the end)",
             ncols=min(len(dims), across * 2),
             frameon=False,
             alignment="left",
@@ -81,6 +73,21 @@ def trajectories(columns: Mapping[str, Any]) -> Figure:
         figure.supxlabel("weight step", fontsize=9)
         figure.supylabel("probability", fontsize=9)
     return figure
+
+
+def _draw_trajectory(axes: Axes, name: str, lines: Mapping[int, pd.DataFrame], colours: Mapping[int, Any]) -> None:
+    """The panel of a field; ``lines`` has the steps and probabilities of each dimension."""
+    for dim, line in lines.items():
+        shown = line.iloc[np.unique(np.linspace(0, len(line) - 1, min(len(line), POINTS)).astype(int))]
+        axes.plot(shown["step"], shown["probability"], color=colours[dim], linewidth=1.3)
+    winner = max(lines, key=lambda dim: (lines[dim]["probability"].iloc[-1], -dim))
+    axes.set_title(clipped(name), loc="left", fontsize=8, pad=3)
+    axes.set_title(str(winner), loc="right", fontsize=8, pad=3, color=colours[winner], fontweight="bold")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    axes.xaxis.set_major_locator(MaxNLocator(2, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.tick_params(labelsize=7, length=2)
 
 
 def objective_against_bytes(report: Mapping[str, Any]) -> Figure:
@@ -106,6 +113,7 @@ def objective_against_bytes(report: Mapping[str, Any]) -> Figure:
             points.append((f"{name}  {metric['mean']:.4f}", entry["bytes"], metric["mean"], colour))
         if "curve" in report:
             _draw_curve(axes, report)
+        _draw_forms(axes, report)
         axes.set_xscale("log")
         bytes_axis(axes)
         axes.set_ylabel(f"{title} on test")
@@ -129,7 +137,22 @@ def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
         knee = points[curve["knee"]]
         label = f"full, coded at {knee['ratio']:.1%}  {knee['test']['mean']:.4f}"
         axes.plot([knee["bytes"]], [knee["test"]["mean"]], "D", color=OTHERS[1], markersize=6, label=label, zorder=5)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+
+
+def _draw_forms(axes: Axes, report: Mapping[str, Any]) -> None:
+    """The allocations in int8, and a ring around the form to deploy."""
+    forms = report.get("forms", ())
+    for form in forms:
+        at = [form["bytes"]], [form["test"]["mean"]]
+        if form["kind"] == INT8:
+            colour = COLOURS.get(form["allocation"], OTHERS[0])
+            axes.plot(*at, "s", color=colour, markersize=5, fillstyle="none", zorder=4)
+        if form["name"] == report["deploy"]:
+            axes.plot(*at, "o", color="#d68910", markersize=15, fillstyle="none", markeredgewidth=1.6, label="deploy")
+    if any(form["kind"] == INT8 for form in forms):
+        axes.plot([], [], "s", color=OTHERS[0], markersize=5, fillstyle="none", label="in int8")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", frameon=False, fontsize=8)
 
 
 def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapping[str, int] | None = None) -> Figure:
@@ -169,6 +192,7 @@ def dim_against_cardinality(schema: Schema, dims: Mapping[str, int], ranks: Mapp
         decades = np.log10(x[-1] / x[0])
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(short))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(levels)), ["0 (dropped)" if level == 0 else str(level) for level in levels])
         axes.set_ylim(-0.6, len(levels) - 0.4)
         axes.set_xlabel("feature ids of the field (fields of nearly the same size stand side by side)")
@@ -207,7 +231,7 @@ def deserved_dimensions(report: Mapping[str, Any]) -> Figure:
     fields, method = curve["deserved"]["fields"], report["method"]
     dims = report["allocations"]["searched"]["dims"]
     values = {name: sum(block["rows"] for block in blocks) for name, blocks in fields.items()}
-    names = sorted(fields, key=lambda name: -values[name])
+    names = sorted(fields, key=lambda name: -values[name])[:PANELS]
     most = max(map(len, fields.values()))
     bits = np.full((len(names), most), np.nan)
     for row, name in enumerate(names):
@@ -217,7 +241,8 @@ def deserved_dimensions(report: Mapping[str, Any]) -> Figure:
         axes = figure.subplots()
         axes.grid(False)
         largest = max(float(np.nanmax(bits)), 1.0)
-        axes.imshow(bits, cmap="YlGnBu", vmin=0, vmax=largest, aspect="auto")
+        edges = np.arange(most + 1) - 0.5, np.arange(len(names) + 1) - 0.5
+        axes.pcolormesh(*edges, np.ma.masked_invalid(bits), cmap="YlGnBu", vmin=0, vmax=largest)
         for row, name in enumerate(names):
             for column, block in enumerate(fields[name]):
                 dark = bits[row, column] > 0.6 * largest
@@ -226,6 +251,7 @@ def deserved_dimensions(report: Mapping[str, Any]) -> Figure:
             if not isinstance(dims, list):
                 axes.text(most, row, str(dims.get(name, 0)), ha="center", va="center", fontsize=8)
         axes.set_xlim(-0.5, most + 0.5)
+        axes.set_ylim(len(names) - 0.5, -0.5)
         heads = ["most\nfrequent", *["less\nfrequent"] * (most - 2), "least\nfrequent"][:most]
         axes.set_xticks(range(most + 1), [*heads, f"{method}\n(dimension)"], fontsize=8)
         axes.xaxis.tick_top()
@@ -238,10 +264,12 @@ def deserved_dimensions(report: Mapping[str, Any]) -> Figure:
         agree = "" if agreement is None else f"; the seeds agree: {agreement:.2f}"
         axes.set_xlabel(
             f"components with bits · bits of a row, full models coded at {knee['ratio']:.1%}{agree}\n"
-            "columns: values by falling frequency, mostly half of the lookups, 30 %, 15 %, and the rest; "
+            "columns: values by falling frequency, mostly half of the lookups, 30 %, 15 %, and the rest;\n"
             "a field with one cell is coded as a whole",
             fontsize=8,
         )
         title = "How many dimensions each field deserves, by field and frequency"
+        if len(names) < len(fields):
+            title += f", of the {len(names)} fields with the most values; {len(fields) - len(names)} are left out"
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     return figure

@@ -1,34 +1,99 @@
-"""The report of the main job in Markdown, and the small tables that DVC plots."""
+"""The report of the main job: its verdict and tables, as Markdown, and the small tables that DVC plots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.metrics.difference import Difference
+from pipeline.metrics.difference import LEVEL, Difference
+from pipeline.reporting import fields
 from pipeline.reporting.deserved import rounded
-from pipeline.reporting.text import mean_sd, table, with_interval
+from pipeline.reporting.text import Table, mean_sd, number_of, with_interval
+from pipeline.reporting.verdict import Report, same_as_searched, title_of, unequal, verdict
 
-Report = Mapping[str, Any]  # the contents of report.json
+FIELDS = 40  # rows of a table of fields in Markdown; the page has all
+FIGURES = {  # name of the file -> its title
+    "objective_against_bytes": "The objective against bytes",
+    "trajectories": "The search over time",
+    "dim_against_cardinality": "Dimensions against the number of values",
+    "deserved_dimensions": "The dimensions that each field deserves",
+}
 
 
-def markdown(report: Report) -> str:
-    """The whole report as text."""
-    lines = [f"{report['dataset']}, {report['backbone']}, {report['method']}, seeds {report['seeds']}", ""]
-    lines += [_allocations(report), ""]
+def markdown(report: Report, drawn: Sequence[str] = ()) -> str:
+    """The whole report as text.
+
+    Args:
+        report: the contents of ``report.json``.
+        drawn: names of the figures in the folder ``figures`` beside the report.
+    """
+    parts = [verdict(report).markdown(), about(report)]
+    parts += [table.markdown() for table in tables(report, FIELDS)]
+    parts += ["\n".join(f"- {line}" for line in facts(report))]
+    parts += [f"![{FIGURES[name]}](figures/{name}.png)" for name in drawn]
+    return "\n\n".join(parts)
+
+
+def about(report: Report) -> str:
+    """What was run."""
+    return f"{report['dataset']}, {report['backbone']}, {report['method']}, seeds {report['seeds']}"
+
+
+def tables(report: Report, most: int | None = None) -> list[Table]:
+    """All tables.
+
+    Args:
+        report: the contents of ``report.json``.
+        most: rows of a table of fields, those with the most bytes; None for all.
+    """
+    made = [_fields(report, most), _allocations(report)]
     if any(entry["served"] for entry in report["allocations"].values()):
-        lines += [_int8(report), ""]
+        made.append(_int8(report))
     if "curve" in report:
-        lines += [_curve(report), ""]
+        made.append(_curve(report))
         if report["curve"]["deserved"]:
-            lines += [_deserved(report), ""]
-    lines += [
-        f"- {line}" for line in (*_comparisons(report), *_agreement(report), *_warnings(report), *_planted(report))
+            made.append(_deserved(report, most))
+    return [*made, *fields.tables(report.get("data"), most)]
+
+
+def facts(report: Report) -> list[str]:
+    """The comparisons, the agreement of the seeds, warnings, and what is known of planted data, a line each."""
+    return [*_comparisons(report), *_agreement(report), *_warnings(report), *_planted(report)]
+
+
+def by_bytes(report: Report) -> list[str]:
+    """The fields by falling bytes of the searched allocation, or by falling number of values if these are unknown."""
+    size = report["allocations"]["searched"]["bytes_per_field"] or report["cardinality"]
+    return sorted(report["cardinality"], key=lambda name: -size[name])
+
+
+def _fields(report: Report, most: int | None) -> Table:
+    entry, undecided = report["allocations"]["searched"], set(report["undecided"])
+    names, sizes = by_bytes(report), entry["bytes_per_field"]
+    rows = [
+        [
+            name,
+            f"{report['cardinality'][name]:,}",
+            str(entry["dims"][name]),
+            f"{sizes[name]:,}" if sizes else "–",
+            f"{sizes[name] / entry['model_bytes']:.1%}" if sizes else "–",
+            "–" if not report["scored"] else "no" if name in undecided else "yes",
+        ]
+        for name in sorted(names, key=lambda name: name not in undecided)[:most]
     ]
-    return "\n".join(lines)
+    note = _left_out(names, most)
+    if not sizes:
+        note += f" More than dimensions decides what {report['method']} stores, so the bytes of a field are not known."
+    head = ["field", "cardinality", "dimension", "bytes", "of the whole model", "decided"]
+    return Table("The searched fields", head, rows, note.strip())
+
+def _left_out(names: Sequence[str], most: int | None) -> str:
+    if most is None or len(names) <= most:
+        return ""
+    return f"The {most} fields with the most bytes; {number_of(len(names) - most, 'field')} more are in report.html."
 
 
-def _allocations(report: Report) -> str:
+def _allocations(report: Report) -> Table:
     shown = list(report["metrics"])[:2]
     batches = _batches(report)
     head = ["allocation", *(report["metrics"][name] for name in shown), "bytes", "of full", "whole model"]
@@ -43,10 +108,10 @@ def _allocations(report: Report) -> str:
         ]
         for name, entry in report["allocations"].items()
     ]
-    return table([*head, *_heads(batches)], rows)
+    return Table("The allocations on test", [*head, *_heads(batches)], rows)
 
 
-def _int8(report: Report) -> str:
+def _int8(report: Report) -> Table:
     batches = _batches(report)
     rows = []
     for name, entry in report["allocations"].items():
@@ -55,13 +120,13 @@ def _int8(report: Report) -> str:
         if int8:
             sizes = [f"{int8['bytes']:,}", f"{int8['ratio']:.1%}", f"{int8['objective_loss']:z.4f}"]
         rows.append([name, *sizes, *_times(int8, batches)])
-    title = report["metrics"][report["objective"]]
-    return table(["in int8", "bytes", "of full", f"{title} lost", *_heads(batches)], rows)
+    head = ["in int8", "bytes", "of full", f"{title_of(report)} lost", *_heads(batches)]
+    return Table("The same models in int8", head, rows)
 
 
-def _curve(report: Report) -> str:
+def _curve(report: Report) -> Table:
     """The full models, coded without further training."""
-    curve, title = report["curve"], report["metrics"][report["objective"]]
+    curve, title = report["curve"], title_of(report)
     head = ["full, coded", "of full", f"{title} on val", f"{title} on test", "test minus full"]
     rows = [
         [
@@ -69,11 +134,11 @@ def _curve(report: Report) -> str:
             f"{point['ratio']:.1%}",
             mean_sd(point["val"]["values"]),
             mean_sd(point["test"]["values"]),
-            f"{point['test']['mean'] - curve['full']['test']['mean']:+.4f}",
+            f"{point['test']['mean'] - curve['full']['test']['mean']:+z.4f}",
         ]
         for place, point in enumerate(curve["points"])
     ]
-    return table(head, rows)
+    return Table("The full models, coded without further training", head, rows)
 
 
 def _batches(report: Report) -> list[str]:
@@ -97,32 +162,30 @@ def _times(served: Mapping[str, Any] | None, batches: list[str]) -> list[str]:
 
 
 def _comparisons(report: Report) -> Iterator[str]:
-    title = report["metrics"][report["objective"]]
     for compared in report["comparisons"]:
-        fields = {name: compared[name] for name in Difference.__dataclass_fields__}
-        difference = Difference(**fields)
-        covers = f"95 %, over {difference.covers}" if difference.interval is not None else difference.covers
-        yield (
-            f"searched minus {compared['against']}: {title} {with_interval(difference)}, {covers}, at "
-            f"{compared['bytes_ratio']:.2f} x its bytes"
-        )
+        minus, ratio = Difference.of(compared), compared["bytes_ratio"]
+        covers = f"{100 * LEVEL:.0f} %, over {minus.covers}" if minus.interval else minus.covers
+        size = f"at {ratio:.2f} x its bytes" + (" (sizes differ)" if unequal(ratio) else "")
+        yield f"searched minus {compared['against']}: {title_of(report)} {with_interval(minus)}, {covers}, {size}"
 
 
-def _deserved(report: Report) -> str:
+def _deserved(report: Report, most: int | None) -> Table:
     """The components with bits of each field and block at the knee of the curve, beside the searched dimension."""
     curve = report["curve"]
     fields = curve["deserved"]["fields"]
     dims = report["allocations"]["searched"]["dims"]
-    most = max(map(len, fields.values()))
+    blocks_of = max(map(len, fields.values()))
     head = [f"components / bits, coded at {curve['points'][curve['knee']]['ratio']:.1%}", "values"]
-    head += ["most frequent", *["less frequent"] * (most - 2), "least frequent"][:most]
+    head += ["most frequent", *["less frequent"] * (blocks_of - 2), "least frequent"][:blocks_of]
+    largest = set(by_bytes(report)[:most])
     rows = []
-    for name, blocks in fields.items():
-        shown = [f"{rounded(block['components'])} / {rounded(block['bits'])}" for block in blocks]
-        shown += ["–"] * (most - len(shown))
-        values = sum(block["rows"] for block in blocks)
-        rows.append([name, f"{values:,}", *shown, "–" if isinstance(dims, list) else str(dims.get(name, 0))])
-    return table([*head, report["method"]], rows)
+    for name in (name for name in fields if name in largest):
+        shown = [f"{rounded(block['components'])} / {rounded(block['bits'])}" for block in fields[name]]
+        shown += ["–"] * (blocks_of - len(shown))
+        values = sum(block["rows"] for block in fields[name])
+        rows.append([name, f"{values:,}", *shown, str(dims.get(name, 0))])
+    title = "Components and bits by field and frequency"
+    return Table(title, [*head, report["method"]], rows, _left_out(list(fields), most))
 
 
 def _agreement(report: Report) -> Iterator[str]:
@@ -136,18 +199,11 @@ def _agreement(report: Report) -> Iterator[str]:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    entries = report["allocations"]
-    searched = entries["searched"]["dims"]
-    same = [name for name, entry in entries.items() if name != "searched" and _has(entry["dims"], searched)]
-    if same:
+    yield from fields.warnings(report.get("data"))
+    if same := same_as_searched(report):
         yield f"warning: no real comparison with {', '.join(same)}: the same dimensions as searched"
     if report["undecided"]:
         yield f"warning: the search did not decide on {', '.join(report['undecided'])}"
-
-
-def _has(dims: Any, searched: Mapping[str, int]) -> bool:
-    """Whether a control, or one of its seeds, has the searched dimensions."""
-    return searched in dims if isinstance(dims, list) else bool(dims == searched)
 
 
 def _planted(report: Report) -> Iterator[str]:
@@ -156,8 +212,7 @@ def _planted(report: Report) -> Iterator[str]:
     correlation = report["rank_correlation"]
     shown = "undefined" if correlation is None else f"{correlation:.2f}"
     best = report["best_possible"]
-    title = report["metrics"][report["objective"]]
-    ceiling = "" if best is None else f"best possible {title} {best:.4f}; "
+    ceiling = "" if best is None else f"best possible {title_of(report)} {best:.4f}; "
     yield f"{ceiling}dimension against planted rank: {shown}"
 
 

@@ -40,13 +40,13 @@ def differences(panels: Mapping[str, Mapping[str, Interval]], title: str, axis: 
                 if name in by_name:
                     _draw(axes, place, *by_name[name], edge)
             axes.axvline(0, color="#555555", linewidth=0.8)
-            axes.set_yticks(range(len(names)), [_literal(name) for name in names])
+            axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.xaxis.set_major_locator(MaxNLocator(6 if len(panels) == 1 else 4))
             if panel:
-                axes.set_title(_literal(panel), loc="left", fontsize=9)
-        figure.supxlabel(_literal(axis), fontsize=9)
-        figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=9)
+                axes.set_title(panel, loc="left", fontsize=9)
+        figure.supxlabel(axis, fontsize=9)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     return figure
 
 
@@ -85,19 +85,12 @@ def curves(points: Mapping[str, Sequence[tuple[float, Sequence[float]]]], title:
             colour = COLOURS.get(name, spare)
             ordered = sorted(allocation_points)
             size = [size for size, _ in ordered]
-            axes.plot(
-                size, [np.mean(values) for _, values in ordered], "o-", color=colour, label=_literal(name), markersize=4
-            )
+            axes.plot(size, [np.mean(values) for _, values in ordered], "o-", color=colour, label=name, markersize=4)
             lows, highs = ([pick(values) for _, values in ordered] for pick in (min, max))
             axes.fill_between(size, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
         bytes_axis(axes)
-        axes.set_ylabel(_literal(axis))
-        axes.set_title(_literal(title), loc="left", fontsize=9)
+        axes.set_ylabel(axis)
+        axes.set_title(title, loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=7 if many else None)
     return figure
-
-
-def _literal(text: str) -> str:
-    """The text with dollar signs escaped; Matplotlib reads text between two of them as a formula."""
-    return text.replace("$", r"\$")

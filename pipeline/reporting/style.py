@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ LONGEST_NAME = 18
 COLOURS = {"searched": "#c0392b", "full": "#2c3e50", "uniform": "#2e86c1", "random": "#7f8c8d", "coded": "#8e44ad"}
 OTHERS = ("#8e44ad", "#16a085", "#d68910", "#6e2c00")
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "text.parse_math": False,  # names of fields are shown as they are, dollar signs included
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -29,12 +33,13 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
+    "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "pipeline",
 }
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure next to ``path`` as .png and as .svg; the same figure gives the same bytes.
+    """Write the figure next to ``path`` as .png, and as .svg without a background; equal figures give equal bytes.
 
     Args:
         figure: to write.
@@ -45,9 +50,26 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.set_layout_engine("none")  # the layout is found; to find it again for every kind takes most of the time
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             drawn = io.BytesIO()
-            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
+            figure.savefig(drawn, format=kind, dpi=160, metadata=metadata, transparent=kind == "svg")
             with whole(Path(path).with_suffix(f".{kind}")) as draft:
                 draft.write_bytes(drawn.getvalue())
+
+
+def attempt(draw: Callable[[], Figure], path: str | Path) -> bool:
+    """Draw a figure and `save` it; whether that succeeded. A figure that fails costs a warning, not the report.
+
+    Args:
+        draw: makes the figure.
+        path: its suffix is replaced.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # of the PNG; a browser has more fonts
+            save(draw(), path)
+    except Exception as error:
+        print(f"warning: the figure {Path(path).stem} is left out: {type(error).__name__}: {error}")
+        return False
+    return True
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -58,9 +80,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def clipped(name: str) -> str:
-    """A name, shortened to fit a panel, with dollar signs escaped: Matplotlib reads text between them as a formula."""
-    shown = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return shown.replace("$", r"\$")
+    """A name, shortened to fit a panel."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def short(value: float, _: Any = None, space: str = "") -> str:

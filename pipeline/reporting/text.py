@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +32,30 @@ class Table:
         return f"**{self.title}.** {self.note}".strip() + "\n\n" + table(self.head, self.rows)
 
 
+def read_tables(text: str) -> tuple[list[str], list[Table]]:
+    """The paragraphs before the first table, without titles, and the tables of a text that has those of
+    `Table.markdown`."""
+    blocks = text.strip().split("\n\n")
+    tables, before = [], len(blocks)
+    for place, block in enumerate(blocks):
+        if block.startswith("| ") and place:
+            title = re.fullmatch(r"\*\*(.+?)\.?\*\*\s*(.*)", blocks[place - 1], re.DOTALL)
+            head, _, *rows = (_cells(line) for line in block.split("\n"))
+            tables.append(Table(title[1], head, rows, title[2]) if title else Table("", head, rows))
+            before = min(before, place - 1 if title else place)
+    return [block for block in blocks[:before] if not block.startswith("#")], tables
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line that `table` wrote."""
+    return [cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+    lines = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, ["---"] * len(head), *rows)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -6,14 +6,14 @@ coefficients with the low ends and steps of its block, and then a vector with th
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor, nn
 
 from pipeline.coding import arrays
 from pipeline.coding.store import Blocks, Levels
@@ -49,10 +49,8 @@ class BitTables(ServedTables):
         self.first, self.last = first - 1, first + number - 1
         self.many_first, self.many_last = torch.from_numpy(self.first).int(), torch.from_numpy(self.last).int()
         self.ends = np.append(blocks.begins.numpy()[1:], schema.num_rows)  # of the blocks
-        eye = torch.eye(width) * ~blocks.centred[:, None, None]  # fields that are coded by rows have no decoder
-        self.decoder, self.mean = eye, torch.zeros(len(schema), width)
-        self.decoder[blocks.decoded], self.mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
-        self.few, self.many = _NumpyReader(packed, blocks), _TorchReader(packed, blocks)
+        self.decoder = _decoders(packed, blocks)
+        self.few, self.many = _CodeByCode(packed, blocks), _RowByRow(packed, blocks)
         # An index that repeats no field is a slice, because a slice copies nothing.
         self.slot_fields = slice(None) if schema.num_slots == len(schema) else schema.slot_fields
         self.field_ends = torch.from_numpy(schema.first_rows + numbers).int()
@@ -86,34 +84,76 @@ class BitTables(ServedTables):
         """Every occurrence is decoded by itself."""
         places = np.where(ids, ids + self.first, self.last).ravel()  # the unknown id is 0
         coefficients = self.few.read(places, self.ends.searchsorted(places, "right"))
-        decoder, mean = self.decoder.numpy()[self.slot_fields], self.mean.numpy()[self.slot_fields, None]
-        vectors = coefficients.reshape(*ids.shape, 1, -1) @ decoder + mean
-        rows = occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1)))
+        vectors = coefficients.reshape(*ids.shape, 1, -1) @ self.decoder.numpy()[self.slot_fields]
+        few = Few(occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1))), self.dim, self.folds)
         if self.first_order:
-            occ = replace(occ, first_order=rows[..., self.dim].sum(1))
-        return occ, Few(rows[..., : self.dim], self.folds)
+            occ = replace(occ, first_order=few.sums[:, self.dim])
+        return occ, few
 
     def _many(self, ids: Tensor, occ: Direct) -> tuple[Direct, Vectors]:
         """Every distinct row is decoded once. Distinct rows are sorted, so those of a block or field are contiguous."""
         places = torch.where(ids == UNKNOWN, self.many_last, ids + self.many_first)
         distinct, inverse = torch.unique(places, return_inverse=True)
-        ends = torch.searchsorted(distinct, self.block_ends)
-        block = field_of(ends, len(distinct))
+        block = field_of(torch.searchsorted(distinct, self.block_ends), len(distinct))
         field_ends = torch.searchsorted(distinct, self.field_ends, out_int32=True)
-        field = field_of(field_ends, len(distinct))
-        coefficients = self.many.read(distinct, block)
-        vectors = grouped_matmul(coefficients, self.decoder, field_ends) + self.mean.index_select(0, field)
-        repeated = Repeated(vectors[:, : self.dim].contiguous(), field_ends, inverse.flatten(), occ, self.folds)
+        rows = grouped_matmul(self.many.read(distinct, block), self.decoder, field_ends)
+        repeated = Repeated(rows, self.dim, field_ends, inverse.flatten().int(), occ, self.folds)
         if self.first_order:
-            occ = replace(occ, first_order=repeated.summed(vectors[:, self.dim :])[:, 0])
+            occ = replace(occ, first_order=repeated.sums[:, self.dim])
         return occ, repeated
 
 
-class _Reader(ABC):
-    """Reads the coefficients of rows from the string of codes. K is the number of components.
+def _decoders(packed: Mapping[str, Tensor], blocks: Blocks) -> Tensor:
+    """(F, K, K): decoder of each field, with its mean as one row more, padded with zeros to a multiple of 4.
 
-    The formula is the same for numpy arrays and for tensors. A call of numpy takes a third of the time of one of torch,
-    which decides for a few rows; torch uses all cores.
+    The coefficient of the mean is 1, see `_levels`. Fields that are coded by rows have no decoder and no mean.
+    """
+    width = packed["decoder"].shape[1]
+    decoder, mean = torch.eye(width) * ~blocks.centred[:, None, None], torch.zeros(len(blocks.centred), width)
+    decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
+    return nn.functional.pad(torch.cat([decoder, mean[:, None]], 1), (0, -width % 4, 0, -(width + 1) % 4))
+
+
+def _records(packed: Mapping[str, Tensor], blocks: Blocks) -> np.ndarray:
+    """What reading needs to know of each block.
+
+    Returns:
+        (blocks,) records: ``begin``, the first bit of place 0 if it were in the block; ``width``, bits of a row;
+        ``scale``, which is added to a place for the number of its scale; and of K components ``offset``, first bits
+        within a row, ``mask``, ones as wide as the codes, ``low`` and ``step``. Those that `_decoders` adds have no
+        bits; the level of the mean is 1 and that of the others is 0.
+    """
+    layout, begins, alone = blocks.layout, blocks.begins.numpy(), blocks.by_rows
+    levels = Levels.stored(blocks, packed["quantiser"], packed["scale"])
+    low, step = levels.low.float(), levels.step.float()
+    low[alone], step[alone] = 1 - 2.0 ** (blocks.bits[alone] - 1), 1.0  # times the scale of the row
+    width = low.shape[1]
+    wider = (0, 0), (0, 1 + -(width + 1) % 4)
+    fields = {
+        "begin": layout.begins - begins * layout.widths,
+        "width": layout.widths,
+        "scale": np.where(alone, blocks.scales.numpy() - begins, blocks.num_scales),
+        "offset": np.pad(layout.offsets, wider),
+        "mask": np.pad((1 << layout.bits) - 1, wider),
+        "low": np.pad(low.numpy(), wider),
+        "step": np.pad(step.numpy(), wider),
+    }
+    fields["low"][:, width] = 1
+    types = {"mask": np.int32, "low": np.float32, "step": np.float32}
+    described = [(name, types.get(name, np.int64), values.shape[1:]) for name, values in fields.items()]
+    records = np.empty(len(begins), described)
+    for name, values in fields.items():
+        records[name] = values
+    return records
+
+
+def _scales(packed: Mapping[str, Tensor]) -> np.ndarray:
+    """(scales + 1,) float32 scales of the rows that are coded by rows, then 1 for all other rows."""
+    return np.append(packed["scale"].float().numpy(), np.float32(1))
+
+
+class _CodeByCode:
+    """Reads the coefficients of a few rows: two bytes for each code, in as few calls as possible.
 
     Args:
         packed: the tensors of `CodedTables.packed`.
@@ -121,127 +161,68 @@ class _Reader(ABC):
     """
 
     def __init__(self, packed: Mapping[str, Tensor], blocks: Blocks) -> None:
-        self.data = self.array(packed["table"].numpy())
-        self.scale = self.array(np.append(packed["scale"].float().numpy(), np.float32(1)))  # 1 for all other rows
-        self.last = len(self.scale) - 1
-        self.eight = self.array(np.array([8], np.int32))  # an array, so that a shifted byte becomes an int32
+        self.data, self.scale, self.records = packed["table"].numpy(), _scales(packed), _records(packed, blocks)
+        self.eight = np.array([8], np.int32)  # an array, so that a shifted byte becomes an int32
 
-    @staticmethod
-    @abstractmethod
-    def array(values: np.ndarray) -> Any:
-        """The values in the type of the library."""
-
-    @staticmethod
-    @abstractmethod
-    def take(values: Any, index: Any) -> Any:
-        """Elements of a flat array, in the shape of the index."""
-
-    @staticmethod
-    @abstractmethod
-    def least(values: Any, most: int) -> Any:
-        """The values, or ``most`` where they are larger."""
-
-    @abstractmethod
-    def of(self, block: Any) -> Mapping[str, Any]:
-        """The fields of `_records` for blocks (u,)."""
-
-    @staticmethod
-    @abstractmethod
-    def scaled(codes: Any, low: Any, step: Any) -> Any:
-        """low + step * codes in float32."""
-
-    def read(self, places: Any, block: Any) -> Any:
+    def read(self, places: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Places (u,) of rows and their blocks (u,) -> coefficients (u, K) float32."""
-        of_block = self.of(block)
-        bits = (of_block["begin"] + places * of_block["width"])[:, None] + of_block["offset"]
+        record = self.records.take(block)
+        bits = (record["begin"] + places * record["width"])[:, None] + record["offset"]
         byte = bits >> 3
-        window = self.take(self.data, byte) | self.take(self.data, byte + 1) << self.eight
-        codes = window >> (bits & 7) & of_block["mask"]
-        values = self.scaled(codes, of_block["low"], of_block["step"])
-        scale = self.take(self.scale, self.least(places + of_block["scale"], self.last))
-        return values * scale[:, None]
-
-
-def _records(packed: Mapping[str, Tensor], blocks: Blocks, index: type) -> np.ndarray:
-    """What reading needs to know of each block.
-
-    Args:
-        packed, blocks: of the tables.
-        index: int32 or int64, large enough for the bits of the string.
-
-    Returns:
-        (blocks,) records: ``begin``, the first bit of place 0 if it were in the block; ``width``, bits of a row;
-        ``scale``, which is added to a place for the number of its scale; and of the K components ``offset``, first bits
-        within a row, ``mask``, ones as wide as the codes, ``low`` and ``step``.
-    """
-    layout, begins, alone = blocks.layout, blocks.begins.numpy(), blocks.by_rows
-    levels = Levels.stored(blocks, packed["quantiser"], packed["scale"])
-    low, step = levels.low.float(), levels.step.float()
-    low[alone], step[alone] = 1 - 2.0 ** (blocks.bits[alone] - 1), 1.0  # times the scale of the row
-    fields = {
-        "begin": layout.begins - begins * layout.widths,
-        "width": layout.widths,
-        "scale": np.where(alone, blocks.scales.numpy() - begins, blocks.num_scales),
-        "offset": layout.offsets,
-        "mask": (1 << layout.bits) - 1,
-        "low": low.numpy(),
-        "step": step.numpy(),
-    }
-    types = {"mask": np.int32, "low": np.float32, "step": np.float32}
-    described = [(name, types.get(name, index), values.shape[1:]) for name, values in fields.items()]
-    records = np.empty(len(begins), described)
-    for name, values in fields.items():
-        records[name] = values
-    return records
-
-
-class _NumpyReader(_Reader):
-    def __init__(self, packed: Mapping[str, Tensor], blocks: Blocks) -> None:
-        super().__init__(packed, blocks)
-        self.records = _records(packed, blocks, np.int64)
-
-    @staticmethod
-    def least(values: Any, most: int) -> Any:
-        return np.minimum(values, most)
-
-    @staticmethod
-    def array(values: np.ndarray) -> Any:
+        window = self.data.take(byte) | self.data.take(byte + 1) << self.eight
+        codes = window >> (bits & 7) & record["mask"]
+        values: np.ndarray = codes.astype(np.float32)
+        values *= record["step"]
+        values += record["low"]
+        values *= self.scale.take(places + record["scale"], mode="clip")[:, None]
         return values
 
-    @staticmethod
-    def take(values: Any, index: Any) -> Any:
-        return values.take(index)
 
-    def of(self, block: Any) -> Mapping[str, Any]:
-        return self.records.take(block)
+class _RowByRow:
+    """Reads the coefficients of many rows: all bytes of a row at once, and then the codes in few passes.
 
-    @staticmethod
-    def scaled(codes: Any, low: Any, step: Any) -> Any:
-        return low + step * codes.astype(np.float32)
+    A row becomes windows that begin every 16 bits and hold at least 24 bits of it, so every code lies within a window.
+    The bits of a code stay where they are in their window. The step is that much smaller instead.
 
+    Args:
+        packed: the tensors of `CodedTables.packed`.
+        blocks: of the plan.
+    """
 
-class _TorchReader(_Reader):
     def __init__(self, packed: Mapping[str, Tensor], blocks: Blocks) -> None:
-        super().__init__(packed, blocks)
-        records = _records(packed, blocks, np.int32 if blocks.layout.size < 2**28 else np.int64)
-        names = records.dtype.names or ()
-        self.fields = {name: torch.from_numpy(np.ascontiguousarray(records[name])) for name in names}
+        records = _records(packed, blocks)
+        window, shift = np.divmod(records["offset"], 16)
+        self.begin, self.width, self.scale_begin = (
+            torch.from_numpy(records[name].copy()) for name in ("begin", "width", "scale")
+        )
+        self.window, self.mask = torch.from_numpy(window), torch.from_numpy(records["mask"] << shift.astype(np.int32))
+        self.low = torch.from_numpy(records["low"].copy())
+        self.step = torch.from_numpy(np.ldexp(records["step"], -shift))
+        self.scale = torch.from_numpy(_scales(packed))
+        length = 2 * (int(window.max()) + 2)  # bytes
+        data = packed["table"].numpy()
+        if len(data) < length:
+            data = np.pad(data, (0, length - len(data)))
+        self.rows = sliding_window_view(data, length)
+        self.last_rows = sliding_window_view(np.pad(data[len(self.rows) :], (0, length)), length)
 
-    @staticmethod
-    def least(values: Any, most: int) -> Any:
-        return values.clamp_max(most)
+    def read(self, places: Tensor, block: Tensor) -> Tensor:
+        """Places (u,) of rows and their blocks (u,) -> coefficients (u, K) float32."""
+        bit = self.begin.index_select(0, block) + places * self.width.index_select(0, block)
+        codes = self._windows(bit).gather(1, self.window.index_select(0, block))
+        codes &= self.mask.index_select(0, block)
+        values = self.low.index_select(0, block).addcmul_(self.step.index_select(0, block), codes.float())
+        scale = (places + self.scale_begin.index_select(0, block)).clamp_(max=len(self.scale) - 1)
+        return values.mul_(self.scale.index_select(0, scale)[:, None])
 
-    @staticmethod
-    def array(values: np.ndarray) -> Any:
-        return torch.from_numpy(values)
-
-    @staticmethod
-    def take(values: Any, index: Any) -> Any:
-        return values.index_select(0, index.flatten()).view(index.shape)
-
-    def of(self, block: Any) -> Mapping[str, Any]:
-        return {name: values.index_select(0, block) for name, values in self.fields.items()}
-
-    @staticmethod
-    def scaled(codes: Any, low: Any, step: Any) -> Any:
-        return torch.addcmul(low, step, codes)
+    def _windows(self, bit: Tensor) -> Tensor:
+        """First bits (u,) of rows -> windows (u, n) int32."""
+        byte, inside = (bit >> 3).numpy(), len(self.rows)
+        rows = self.rows[np.minimum(byte, inside - 1)]
+        late = np.flatnonzero(byte >= inside)  # whose bytes would reach past the end of the string
+        rows[late] = self.last_rows[byte[late] - inside]
+        halves = torch.from_numpy(rows).view(torch.uint16).int()
+        windows = halves[:, 1:] << 16
+        windows |= halves[:, :-1]
+        windows >>= (bit & 7).int()[:, None]
+        return windows

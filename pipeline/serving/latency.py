@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -29,14 +30,21 @@ from pipeline.serving.served import Served
 BATCHES = (1, 2000)
 REPEATS = 30
 
+log = logging.getLogger("pipeline.serving")
+
 
 def forms(model: Model) -> dict[str, Served]:
     """The served forms of a trained model: ``float32`` and ``int8`` of plain tables, ``coded`` of coded ones, and none
-    of an embedding that cannot be served."""
+    of an embedding that cannot be served. A warning says where weights are too large for ``int8``."""
     try:
         if isinstance(model.embedding, CodedTables):
             return {"coded": Served.of(model)}
-        return {"float32": Served.of(model), "int8": Served.of(model, int8=True)}
+        served = {"float32": Served.of(model)}
+        try:
+            served["int8"] = Served.of(model, int8=True)
+        except ValueError as error:
+            log.warning("warning: a model has no form in int8: %s", error)
+        return served
     except TypeError:
         return {}
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
+import itertools
 import math
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,14 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.sources.files import DataFile
+from pipeline.sources.files import DAMAGE, LONGEST_LINE, DataFile
 from pipeline.sources.source import BadData
 
-BLOCK_BYTES = 1 << 20  # of text parsed at a time; blocks of 8 MiB do not fit into the cache and take 1.5 times as long
+# Of text parsed at a time. Blocks of 8 MiB do not fit into the cache and take 1.5 times as long.
+BLOCK_BYTES = LONGEST_LINE
+DELIMITERS = (",", "\t", ";", "|", " ")  # that a message may propose
 CORRECT = "correct the value or remove the line"
 OR_MISSING = "correct it, or list it in the option 'missing' of the data set 'table' if it means a missing value"
 TEXT = pa.string()
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+csv.field_size_limit(LONGEST_LINE)  # of the slow pass; by default it refuses values that the fast reader takes
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,14 @@ class Delimited:
         """Names of all the columns.
 
         Raises:
-            BadData: if the file is empty, or if its first line names a column twice.
+            BadData: if the file is empty, or if a column is named twice.
         """
         line = self.file.first_line()
         if self.names is not None:
-            return list(self.names)
-        names = [name.strip() for name in self._split(self._decoded(line, 1), 1)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise BadData(
-                "no two columns may have the same name",
-                file=self.file,
-                line=1,
-                value=twice,
-                remedy="rename one of each",
-            )
+            names = list(self.names)
+        else:
+            names = [name.strip() for name in self._split(self._decoded(line, 1), 1)]
+        check_distinct(names, self.file, 1 if self.names is None else None)
         return names
 
     def read(self, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
@@ -110,11 +106,13 @@ class Delimited:
         names = self.header()
         absent = [column.name for column in columns if column.name not in names]
         if absent:
+            wanted = {column.name for column in columns}
+            other = self._other_delimiter(1, lambda values: wanted <= {value.strip() for value in values})
             raise BadData(
                 f"no column {', '.join(map(repr, absent))}",
                 file=self.file,
                 line=1,
-                remedy=f"there are {names} (separated by {self.delimiter!r})",
+                remedy=other or f"there are {names} (separated by {self.delimiter!r})",
             )
         types = {column.name: column.type for column in columns}
         if len(self.delimiter) == 2:  # the reader splits at each of the characters, and so finds empty columns between
@@ -131,8 +129,27 @@ class Delimited:
                     rows += len(batch)
         except BadData:
             raise
-        except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except (ValueError, *DAMAGE) as error:
             self._diagnose(columns, rows, error)
+
+    def line_of(self, row: int) -> int:
+        """The number, from 1, of the line that holds a row; rows count from 0."""
+        return next(itertools.islice(self._rows(), row, None))[0]
+
+    def _rows(self) -> Iterator[tuple[int, bytes]]:
+        """Number and bytes of every line that holds a row."""
+        for number, line in self.file.lines():
+            if line and (number > 1 or self.names is not None):
+                yield number, line
+
+    def _other_delimiter(self, number: int, fits: Callable[[list[str]], bool]) -> str | None:
+        """The remedy for a wrong delimiter, if another one splits the line with this number so that it fits."""
+        _, line = next(itertools.islice(self.file.lines(), number - 1, None))
+        text = line.decode(self.encoding)
+        for other in DELIMITERS:
+            if other != self.delimiter and fits(dataclasses.replace(self, delimiter=other)._split(text, number)):
+                return f"the values are separated by {other!r}: set the option 'delimiter' of the data set 'table'"
+        return None
 
     def _reader(
         self, stream: pa.NativeFile, names: list[str], types: dict[str, pa.DataType]
@@ -184,21 +201,16 @@ class Delimited:
     def _diagnose(self, columns: Sequence[Column], good_rows: int, error: Exception) -> NoReturn:
         """Raise `BadData` for the first bad line after ``good_rows`` rows."""
         names = self.header()
-        row = 0
-        for number, line in self.file.lines():
-            if not line or (number == 1 and self.names is None):
-                continue
-            row += 1
-            if row <= good_rows:
-                continue
+        for number, line in itertools.islice(self._rows(), good_rows, None):
             values = self._split(self._decoded(line, number), number)
             if len(values) != len(names):
+                other = self._other_delimiter(number, lambda values: len(values) == len(names) > 1)
                 raise BadData(
                     f"must have {len(names)} values, has {len(values)}",
                     file=self.file,
                     line=number,
                     value=line.decode(self.encoding),
-                    remedy=self.hint,
+                    remedy=other or self.hint,
                 ) from error
             for column in columns:
                 value = values[names.index(column.name)]
@@ -263,6 +275,15 @@ class Delimited:
         if isinstance(value, float) and math.isnan(value) and column.required:
             return "must be a number", CORRECT
         return None
+
+
+def check_distinct(names: Sequence[str], file: DataFile, line: int | None = None) -> None:
+    """Raise BadData if two columns of a file have the same name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadData(
+            "no two columns may have the same name", file=file, line=line, value=twice, remedy="rename one of each"
+        )
 
 
 def extends_ascii(encoding: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import itertools
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.csv
@@ -17,7 +19,11 @@ import pyarrow.csv
 from pipeline.sources.source import BadData, NotFound
 
 GZIP_MARK = b"\x1f\x8b"
+ENCRYPTED = 1  # the bit of a zip member's flags
+LONGEST_LINE = 1 << 20  # bytes; a longer one is a missing line end, or no text
 AGAIN = "the file is damaged or incomplete: download or copy it again"
+# What the libraries raise for a damaged file, or for a zip with a compression that Python does not know.
+DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,28 @@ class DataFile:
         """Number, from 1, and bytes, without the line end, of every line; for small files and for diagnosis.
 
         Raises:
-            BadData: if a line cannot be read; the message names the first one.
+            BadData: if a line cannot be read, or is longer than `LONGEST_LINE`; the message names the first one.
         """
-        number = 0
+        number = 1
         try:
             with self.open() as stream:
-                for number, line in enumerate(io.BufferedReader(stream, 1 << 20), start=1):
-                    if number == 1:
-                        line = line.removeprefix(codecs.BOM_UTF8)
-                    yield number, line.rstrip(b"\r\n")
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            raise BadData(f"cannot be read ({error})", file=self, line=number + 1, remedy=AGAIN) from error
+                buffered = io.BufferedReader(stream, 1 << 20)
+                for number in itertools.count(1):
+                    line = buffered.readline(LONGEST_LINE + 2)  # with its end, "\r\n"
+                    if not line:
+                        return
+                    line = line.rstrip(b"\r\n")
+                    if len(line) > LONGEST_LINE:
+                        raise BadData(
+                            f"must be at most {LONGEST_LINE:,} bytes long",
+                            file=self,
+                            line=number,
+                            value=line[:80],
+                            remedy="add the missing line end, shorten the value, or give a text table",
+                        )
+                    yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        except DAMAGE as error:
+            raise BadData(f"cannot be read ({error})", file=self, line=number, remedy=AGAIN) from error
 
     def first_line(self) -> bytes:
         """The bytes of the first line.
@@ -101,35 +118,55 @@ def find(path: Path, names: Sequence[str], folder: str, remedy: str) -> DataFile
                     remedy="set dataset.path in params.yaml to the right one",
                 )
     else:
-        raise NotFound(f"there is no {path}; set dataset.path in params.yaml to the file or folder of the data")
+        _no_file(path, "the file or folder of the data")
     if not found:
         raise NotFound(f"no {' or '.join(wanted)} in {path}; {remedy}")
     return found[0]
 
 
-def only_file(path: Path, endings: Sequence[str]) -> DataFile:
-    """The file at ``path``: the file itself, or the only file in a zip or a folder.
+def table_files(path: Path, endings: Sequence[str]) -> list[DataFile]:
+    """The files of a table: a file, the only file in a zip, or all part files of a folder in the order of their names.
 
     Args:
         path: a file, a zip or a folder.
-        endings: in a folder, only names with these endings count.
+        endings: in a folder, only names with these endings count; names that start with "." or "_" do not.
 
     Raises:
         NotFound: if there is nothing at ``path``.
-        BadData: if the folder or the zip does not hold exactly one file.
+        BadData: if the folder holds no such file, if a zip does not hold exactly one file, or if ``path`` is a pipe or
+            a device.
     """
-    if not path.exists():
-        raise NotFound(f"there is no {path}; set dataset.path in params.yaml to the table")
-    if path.is_dir():
-        inside = sorted(file for file in path.iterdir() if file.suffix in endings)
-        if len(inside) != 1:
-            raise BadData(
-                "must hold exactly one table",
-                file=path,
-                value=[file.name for file in inside],
-                remedy="set dataset.path in params.yaml to the file itself",
-            )
-        path = inside[0]
+    if path.is_file():
+        return [_only_member(path)]
+    if not path.is_dir():
+        _no_file(path, "the table")
+    parts = [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix in endings and not file.name.startswith((".", "_")) and file.is_file()
+    ]
+    if not parts:
+        raise BadData(
+            f"holds no file whose name ends in {', '.join(endings)}",
+            file=path,
+            remedy="set dataset.path in params.yaml to the table",
+        )
+    return [_only_member(part) for part in parts]
+
+
+def _no_file(path: Path, wanted: str) -> NoReturn:
+    """Raise the error for a path that is neither a file nor a folder."""
+    if path.exists():
+        raise BadData(
+            "must be a file or a folder, not a pipe or a device",
+            file=path,
+            remedy=f"set dataset.path in params.yaml to {wanted}",
+        )
+    raise NotFound(f"there is no {path}; set dataset.path in params.yaml to {wanted}")
+
+
+def _only_member(path: Path) -> DataFile:
+    """The file, or the only file in it if it is a zip."""
     if not _is_zip(path):
         return DataFile(path)
     members = [name for name in _members(path) if not name.endswith("/")]
@@ -147,9 +184,19 @@ def _is_zip(path: Path) -> bool:
 
 
 def _members(path: Path) -> list[str]:
-    """Names of the files in a zip, without the ones that macOS adds."""
+    """Names of the files in a zip, without the ones that macOS adds.
+
+    Raises:
+        BadData: if one is encrypted.
+    """
     with zipfile.ZipFile(path) as archive:
-        return [member for member in archive.namelist() if not member.startswith("__MACOSX/")]
+        members = [member for member in archive.infolist() if not member.filename.startswith("__MACOSX/")]
+    for member in members:
+        if member.flag_bits & ENCRYPTED:
+            raise BadData(
+                "must not be encrypted", file=f"{path}:{member.filename}", remedy="unzip it with its password first"
+            )
+    return [member.filename for member in members]
 
 
 def _in_zip(path: Path, wanted: Sequence[str]) -> list[DataFile]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sources.delimited import check_distinct
 from pipeline.sources.files import DataFile
 from pipeline.sources.source import BadData
 
@@ -33,25 +34,54 @@ def is_parquet(file: DataFile) -> bool:
     return True
 
 
+def schema(file: DataFile) -> pa.Schema:
+    """The names and types of the columns.
+
+    Raises:
+        BadData: if the file is damaged, or if two columns have the same name.
+    """
+    with readable(file), pq.ParquetFile(file.path) as parquet:
+        columns: pa.Schema = parquet.schema_arrow
+    check_distinct(columns.names, file)
+    return columns
+
+
 def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The named columns, batch by batch, with the types that the file has.
 
     Raises:
-        BadData: if a column is missing.
+        BadData: if a column is missing or cannot be read.
     """
-    with pq.ParquetFile(file.path) as parquet:
-        there = parquet.schema_arrow.names
-        absent = [name for name in names if name not in there]
-        if absent:
-            raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
+    there = schema(file).names
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
+    with readable(file), pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
-            yield from parquet.iter_batches(row_groups=[group], columns=list(names))
+            batches = parquet.iter_batches(row_groups=[group], columns=list(names))
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError):
+                    _name_the_column(file, parquet, group, names)
+                    raise
+                if batch is None:
+                    break
+                yield batch
+
+
+def _name_the_column(file: DataFile, parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> None:
+    """Raise BadData for the first column of a row group that cannot be read, if there is one."""
+    for name in names:
+        with readable(file, f"column {name!r} "):
+            parquet.read_row_group(group, columns=[name])
 
 
 @contextlib.contextmanager
-def readable(file: DataFile) -> Iterator[None]:
+def readable(file: DataFile, what: str = "") -> Iterator[None]:
     """Turns an error of the reader within the block into `BadData` that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise BadData(f"cannot be read ({error})", file=file, remedy="write or copy the file again") from error
+        text = " ".join(str(error).split())
+        raise BadData(f"{what}cannot be read ({text})", file=file, remedy="write or copy the file again") from error

@@ -97,6 +97,11 @@ def rated(
         fields["genres"] = BAG
     remedy = "the files are incomplete or not of the same release: download them again"
     known_users, known_movies = users["user"].combine_chunks(), movies["movie"].combine_chunks()
+    for name, known in (("user", known_users), ("movie", known_movies)):
+        counts = pc.value_counts(known)
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+        if twice:
+            raise BadData(f"no {name} may be described twice", file=ratings.path.parent, value=twice, remedy=remedy)
     columns = [
         Column("user", pa.int32(), True, known_users, ("must be in the file of users", remedy)),
         Column("movie", pa.int32(), True, known_movies, ("must be in the file of movies", remedy)),

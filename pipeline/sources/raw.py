@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, TIME, BadData, Source
+from pipeline.workflow.progress import progress
 
 GROUP_ROWS = 1 << 17  # rows of a row group of the raw table; the table's checksum depends on it
 DICTIONARY_BYTES = 16 << 20  # room for the distinct values of one column of a row group
@@ -32,7 +32,8 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
 
     Returns:
         The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``); ``sha256`` of the
-        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``.
+        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``;
+        ``notes``.
 
     Raises:
         BadData: if there are no rows, if all labels are the same, or if the source breaks its contract.
@@ -40,7 +41,7 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
     labels = _Labels()
     schema: pa.Schema | None = None
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(tqdm(desc="ingest", unit=" rows", unit_scale=True, delay=1))
+        bar = stack.enter_context(progress(desc="ingest", unit=" rows", unit_scale=True))
         writing: Future[None] | None = None
         for table in _groups(source.batches):
             if schema is None:
@@ -54,7 +55,7 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
                 writing.result()
             writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
             labels.add(table[LABEL].to_numpy())
-            progress.update(len(table))
+            bar.update(len(table))
         if writing is not None:
             writing.result()
     if schema is None:
@@ -72,6 +73,7 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         ORACLE: ORACLE in schema.names,
         "defaults": dict(source.defaults),
         "facts": dict(source.facts),
+        "notes": list(source.notes),
     }
 
 

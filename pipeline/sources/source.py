@@ -13,7 +13,7 @@ is called again with its path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,22 @@ class BadData(ValueError):
         place = f"{file}, line {line}" if line is not None else str(file)
         shown = "" if value is None else f", got {_shortened(repr(value))}"
         super().__init__(f"{place}: {problem}{shown}; {remedy}")
+
+
+class BadColumn(ValueError):
+    """A column, or one value of it, that cannot be read. The reader, which knows the file, turns it into `BadData`.
+
+    Args:
+        column: its name.
+        problem: e.g. "must be a whole number".
+        remedy: what the user can do.
+        row: of the value, from 0, in the array that was being read; None if the whole column is wrong.
+        value: the wrong value, or type.
+    """
+
+    def __init__(self, column: str, problem: str, *, remedy: str, row: int | None = None, value: object = None) -> None:
+        super().__init__(f"column {column!r} {problem}")
+        self.column, self.problem, self.remedy, self.row, self.value = column, problem, remedy, row, value
 
 
 class NotFound(FileNotFoundError):
@@ -65,6 +81,8 @@ class Source:
         defaults: settings of ``encode`` that suit these data: ``min_count``, ``max_bag``.
         facts: other facts to keep in raw.json, e.g. the planted ranks; JSON types only. They are read after the last
             batch, so a source may add facts while its batches are read.
+        notes: sentences about what the reader changed, left out or decided, for raw.json and for the user. They are
+            read after the last batch, like the facts.
 
     Raises:
         BadData: if there is no field, or if a field's name or kind is not allowed.
@@ -75,6 +93,7 @@ class Source:
     origin: str
     defaults: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.fields:

@@ -1,20 +1,19 @@
-"""The report of a study: its results, tables, figures, and its section of the page on all studies."""
+"""The report of a study: its results, tables and figures; `sections` puts them on the page on all studies."""
 
 from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.metrics.difference import LEVEL
-from pipeline.reporting import page, study_figures, style
-from pipeline.reporting.text import Table
+from pipeline.reporting import study_figures, style
 from pipeline.studies import contests, tables
 from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, covered, groups
 from pipeline.studies.frames import Frames
@@ -69,7 +68,7 @@ class _Found:
 def write(study: Study, partial: bool = False) -> str:
     """Write ``results/<profile>/`` in the working directory, the study's folder: whole or not at all.
 
-    The folder has the results (``cells/``), ``table.md``, ``table.csv``, figures and ``section.html``.
+    The folder has the results (``cells/``), ``table.md``, ``table.csv`` and figures.
 
     Args:
         study: its definition.
@@ -93,11 +92,8 @@ def write(study: Study, partial: bool = False) -> str:
         _keep(study, found, folder / "cells")
         frames.details.to_csv(folder / "table.csv", index=False)
         write_text(folder / "table.md", text + "\n")
-        pictures = []
-        for name, caption, figure in _figures(study, frames):
-            style.save(figure, folder / f"{name}.png")
-            pictures.append(page.image(folder / f"{name}.svg", caption))
-        write_text(folder / "section.html", _section(study, frames, about, made, pictures))
+        for name, draw in _figures(study, frames):
+            style.attempt(draw, folder / f"{name}.png")
     return text
 
 
@@ -160,37 +156,18 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def _section(study: Study, frames: Frames, about: Sequence[str], made: Sequence[Table], pictures: Sequence[str]) -> str:
-    """The study's section of the page on all studies, as HTML."""
-    body = [page.heading(f"{study.name}, {study.profile}"), *map(page.paragraph, about)]
-    for table in made:
-        body += [page.titled(table.title, table.note), page.table(table.head, table.rows)]
-    lines = frames.details
-    shown = lines[[name for name in lines if name not in ("cell", "peak_mib", "undecided")]]
-    cells = [[_plain(value) for value in row] for row in shown.itertuples(index=False)]
-    single = page.table(list(shown), cells)
-    summary = f"All {len(lines)} single results, with their MLflow runs and commits"
-    return "\n".join([*body, *pictures, page.details(summary, single)]) + "\n"
-
-
-def _plain(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
 # --- figures
 
 
-def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
-    """File name, description and figure."""
+def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """File name of each figure, and what draws it."""
     if study.name == "budget":
         yield from _curves(study, frames)
     if study.name != "budget" or contests.is_contest(study):
         yield from _differences(study, frames)
 
 
-def _curves(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+def _curves(study: Study, frames: Frames) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The curves of the objective against bytes: in a contest a figure for each data set, with a curve for each method;
     else a figure for each data set and method, with a curve for each arm."""
     keys, curve = (["dataset"], "method") if contests.is_contest(study) else (["dataset", "method"], "arm")
@@ -203,11 +180,10 @@ def _curves(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
             for name, of_curve in rows.groupby(curve, sort=False)
         }
         place = ", ".join(map(str, values))
-        caption = f"{frames.title} against bytes, {place}; the bands are the range of the seeds"
-        yield "-".join(["curve", *map(str, values)]), caption, study_figures.curves(points, place, frames.title)
+        yield "-".join(["curve", *map(str, values)]), partial(study_figures.curves, points, place, frames.title)
 
 
-def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figure]]:
+def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Each searched group minus one uniform dimension of the same size; a contest has a figure for each data set."""
     grouped = groups(study, frames)
     contest = contests.is_contest(study)
@@ -227,8 +203,6 @@ def _differences(study: Study, frames: Frames) -> Iterator[tuple[str, str, Figur
         axis = f"difference in {frames.title}"
         if covers := covered(shown):
             axis += f"; {LEVEL:.0%} intervals cover {covers}"
-        figure = study_figures.differences(
-            panels, f"Minus one dimension for all fields, of the same size{where}", axis, ordered=contest
-        )
-        caption = f"{frames.title} minus that of one dimension of the same size{where}"
-        yield "-".join(["minus_uniform", *([part] if part else [])]), caption, figure
+        title = f"Minus one dimension for all fields, of the same size{where}"
+        draw = partial(study_figures.differences, panels, title, axis, ordered=contest)
+        yield "-".join(["minus_uniform", *([part] if part else [])]), draw

@@ -15,7 +15,7 @@ from pipeline.reporting.text import number_of
 from pipeline.sweeps import space as spaces
 from pipeline.sweeps.sweep import Sweep
 
-Row = Mapping[str, Any]  # one trial: trial, ended, objective (or None), bytes, of_full, dims, best, values
+Row = Mapping[str, Any]  # one trial: trial, ended, objective, bytes, of_full, dims, best, values; None if unknown
 FIGURES = {
     "front": "{title} on val against bytes, a dot for each trial",
     "history": "Trial by trial",
@@ -45,12 +45,12 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
         The lines to print.
     """
     folder.mkdir()
-    _write_csv(folder / "trials.csv", rows)
+    _write_csv(folder / "trials.csv", rows, sweep.data.schema.names)
     drawn = folder / "figures"
-    style.save(sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
-    style.save(sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
+    style.attempt(lambda: sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
+    style.attempt(lambda: sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")
     if importances:
-        style.save(sweep_figures.importances(importances), drawn / "importances.png")
+        style.attempt(lambda: sweep_figures.importances(importances), drawn / "importances.png")
     values = {row["trial"]: {path: row["values"][".".join(path)] for path in sweep.space} for row in rows}
     commands = {row["trial"]: spaces.command(sweep.values_now, values[row["trial"]]) for row in rows if row["best"]}
     (folder / "sweep.html").write_text(_html(sweep, rows, drawn, commands))
@@ -69,17 +69,18 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
     return [f"sweep: the best is {said}{front}. This makes it again:", commands[best["trial"]]]
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    names, fields = list(rows[0]["values"]), list(rows[0]["dims"])
+def _write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str]) -> None:
+    names = list(rows[0]["values"])
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         own = ["trial", "ended", "val_objective", "bytes", "of_full", "best"]
         writer.writerow([*own, *names, *(f"dim.{field}" for field in fields)])
         for row in rows:
             objective = "" if row["objective"] is None else repr(row["objective"])
-            cells = [row["trial"], row["ended"], objective, row["bytes"], f"{row['of_full']:.6f}", int(row["best"])]
+            size = ["", ""] if row["bytes"] is None else [row["bytes"], f"{row['of_full']:.6f}"]
             values = [row["values"][name] for name in names]
-            writer.writerow([*cells, *values, *(row["dims"][field] for field in fields)])
+            dims = [row["dims"].get(field, "") for field in fields]
+            writer.writerow([row["trial"], row["ended"], objective, *size, int(row["best"]), *values, *dims])
 
 
 def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int, str]) -> str:
@@ -88,23 +89,24 @@ def _html(sweep: Sweep, rows: Sequence[Row], drawn: Path, commands: Mapping[int,
     aim = f"best {sweep.title} on val, fewest bytes"
     if sweep.budget is not None:
         aim = f"best {sweep.title} on val within {sweep.budget:,} bytes"
-    body = [page.paragraph(f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not used.")]
+    about = f"{number_of(len(rows), 'trial')} ({counts}). Aim: {aim}. The test rows were not used."
+    sections = []
     best = sorted((row for row in rows if row["best"]), key=lambda row: row["bytes"])
     if best:
-        body.append(page.heading("The best trial" if len(best) == 1 else "The trials on the Pareto front"))
-        body.append(page.table(*_table(best, sweep.title)))
+        title = "The best trial" if len(best) == 1 else "The trials on the Pareto front"
+        sections.append(page.Section(title, [page.table(*_table(best, sweep.title))]))
     for stem, title in FIGURES.items():
         if (drawn / f"{stem}.svg").exists():
             shown = title.format(title=sweep.title)
-            body += [page.heading(shown), page.image(drawn / f"{stem}.svg", shown)]
-    body += [page.heading("All trials"), page.table(*_table(rows, sweep.title))]
+            sections.append(page.Section(shown, [page.image(drawn / f"{stem}.svg", shown)]))
+    sections.append(page.Section("All trials", [page.table(*_table(rows, sweep.title))]))
     if best:
-        body.append(page.heading("Commands that repeat them, with controls and the test rows"))
-    for row in best:
-        dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
-        body.append(page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"))
-        body.append(page.code(commands[row["trial"]]))
-    return page.page(f"Sweep {sweep.name}", body)
+        repeat = []
+        for row in best:
+            dims = ", ".join(f"{field} {d}" for field, d in row["dims"].items())
+            repeat += [page.paragraph(f"Trial {row['trial']}, dimensions {dims}:"), page.code(commands[row["trial"]])]
+        sections.append(page.Section("Commands that repeat them, with controls and the test rows", repeat))
+    return page.page(f"Sweep {sweep.name}", sections, [page.paragraph(about)])
 
 
 def _table(rows: Sequence[Row], title: str) -> tuple[list[str], list[list[str]]]:
@@ -114,8 +116,7 @@ def _table(rows: Sequence[Row], title: str) -> tuple[list[str], list[list[str]]]
             str(row["trial"]),
             row["ended"],
             "" if row["objective"] is None else f"{row['objective']:.4f}",
-            f"{row['bytes']:,}",
-            f"{row['of_full']:.1%}",
+            *(["", ""] if row["bytes"] is None else [f"{row['bytes']:,}", f"{row['of_full']:.1%}"]),
             *(str(row["values"][name]) for name in names),
         ]
         for row in rows

@@ -184,7 +184,7 @@ class Sweep:
             return spent <= self.budget
 
         def go_on(epoch: int, objective: float) -> bool:
-            if not self.single or math.isnan(objective):
+            if not self.single or math.isnan(objective):  # a task may leave a metric undefined
                 return True
             trial.report(objective, epoch)
             return not trial.should_prune()
@@ -194,26 +194,29 @@ class Sweep:
             seed = experiment.params.retrain.seeds[0]
             tracked = tracker.run(folder.name, seed=seed, params=params, tags={"study": self.name})
             outcome = run(experiment, folder, tracked.metrics, worth, go_on)
-            tracked.metrics(0, {"bytes": outcome.bytes, "of_full": outcome.bytes / self.full_bytes})
+            if outcome.bytes is not None:
+                tracked.metrics(0, {"bytes": outcome.bytes, "of_full": outcome.bytes / self.full_bytes})
             if outcome.objective is not None:
                 tracked.metrics(0, {f"val/{experiment.task.objective}": outcome.objective})
             tracked.metrics(0, {f"dim/{field}": d for field, d in outcome.dims.items()})
-            tracked.tag("ended", "no" if outcome.ended else "early")
+            tracked.tag("ended", "diverged" if outcome.diverged else "no" if outcome.ended else "early")
         self._log(folder.name, outcome, time.monotonic() - began)
         return self._result(trial, outcome)
 
     def _log(self, name: str, outcome: Outcome, seconds: float) -> None:
-        worth = "over the budget, not retrained"
+        worth = outcome.diverged or "over the budget, not retrained"
         if outcome.objective is not None:
             worth = f"val {self.title} {outcome.objective:.4f}{'' if outcome.ended else ', ended early'}"
-        share = f"{outcome.bytes / self.full_bytes:.1%} of the full tables'"
-        log.info("sweep: %s: %s, %s bytes (%s), %.0f s", name, worth, f"{outcome.bytes:,}", share, seconds)
+        size = ""
+        if outcome.bytes is not None:
+            size = f", {outcome.bytes:,} bytes ({outcome.bytes / self.full_bytes:.1%} of the full tables')"
+        log.info("sweep: %s: %s%s, %.0f s", name, worth, size, seconds)
 
     def _result(self, trial: Trial, outcome: Outcome) -> Any:
         """The objective values for Optuna. Stores the outcome in the trial; raises `TrialPruned` for an early end."""
         for name in ("dims", "bytes", "objective"):
             trial.set_user_attr(name, getattr(outcome, name))
-        if outcome.objective is not None and math.isnan(outcome.objective):
+        if outcome.diverged:
             trial.set_user_attr("diverged", True)
             return math.nan
         if not outcome.ended:
@@ -245,8 +248,10 @@ class Sweep:
             early = "early" if trial.state == TrialState.PRUNED else "complete"
             ended = "over budget" if over else "diverged" if "diverged" in kept else early
             values = {".".join(path): value for path, value in self.values(trial.params).items()}
-            row = {"trial": kept["trial"], "ended": ended, "objective": kept["objective"], "bytes": kept["bytes"]}
-            rows.append({**row, "of_full": kept["bytes"] / self.full_bytes, "dims": kept["dims"], "values": values})
+            size = kept["bytes"]
+            row = {"trial": kept["trial"], "ended": ended, "objective": kept["objective"], "bytes": size}
+            share = None if size is None else size / self.full_bytes
+            rows.append({**row, "of_full": share, "dims": kept["dims"], "values": values})
         whole = [row for row in rows if row["ended"] == "complete"]
         for row in rows:
             row["best"] = row in whole and not any(self._beats(other, row) for other in whole)

@@ -14,7 +14,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find import find
 from pipeline.experiment.found import Found
 from pipeline.experiment.train import GoOn, train
-from pipeline.training.weights import Record
+from pipeline.training.weights import Diverged, Record
 from pipeline.workflow.outputs import write_json
 
 
@@ -23,16 +23,18 @@ class Outcome:
     """The result of a trial.
 
     Args:
-        dims: dimension of each field.
-        bytes: size of the embedding.
-        objective: the task's first metric on ``val``; None if the allocation was not retrained.
+        dims: dimension of each field; empty if the search diverged.
+        bytes: size of the embedding; None if the search diverged.
+        objective: the task's first metric on ``val``; None if no retraining gave one.
         ended: whether the retraining ran to its end; False if it was skipped or stopped early.
+        diverged: where the search or the retraining diverged; None if it did not.
     """
 
     dims: dict[str, int]
-    bytes: int
+    bytes: int | None
     objective: float | None = None
     ended: bool = False
+    diverged: str | None = None
 
 
 def run(
@@ -52,26 +54,34 @@ def run(
         go_on: receives the number of each retraining epoch and its objective on ``val``; returns False to stop.
 
     Returns:
-        The dimensions, their bytes and the objective on ``val``.
+        The dimensions, their bytes and the objective on ``val``. A trial that diverges is a result too: the sweep
+        learns from it and goes on.
     """
     scores = folder / "scores.json"
     if not scores.exists():
-        write_json(scores, find(experiment, folder, _under("search/", record)).to_dict())
+        try:
+            found = find(experiment, folder, _under("search/", record))
+        except Diverged as error:
+            return Outcome({}, None, diverged=f"search: {error}")
+        write_json(scores, found.to_dict())
     found = Found.load(scores, experiment.schema)
     derived_from = evidence(found, experiment.schema, experiment.params.derive.budget)
     allocation, spent = derive(experiment.method, derived_from)
     if not worth(spent):
         return Outcome(allocation.dims, spent)
     seed = experiment.params.retrain.seeds[0]
-    trained = train(
-        experiment,
-        allocation,
-        seed,
-        folder / "retrain.ckpt",
-        title=f"{folder.name}, seed {seed}",
-        record=_under("retrain/", record),
-        go_on=go_on,
-    )
+    try:
+        trained = train(
+            experiment,
+            allocation,
+            seed,
+            folder / "retrain.ckpt",
+            title=f"{folder.name}, seed {seed}",
+            record=_under("retrain/", record),
+            go_on=go_on,
+        )
+    except Diverged as error:
+        return Outcome(allocation.dims, spent, diverged=f"retraining: {error}")
     return Outcome(allocation.dims, spent, trained.validation[experiment.task.objective], trained.ended)
 
 

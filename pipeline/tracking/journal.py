@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.tracking.place import lock_now, masked
+from pipeline.workflow.outputs import whole
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -29,7 +30,7 @@ FIELDS = {
     "run": {"run", "params", "tags", "time"},
     "names": {"id", "run", "names"},
     "tags": {"run", "tags"},
-    "artifact": {"run", "path", "sha256", "folder"},  # "run" is null for an artifact of the parent
+    "artifact": {"run", "path", "sha256", "folder"},  # of the parent if "run" is null; of the runs of "stage" if set
     "parent": {"metrics", "tags"},
     "end": {"run", "status", "time"},
     "close": {"status", "time"},
@@ -201,14 +202,22 @@ class Journal:
             line = line.replace("inf", "Infinity").replace("nan", "NaN")
         self._write(line.encode())
 
-    def artifact(self, run: str | None, path: str | Path, folder: str, output: str | Path | None = None) -> None:
+    def artifact(
+        self,
+        run: str | None,
+        path: str | Path,
+        folder: str = "",
+        output: str | Path | None = None,
+        stage: str | None = None,
+    ) -> None:
         """Copy a file to the folder beside the journal, and record it.
 
         Args:
-            run: name of the run; None for the parent.
+            run: name of the run; None for the parent, or for the runs of ``stage``.
             path: the file.
             folder: folder among the artifacts of the run.
             output: final path of the file in the workspace; ``path`` if left out.
+            stage: an earlier stage, whose runs get the file; None for a run of this journal.
         Raises:
             FileNotFoundError: if the file does not exist.
             OSError: if the disk is full.
@@ -220,7 +229,8 @@ class Journal:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
         name = os.path.relpath(path) if Path(path).is_absolute() else str(path)
-        self.append({"k": "artifact", "run": run, "path": name, "sha256": digest, "folder": folder})
+        record = {"k": "artifact", "run": run, "path": name, "sha256": digest, "folder": folder}
+        self.append(record if stage is None else {**record, "stage": stage})
 
     def copy_to(self, target: Path) -> None:
         """Copy the journal. A copy that fails leaves ``target`` as it was.
@@ -228,12 +238,8 @@ class Journal:
         Args:
             target: path of the copy; its folder is created.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            shutil.copyfile(self.path, draft).replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole(target) as draft:
+            shutil.copyfile(self.path, draft)
 
     def close(self) -> None:
         """Close and unlock the journal."""

@@ -25,6 +25,7 @@ ENVIRONMENT = {  # defaults for a process that calls MLflow: a dead server fails
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+TAG_CHARACTERS = 5000  # longest value of a tag
 LOGIN = re.compile(r"(?<=://)[^\s/:@]*(:\S*)?@")  # up to the last "@": a password may hold one
 PASSWORD = re.compile(r"(?<=[?&]password=)[^\s&]+")
 

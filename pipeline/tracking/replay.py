@@ -180,7 +180,9 @@ class Replay:
         elif kind == "close":
             self._close_parent(record)
         elif kind == "artifact" and name is None:
-            self._send_artifact(self._parent, record)
+            stage = record.get("stage")
+            for run in self._store.children(self._parent, stage) if stage else [self._parent]:
+                self._send_artifact(run, record)
         elif series is not None and kind in ("tags", "artifact", "end") and not self._is_complete(series):
             if kind == "tags":
                 self._store.write(series.run, record["tags"])
@@ -201,8 +203,9 @@ class Replay:
         self._process = this_process() if self._restored else record.get("process", this_process())
         author = {**(origin(self._store.root) if self._restored else record["origin"]), **self._process}
         title = record.get("title") or f"pipeline {key[:8]}"
+        longer = f"{title}, {key[:8]}"  # if another configuration has the title
         identity = {**record["tags"], "mlflow.source.name": "pipeline", **author}
-        run, new = self._store.obtain("pipeline.configuration", key, record["time"], title, identity)
+        run, new = self._store.obtain("pipeline.configuration", key, record["time"], title, identity, longer)
         tags = dict(record["tags"])
         if self._restored:
             if new:

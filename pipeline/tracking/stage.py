@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.tracker import Tracker
@@ -23,7 +24,14 @@ def stage_tracker(stage: str, key: str, raw_sha256: str, *, wait: bool = False) 
     """
     params = Params.load()
     publish = RUNS / f"{stage}.jsonl"
-    return _tracker(stage, key, raw_sha256, params, params.configuration(), publish=publish, wait=wait)
+    title = f"{_data(params)}, {params.method.name}, {params.backbone.name}"
+    return _tracker(stage, key, raw_sha256, params, params.configuration(), title=title, publish=publish, wait=wait)
+
+
+def _data(params: Params) -> str:
+    """What the user calls the data: the name of the data set, or of the file if it is a table."""
+    name = params.dataset.name
+    return Path(params.dataset.path).name or name if name == "table" else name
 
 
 def beside_tracker(
@@ -44,9 +52,9 @@ def beside_tracker(
         params: parameters of the job; they give data set, backbone and method.
         configuration: parameters that identify the parent.
         title: of the parent.
-        tags: of the parent and its runs, in addition to data set, backbone and method.
+        tags: of the parent and its runs, in addition to data set, backbone, method and job.
     """
-    return _tracker(stage, key, raw_sha256, params, configuration, tags, title=title)
+    return _tracker(stage, key, raw_sha256, params, configuration, {"job": stage, **(tags or {})}, title=title)
 
 
 def _tracker(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.identity import is_dead
-from pipeline.tracking.place import StoreError, locked, masked, store_uri
+from pipeline.tracking.place import TAG_CHARACTERS, StoreError, locked, masked, store_uri
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # makes the UI open on runs and charts
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # not GenAI: MLflow then opens on the runs
 METRICS_PER_BATCH, PARAMS_PER_BATCH, TAGS_PER_BATCH = 1000, 100, 100
-KEY_CHARACTERS, PARAM_CHARACTERS, TAG_CHARACTERS = 250, 6000, 5000
+KEY_CHARACTERS, PARAM_CHARACTERS = 250, 6000
 SETTLE_SECONDS = 1.0  # after which a run created by another repository is visible
 ATTEMPTS = 5
 
@@ -87,6 +87,17 @@ class Store:
             if is_dead(run.data.tags):
                 self.end(run, "KILLED")
 
+    def share_view(self, name: str, state: Mapping[str, Any]) -> str:
+        """Save a view of the runs table for links that name it. Returns the id of the experiment.
+
+        Args:
+            name: of the view.
+            state: what the page shows, as MLflow's button "Share" writes it.
+        """
+        for tag, value in {**KIND, f"mlflow.sharedViewState.{name}": json.dumps(state)}.items():
+            self._client.set_experiment_tag(self._experiment_id, tag, value)
+        return str(self._experiment_id)
+
     def keyed(self, key: str) -> dict[str, str]:
         """Ids of the runs with this content key, by their full ``pipeline.key``.
 
@@ -97,7 +108,9 @@ class Store:
         runs = self._client.search_runs([self._experiment_id], wanted, max_results=5000)
         return {run.data.tags["pipeline.key"]: run.info.run_id for run in runs}
 
-    def obtain(self, tag: str, value: str, start: int, name: str, tags: Mapping[str, str]) -> tuple[Any, bool]:
+    def obtain(
+        self, tag: str, value: str, start: int, name: str, tags: Mapping[str, str], instead: str | None = None
+    ) -> tuple[Any, bool]:
         """Find the run with this tag, or create it. Returns the run and whether it is new.
 
         Args:
@@ -106,6 +119,7 @@ class Store:
             start: of a new run, in milliseconds since the epoch.
             name: of a new run.
             tags: further tags of a new run.
+            instead: name of a new run if there is another one called ``name``; None: names may be equal.
         Raises:
             StoreError: if the store is too slow to create a run.
         """
@@ -114,6 +128,8 @@ class Store:
             with locked(self._place, "store"):
                 began = time.monotonic()
                 known = self._runs_with(tag, value)
+                if not known and instead is not None and self._is_taken(masked(name)):
+                    name = instead
                 run = known[0] if known else self._client.create_run(self._experiment_id, start, identity, masked(name))
                 ended = time.monotonic()
             if self._lockable or run.info.status == "FINISHED":
@@ -147,6 +163,17 @@ class Store:
         """All runs with this tag, in the same order for all repositories: FINISHED ones first, then by age."""
         runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'")
         return sorted(runs, key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id))
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether a run has this name, or one that differs in a quote, which a filter cannot hold."""
+        like = name.replace("'", "_")
+        wanted = f"tags.`mlflow.runName` LIKE '{like}'"
+        return bool(self._client.search_runs([self._experiment_id], wanted, max_results=1))
+
+    def children(self, parent: Any, stage: str) -> list[Any]:
+        """The runs of a stage under a parent."""
+        wanted = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND tags.`pipeline.stage` = '{stage}'"
+        return list(self._client.search_runs([self._experiment_id], wanted))
 
     def get(self, run: Any) -> Any:
         """The current state of a run in the store."""

@@ -30,9 +30,10 @@ from typing import Any, Protocol
 from pipeline.tracking.follow import Follower
 from pipeline.tracking.identity import flat, origin, this_process
 from pipeline.tracking.journal import Journal, Status, now
-from pipeline.tracking.place import EXPERIMENT, folder
+from pipeline.tracking.place import EXPERIMENT, TAG_CHARACTERS, folder
 
 LAST_WORD_SECONDS = 10.0  # that a failed stage waits for the store
+MODEL_FILE_BYTES = 4_000_000  # a larger file of a model is not copied to the store
 
 log = logging.getLogger("pipeline.tracking")
 
@@ -143,6 +144,7 @@ class Tracker:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
         artifacts: Iterable[str | Path] = (),
+        description: str | None = None,
     ) -> None:
         """Record the final results of the configuration in its run.
 
@@ -150,12 +152,25 @@ class Tracker:
             metrics: that compare configurations.
             tags: of the run.
             artifacts: files to copy and upload.
+            description: of the run, in Markdown; MLflow shows as much of it as a tag can hold, without pictures.
         Raises:
             FileNotFoundError: if an artifact does not exist.
         """
-        self._journal.append({"k": "parent", "metrics": dict(metrics or {}), "tags": dict(tags or {})})
+        described = {} if description is None else {"mlflow.note.content": shortened(description)}
+        self._journal.append({"k": "parent", "metrics": dict(metrics or {}), "tags": {**(tags or {}), **described}})
         for path in artifacts:
-            self._journal.artifact(None, path, "")
+            self._journal.artifact(None, path)
+
+    def attach(self, stage: str, path: str | Path) -> None:
+        """Record a file as an artifact of the runs of an earlier stage that have this configuration as their parent.
+
+        Args:
+            stage: name of the stage.
+            path: the file.
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        self._journal.artifact(None, path, stage=stage)
 
     def __enter__(self) -> Tracker:
         return self
@@ -279,6 +294,21 @@ class Run:
         self._check_open()
         self._journal.artifact(self.name, path, folder, output)
 
+    def model(self, folder: str | Path, output: str | Path) -> None:
+        """Record where a trained model lies (tag ``model``), and its files up to `MODEL_FILE_BYTES` as artifacts.
+
+        Args:
+            folder: the folder that holds the files of the model now.
+            output: final path of the folder in the workspace.
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: if the run has ended.
+        """
+        self.tag("model", str(output))
+        for path in sorted(Path(folder).iterdir()):
+            if path.stat().st_size <= MODEL_FILE_BYTES:
+                self.artifact(path, "model", Path(output) / path.name)
+
     def end(self, status: Status = "FINISHED") -> None:
         """End the run; a second call does nothing.
 
@@ -292,6 +322,24 @@ class Run:
     def _check_open(self) -> None:
         if self.ended:
             raise ValueError(f"run {self.name!r} has ended; record before `end`, or open a run with another name")
+
+
+def shortened(text: str) -> str:
+    """The first blocks of a Markdown text that fit into a tag, without pictures: MLflow cannot show these there.
+
+    Args:
+        text: blocks that empty lines separate.
+    """
+    blocks = [block for block in text.strip().split("\n\n") if not re.fullmatch(r"\s*!\[.*\]\(.*\)\s*", block)]
+    rest = "The whole report is among the artifacts."
+    if len("\n\n".join(blocks)) <= TAG_CHARACTERS:
+        return "\n\n".join(blocks)
+    kept = ""
+    for block in blocks:
+        if len(kept) + len(block) + len(rest) + 2 > TAG_CHARACTERS:
+            break
+        kept += f"{block}\n\n"
+    return kept + rest
 
 
 def _status(error: BaseException | None) -> Status:

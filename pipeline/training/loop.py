@@ -11,10 +11,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from tqdm import tqdm
 
 from pipeline.data.batches import Batches
 from pipeline.training.weights import LitWeights
+from pipeline.workflow.progress import progress
 
 
 class _Bar(pl.Callback):
@@ -25,13 +25,8 @@ class _Bar(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, LitWeights)
-        self.bar = tqdm(
-            total=self.total,
-            initial=pl_module.steps,
-            desc=self.title,
-            unit=" steps",
-            delay=1,
-            disable=self.title is None,
+        self.bar = progress(
+            total=self.total, initial=pl_module.steps, desc=self.title, unit=" steps", disable=self.title is None
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:

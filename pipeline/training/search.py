@@ -161,6 +161,11 @@ class LitSearch(LitWeights):
             self._arch_optimizer.load_state_dict(self._arch_state)
             self._arch_state = None
 
+    def rates(self) -> str:
+        if not self.model.embedding.arch_parameters():
+            return super().rates()
+        return f"{super().rates()}, search.architecture.lr is {self.architecture.lr:g}"
+
     def progress(self) -> dict[str, str]:
         if not self.model.embedding.arch_parameters():
             return super().progress()

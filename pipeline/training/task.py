@@ -56,7 +56,7 @@ class Contract(Protocol):
         """The value of every metric in METRICS; NaN if it is undefined for these rows."""
 
     def influence(self, predictions: np.ndarray, split: Split) -> np.ndarray:
-        """The influence (n,) of every row on the first metric, with mean 0.
+        """The influence (n,) of every row on the first metric, with mean 0; NaN where the rows do not tell it.
 
         sum(influence**2) / n**2 is the variance of the metric over the rows. The influence on the difference of two
         models is the difference of their influences.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,10 @@ Record = Callable[[int, tuple[str, ...], Sequence[float]], None]  # (step, names
 LOSS_STEPS = 20  # a recorded training loss is the mean over this many steps
 
 
+class Diverged(ValueError):
+    """A training whose numbers are no longer finite; nothing that it goes on to compute would mean anything."""
+
+
 def nowhere(step: int, names: tuple[str, ...], values: Sequence[float]) -> None:
     """A `Record` that records nothing."""
 
@@ -31,6 +37,9 @@ class LitWeights(pl.LightningModule):
 
     Optimisation is manual, because tables and dense weights have different optimizers. The module counts its own steps,
     because Lightning's ``global_step`` counts the steps of every optimizer.
+
+    Training ends with `Diverged` if a loss, or a prediction on ``val``, is not finite. Losses are looked at only where
+    they are read anyway, every `LOSS_STEPS` steps and after an epoch, so that no step waits for the device.
 
     Args:
         model: takes ids (B, S).
@@ -44,6 +53,7 @@ class LitWeights(pl.LightningModule):
         schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly, from ``lr`` at the first step
             to 0 after the last planned one, also if training stops before that.
         record: receives (step, names, values).
+        lr_key: where params.yaml holds ``lr``, for messages.
     """
 
     keeps_best = True
@@ -60,12 +70,13 @@ class LitWeights(pl.LightningModule):
         patience: int | None = None,
         schedule: Schedule = "constant",
         record: Record = nowhere,
+        lr_key: str = "lr",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
-        self.schedule = schedule
+        self.schedule, self.lr_key = schedule, lr_key
         self.steps = 0
         self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
@@ -111,15 +122,44 @@ class LitWeights(pl.LightningModule):
         self.steps += 1
         self._losses.append(loss.detach())
         if len(self._losses) >= LOSS_STEPS:
-            self.record(self.steps, ("train/loss",), (float(torch.stack(self._losses).mean()),))
+            self.record(self.steps, ("train/loss",), (self._mean_loss(),))
             self._losses.clear()
+
+    def _mean_loss(self) -> float:
+        """The mean of the latest losses.
+
+        Raises:
+            Diverged: if one of them is not finite.
+        """
+        losses = torch.stack(self._losses)
+        mean = float(losses.mean())
+        if not math.isfinite(mean):
+            values = losses.tolist()
+            first = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values) - 1)
+            raise self._diverged(f"the loss is {values[first]:g}", self.steps - len(values) + first + 1)
+        return mean
+
+    def _diverged(self, what: str, step: int) -> Diverged:
+        return Diverged(
+            f"{what} in epoch {len(self.history) + 1}, step {step:,}, so the training has diverged; lower the learning "
+            f"rate: {self.rates()}"
+        )
+
+    def rates(self) -> str:
+        """The learning rates, for messages."""
+        return f"{self.lr_key} is {self.lr:g}"
 
     def best_epoch(self) -> int:
         """Number of the first epoch with the highest objective on ``val``."""
         return max(range(len(self.history)), key=lambda epoch: self.history[epoch][self.task.objective])
 
     def on_train_epoch_end(self) -> None:
-        metrics = self.task.measure(self.task.predict(self.model, self.validation), self.validation)
+        if self._losses:
+            self._mean_loss()
+        predictions = self.task.predict(self.model, self.validation)
+        if not np.isfinite(predictions).all():
+            raise self._diverged("a prediction on val is not finite", self.steps)
+        metrics = self.task.measure(predictions, self.validation)
         self.history.append({"step": self.steps, **metrics})
         self.record(self.steps, tuple(f"val/{name}" for name in metrics), list(metrics.values()))
         best = self.best_epoch()

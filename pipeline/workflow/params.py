@@ -43,29 +43,32 @@ class Plug(Section):
     """The name of a file in one of the plug folders, and its options."""
 
     name: str
+    """file of the plug, without its ending"""
     options: dict[str, Any] | None = None
+    """keywords of the plug, by name"""
 
 
 class Dataset(Plug):
-    """The plug of the data set, and the path of its files, relative to the repository."""
+    """The plug of the data set, and its files."""
 
     path: str
+    """file or folder to read, relative to the repository"""
 
 
 class Split(Section):
-    """How the rows are divided into four parts.
-
-    Args:
-        by: "random", by a hash of the row's number and the seed; or "time", into parts that follow each other in time.
-        train, arch, val, test: shares of the rows; they sum to 1. With "time", rows of the same time stay together in
-            the earlier part, so the shares are approximate.
-    """
+    """How the rows are divided into four parts. Their shares sum to 1."""
 
     by: Literal["random", "time"]
+    """random: by a hash of the row's number and the seed; time: into parts that follow each other, where rows of the
+    same time stay in the same part, so that the shares are approximate"""
     train: Share
+    """share of the rows for the weights"""
     arch: Share
+    """share of the rows for the architecture; the retraining uses them too"""
     val: Share
+    """share of the rows that end a training early and on which settings are chosen"""
     test: Share
+    """share of the rows that only the evaluation opens"""
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
@@ -79,33 +82,29 @@ class Split(Section):
 
 
 class Encode(Section):
-    """How raw values become ids.
-
-    Args:
-        min_count: number of training rows that a value needs to get its own id; null for the data set's default.
-        numeric: how numbers become categories: by `pipeline.encoding.buckets.log_square`, or by quantiles.
-        buckets: largest number of quantile buckets of a field.
-        max_bag: slots of a bag; null for the data set's default.
-        seed: of the random split and of the sample for quantiles.
-    """
+    """How raw values become ids."""
 
     split: Split
+    """how the rows are divided into parts"""
     min_count: Count | None = None
+    """training rows that a value needs to get its own id; null: the data set's default"""
     numeric: Literal["log-square", "quantiles"] = "log-square"
+    """how numbers become categories; log-square is for counts, quantiles for everything else"""
     buckets: Annotated[int, Field(ge=2)] = 20
+    """the most quantile buckets of a field"""
     max_bag: Count | None = None
+    """the most values that a bag keeps; null: the data set's default"""
     seed: Whole = 0
+    """seed of the random split, and of the sample for quantiles"""
 
 
 class Method(Section):
-    """The method, and the options of this and other methods.
-
-    Args:
-        options: by name of the method, so that changing ``name`` is enough to try another method.
-    """
+    """The method, and the options of this and other methods."""
 
     name: str
+    """file of pipeline/methods, without its ending"""
     options: dict[str, dict[str, Any] | None] | None = None
+    """options by name of the method, so that changing the name is enough to try another method"""
 
     @property
     def own_options(self) -> dict[str, Any]:
@@ -114,124 +113,110 @@ class Method(Section):
 
 
 class Architecture(Section):
-    """How the architecture is trained.
-
-    Args:
-        lr: of Adam on the architecture parameters.
-        every: weight steps per architecture step, the paper's f.
-        order: 1 or 2; see `pipeline.training.bilevel`.
-        level: "bilevel": on batches of ``arch``. "single": on the training batches, together with the weights
-            (AutoDim-s).
-        margin: a field is decided if its most probable candidate leads the second by at least this probability.
-        stable_steps: the search ends early once all fields are decided and unchanged for this share of the planned
-            steps; null to never end early.
-        trajectory_every: architecture steps between two recorded points of the trajectory.
-    """
+    """How the architecture is trained."""
 
     lr: Rate = 0.001
+    """learning rate of Adam on the architecture's parameters"""
     every: Count = 10
+    """weight steps for each step of the architecture, f in the paper"""
     order: Literal[1, 2] = 1
+    """1: first-order gradient; 2: second-order gradient, through one weight step"""
     level: Literal["bilevel", "single"] = "bilevel"
+    """bilevel: the architecture learns on arch; single: on the training batches, together with the weights"""
     margin: Fraction = 0.1
+    """a field is decided if its most probable candidate leads the second by at least this probability"""
     stable_steps: Annotated[float, Field(gt=0, le=1)] | None = 0.2
+    """the search ends early if all fields stay decided, with the same dimensions, for this share of its steps; null:
+    never"""
     trajectory_every: Count = 1
+    """architecture steps between two recorded points of the trajectory"""
 
 
 class Training(Section):
     """The settings that a search and a retraining have in common."""
 
     batch_size: BatchSize
+    """rows of a batch"""
     epochs: Count
+    """passes over the rows"""
     lr: Rate
+    """learning rate of Adam on the weights"""
     weight_decay: Rate
+    """weight decay of Adam on the weights"""
     checkpoint_seconds: Rate
+    """seconds between two checkpoints; a killed training goes on from the last one"""
 
 
 class Search(Training):
-    """The settings of the search.
-
-    Args:
-        candidates: name of a set of `Params.candidates`, or such names by field, with the key ``default`` for the rest.
-        seed: of the search.
-        architecture: how the architecture is trained.
-    """
+    """The settings of the search."""
 
     candidates: str | dict[str, str]
+    """name of a set of candidates, or names by field, with the key default for the other fields"""
     seed: Whole
+    """seed of the search"""
     architecture: Architecture
+    """how the architecture is trained"""
 
 
 class Derive(Section):
-    """The budget of the allocation; null for none."""
+    """The settings of the derivation."""
 
     budget: Budget | None
+    """the most bytes of the allocation; null: no limit"""
 
 
 class Finetune(Section):
-    """The settings of a second, short training, in the form that is served, at a learning rate that falls to 0.
-
-    Args:
-        epochs: number of epochs.
-        lr: learning rate of the first step; it falls linearly.
-    """
+    """A second, short training, in the form that is served."""
 
     epochs: Count
+    """passes over the rows"""
     lr: Rate
+    """learning rate of the first step; it falls linearly to 0"""
 
 
 class Retrain(Training):
-    """The settings of the retraining.
-
-    Args:
-        seeds: one model is trained for each.
-        patience: epochs without an improvement on ``val`` after which training stops; null to train all epochs.
-        dense_bits: bits of a weight of a dense layer, to which it is rounded after training; null for float32.
-        schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly from ``lr`` to 0, over all
-            ``epochs``, even if training stops before the last of them.
-        finetune: a second training, kept only if it improves the objective on ``val``; null for none.
-        workers: models that are trained at the same time. It identifies no results.
-    """
+    """The settings of the retraining."""
 
     seeds: Seeds
+    """one model is trained for each"""
     patience: Count | None
+    """training stops after this many epochs without a better result on val; null: never"""
     dense_bits: DenseBits | None = None
+    """bits of the weights of dense layers, which are rounded after training; null: float32"""
     schedule: Schedule = "linear"
+    """linear: the learning rate falls to 0 over all epochs, even if training stops earlier; constant: it stays"""
     finetune: Finetune | None = None
+    """a second training, kept if it is better on val; null: none"""
     workers: Annotated[Count, Field(exclude=True)] = 1
+    """models that are trained at the same time; it identifies no results"""
 
 
 class Evaluate(Section):
-    """The settings of the evaluation.
-
-    Args:
-        tolerance: loss of the objective on ``val`` that a smaller size may cost; it defines the knee of the curve.
-    """
+    """The settings of the evaluation."""
 
     tolerance: Rate
+    """the knee of the curve is the smallest size that loses less of the objective on val"""
 
 
 class Sweep(Section):
-    """The settings of ``stages.sweep``.
-
-    Args:
-        name: of the Optuna study.
-        trials: number of trials.
-        seed: of the sampler.
-        sampler: Optuna's sampler.
-        objective: "pareto": quality against bytes. "budget": quality among allocations within ``budget``.
-        budget: of every trial; null with "pareto".
-        space: values to try, by key of params.yaml; see `pipeline.sweeps.space`.
-        workers: processes that run trials at the same time.
-    """
+    """The settings of a sweep."""
 
     name: Annotated[str, AfterValidator(_word)]
+    """name of the study in Optuna"""
     trials: Count
+    """finished trials; a larger number continues the same study"""
     seed: Whole
+    """seed of the sampler"""
     sampler: Literal["tpe", "random", "nsga2"]
+    """sampler of Optuna"""
     objective: Literal["pareto", "budget"]
+    """pareto: quality on val and bytes; budget: quality on val within a budget of bytes"""
     budget: Budget | None
+    """the most bytes of a trial; null with pareto"""
     space: dict[str, Any]
+    """values to try, nested as in params.yaml: a list holds choices, {low, high} is a range, also with log or step"""
     workers: Count
+    """trials that run at the same time"""
 
     @model_validator(mode="after")
     def _aim(self) -> Sweep:
@@ -242,25 +227,22 @@ class Sweep(Section):
 
 
 class Stream(Section):
-    """The settings of ``stages.stream``.
-
-    Args:
-        dims: candidate dims of every field, ascending.
-        seeds: one run of every method for each.
-        rows: number of rows, from the start of the stream; null for all.
-        batch_size: rows of a batch.
-        lr: of the weights.
-        arch_lr: of the controller.
-        windows: number of parts of the stream in the report.
-    """
+    """The settings of AutoEmb along the rows in the order of time."""
 
     dims: Annotated[tuple[Count, ...], AsTuple, AfterValidator(_distinct)]
+    """candidate dimensions of every field, ascending; the last is D"""
     seeds: Seeds
+    """each method runs once for each"""
     rows: Count | None
+    """rows that are used, from the start; null: all"""
     batch_size: BatchSize
+    """rows of a batch"""
     lr: Rate
+    """learning rate of the weights"""
     arch_lr: Rate
+    """learning rate of the controllers"""
     windows: Count
+    """parts of the stream that have figures of their own"""
 
     @model_validator(mode="after")
     def _ascending(self) -> Stream:
@@ -270,18 +252,15 @@ class Stream(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml.
-
-    Args:
-        dim: D, the full dimension of a field and the width of the vectors that the backbone takes.
-        candidates: named sets of candidate dims; 0 drops a field.
-    """
+    """The whole of params.yaml. The text below an attribute says what it means; ``--help`` and the docs show it."""
 
     dataset: Dataset
     encode: Encode
     task: Plug
     dim: Count
+    """D, the full dimension of a field, and the width of the vectors that the backbone takes"""
     candidates: dict[str, Dims]
+    """named sets of candidate dimensions; 0 drops a field"""
     method: Method
     backbone: Plug
     search: Search

@@ -19,7 +19,9 @@ from types import FrameType
 import psutil
 
 from pipeline.workflow.code import ROOT
+from pipeline.workflow.params import FILE, declared, read_yaml
 from pipeline.workflow.places import RAW
+from pipeline.workflow.reference import as_text, entries
 
 POLL_SECONDS = 1.0
 WATCHED = "PIPELINE_ENDS_WITH"  # environment variable: "pid:start time" of a process; this one ends when it ends
@@ -65,19 +67,20 @@ def show_log() -> None:
         log.addHandler(Console())
 
 
-def main(run: Callable[[], object], arguments: bool = False) -> None:
-    """Run a stage: show its log, end when DVC ends, end in order on SIGTERM, report bad input in one line.
+def main(run: Callable[[], object], arguments: bool = False, kept: str = "nothing was written") -> None:
+    """Run a stage: show its log, end when DVC ends, end in order on Ctrl-C and SIGTERM, report bad input in one line.
 
     Args:
         run: the stage.
-        arguments: whether the stage takes command-line arguments. If not, any argument prints the help.
+        arguments: whether the stage takes command-line arguments. If not, only --help is one.
+        kept: what Ctrl-C leaves, as a sentence without a full stop.
     """
     if sys.argv[1:] and not arguments:
-        print((sys.modules["__main__"].__doc__ or "").strip())
         if sys.argv[1:] in (["--help"], ["-h"]):
+            print(_help())
             sys.exit(0)
         words = " ".join(sys.argv[1:])
-        sys.exit(f"error: this stage takes no arguments, got {words}; its parameters are in params.yaml")
+        sys.exit(f"error: this stage takes no arguments, got {words}; its parameters are in params.yaml, see --help")
     show_log()
     signal.signal(signal.SIGTERM, _terminate)
     watched = [*_dvc_ancestors(), *_named_process()]
@@ -86,11 +89,26 @@ def main(run: Callable[[], object], arguments: bool = False) -> None:
     try:
         _check_checkout()
         run()
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        print(f"interrupted: {kept}", file=sys.stderr)  # Lightning turns Ctrl-C into SystemExit
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {_message(error)}\n(PIPELINE_TRACEBACK=1 shows the traceback)", file=sys.stderr)
         sys.exit(1)
+
+
+def _help() -> str:
+    """The text of a stage and, in a folder with a params.yaml, its parameters with their values and meanings."""
+    stage = sys.modules["__main__"]
+    about = (stage.__doc__ or "").strip()
+    if not FILE.is_file() or stage.__spec__ is None:
+        return about
+    shown = as_text(entries(read_yaml(FILE), declared(stage.__spec__.name.rpartition(".")[2])))
+    return f"{about}\n\nParameters, with their values in {FILE}:\n\n{shown}" if shown else about
 
 
 def _message(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +22,12 @@ AsTuple = Field(strict=False)  # ``Annotated[tuple[Count, ...], AsTuple]`` conve
 
 
 class Section(BaseModel):
-    """A mapping in a file that a person edits: immutable, without unknown keys, and without conversion of types."""
+    """A mapping in a file that a person edits: immutable, without unknown keys, and without conversion of types.
 
-    model_config = STRICT
+    The text below an attribute says what it means; see `pipeline.workflow.reference`.
+    """
+
+    model_config = ConfigDict(**STRICT, use_attribute_docstrings=True)
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).model_fields:  # left out by `pipeline.workflow.params.Params.only`
@@ -98,6 +102,8 @@ def _sentence(details: Any, model: type[BaseModel], value: Any) -> str:
         return f"{at} {reason}" if at and str(reason).startswith("must ") else f"{inside}{reason}"
     quoted = isinstance(value, str) and "number" in words(hint) and _is_number(value)
     remedy = "; write it without quotes" if quoted else ""
+    if "text" in words(hint) and isinstance(value, bool | int | float | datetime.date):
+        remedy = "; write it in quotes"
     return f"{at} must be {words(hint)}, got {shown(value)}{remedy}".lstrip()
 
 

@@ -84,7 +84,7 @@ def test_the_result_is_the_same_whatever_the_batches(tmp_path, monkeypatch, spli
     if split is TIME:
         exponents = np.random.default_rng(2).uniform(-9, 9, 1000)  # far apart, so that sums are rounded
         rows = rows.set_column(0, "label", pa.array(10**exponents))
-    results = []
+    results, values = [], []
     usual = 1 << 17
     for group_rows, batch_rows, rich in ((usual, usual, usual), (usual, usual, usual), (usual, 13, 9), (100, usual, 9)):
         monkeypatch.setattr(raw_table, "GROUP_ROWS", group_rows)
@@ -97,8 +97,11 @@ def test_the_result_is_the_same_whatever_the_batches(tmp_path, monkeypatch, spli
         files = contents(place / "encoded")
         record = json.loads(files.pop("schema.json"))
         del record["raw_sha256"]  # depends on the row groups that this test varies
+        table = files.pop("fields.csv"), {name: about.pop("values") for name, about in record["summaries"].items()}
+        values.append(table)
         results.append((files, record))
     assert all(result == results[0] for result in results)
+    assert values[0] == values[1] and values[2] == values[3] != values[0]  # of rich fields values are estimated
     assert set(results[0][0]) == {"vocabulary.parquet", *(f"{p}/{a}.npy" for p in PARTS for a in ("ids", "labels"))}
 
 
@@ -276,6 +279,23 @@ def test_time_parts_follow_each_other(tmp_path):
     assert record["rows"] == {"train": 200, "arch": 100, "val": 100, "test": 100}
 
 
+def test_the_record_counts_what_is_cut_from_bags(tmp_path):
+    words = [["a", "b", "c", "d", "e"], ["a", "b", "c"], ["a", "b"], None] * 100
+    rows = pa.RecordBatch.from_pydict(
+        {
+            "label": pa.array([0, 1] * 200, pa.uint8()),
+            **{name: batch(400)[name] for name in ("time", "user", "item", "age")},
+            "tags": pa.array(words, pa.list_(pa.string())),
+        }
+    )
+    for max_bag, values, cut in ((2, 400, 200), (4, 100, 100), (5, 0, 0)):
+        place = raw(tmp_path / f"raw{max_bag}", rows)
+        for batch_rows in (7, 1000):
+            out = tmp_path / f"out{max_bag}-{batch_rows}"
+            record = encode(place, out, settings(RANDOM, max_bag=max_bag), batch_rows)
+            assert record["cut"] == {"tags": {"values": values, "rows": cut}}
+
+
 def test_the_planted_truth_and_facts_are_kept(tmp_path):
     chances = np.random.default_rng(1).random(500)
     rows = batch(500, oracle=pa.array(chances))
@@ -315,7 +335,7 @@ def test_numbers_as_labels_are_encoded_as_float32(tmp_path):
         about = data.labels[part]
         assert about == Labels(len(labels), about.mean, labels.min(), labels.max(), False)
         assert about.mean == pytest.approx(labels.mean(dtype=np.float64), rel=1e-12)
-    _, _, stream = as_stream(tmp_path / "raw")
+    _, _, stream, _ = as_stream(tmp_path / "raw")
     assert stream.dtype == np.float32
     assert np.array_equal(stream, numbers[np.argsort(times, kind="stable")].astype(np.float32))
 
@@ -350,15 +370,12 @@ def test_arrays_open_as_memory_maps(tmp_path):
     assert ids.shape[1] == Schema.load(tmp_path / "out" / "schema.json").num_slots == 7
 
 
-def test_a_part_must_not_be_empty_but_may_have_one_label_alone(tmp_path):
-    rows = batch(
-        100, time=pa.array(range(100)), label=pa.array([i % 2 if i < 90 else 1 for i in range(100)], pa.uint8())
-    )
-    place = raw(tmp_path / "raw", rows)
-    encode(place, tmp_path / "out", settings(TIME))
-    assert Encoded.load(tmp_path / "out").labels["test"] == Labels(10, 1, 1, 1, True)
+def test_a_part_must_not_be_empty(tmp_path):
     same = raw(tmp_path / "same", batch(100, time=pa.array([0] * 60 + [1] * 40)))
-    with pytest.raises(BadData, match=r"table.parquet: no row would go to part 'arch'; raise encode.split.arch in"):
+    with pytest.raises(
+        BadData,
+        match=r"table.parquet: no row would go to part 'arch'; .*the number of different times is 2: give rows of",
+    ):
         encode(same, tmp_path / "out2", settings(TIME))
     assert not (tmp_path / "out2").exists()
 

@@ -62,7 +62,7 @@ def test_parameters_are_checked_before_any_row_is_read(encoded: Path, tmp_path: 
         check(experiment(tmp_path, method={"name": name}))
     with pytest.raises(ValueError, match=r"params.yaml: method.options.autodim: there is no 'gains' \(did you mean"):
         check(experiment(tmp_path, method={"options": {"autodim": {"gains": "none"}}}))
-    with pytest.raises(ValueError, match=r"search.candidates: there is no set 'many' for field 'user'; there are even"):
+    with pytest.raises(ValueError, match=r"search.candidates: there is no set 'many'; there are even"):
         check(experiment(tmp_path, search={"candidates": "many"}))
 
 

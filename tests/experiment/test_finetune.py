@@ -9,6 +9,7 @@ import torch
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.experiment.train import Trained, train
+from pipeline.training.weights import Diverged
 from tests.experiment.small import experiment
 from tests.training.clicks import SCHEMA
 
@@ -67,6 +68,11 @@ def test_an_interrupted_one_is_resumed_and_ends_the_same(encoded: Path, tmp_path
     resumed = trained(encoded, tmp_path / "parts", settings)
     assert equal(whole, resumed) and whole.validation == resumed.validation
     assert not (tmp_path / "parts/last.finetune").exists()
+
+
+def test_one_that_diverges_ends_with_its_own_learning_rate(encoded: Path, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"lower the learning rate: retrain\.finetune\.lr is 1e\+30"):
+        trained(encoded, tmp_path, {"epochs": 1, "lr": 1e30})
 
 
 def test_rounded_tables_stay_rounded(encoded: Path, tmp_path: Path) -> None:

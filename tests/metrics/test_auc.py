@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.metrics.auc import auc, auc_influence, placements
+from pipeline.metrics.auc import auc, auc_influence, auc_of_groups, placements
 from pipeline.metrics.difference import row_variance
 
 DECIMALS = pytest.mark.parametrize("decimals", [0, 1, 9], ids=["few values", "many ties", "no ties"])
@@ -90,6 +90,16 @@ def test_the_influence_is_what_a_little_more_weight_of_the_row_does_to_the_auc()
         assert (moved - shares.mean()) / weight == pytest.approx(influence[row], rel=5e-3, abs=1e-6)
 
 
-def test_a_single_row_of_a_label_has_no_influence() -> None:
+def test_the_influence_of_a_single_row_of_a_label_is_unknown() -> None:
     influence = auc_influence(np.array([1, 0, 0, 0]), np.array([0.5, 0.1, 0.2, 0.9]))
-    assert influence[0] == 0 and np.abs(influence[1:]).min() > 0
+    assert np.isnan(influence[0]) and np.abs(influence[1:]).min() > 0
+
+
+def test_rows_in_groups_have_the_auc_of_their_rows() -> None:
+    rng = np.random.default_rng(0)
+    positives, negatives = rng.integers(0, 50, 30), rng.integers(0, 50, 30)
+    scores = np.concatenate([np.repeat(np.arange(30), positives), np.repeat(np.arange(30), negatives)])
+    labels = np.repeat([1, 0], [positives.sum(), negatives.sum()])
+    assert auc_of_groups(positives, negatives) == pytest.approx(auc(labels, scores), abs=1e-12)
+    with pytest.raises(ValueError, match="AUC needs rows of both labels, got 0 of label 1 and 3 of label 0"):
+        auc_of_groups(np.array([0, 0]), np.array([1, 2]))

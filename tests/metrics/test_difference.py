@@ -136,8 +136,8 @@ def test_without_rows_it_is_a_paired_t_test() -> None:
 
 def test_rows_widen_the_interval_as_welch_and_satterthwaite_say() -> None:
     """The rows of a test set beside the seeds are the second sample of Welch's test."""
-    by_seed, by_row = np.array([0.3, 0.5, 0.1]), np.array([-0.2, 0.1, 0.1, 0.4, -0.4, 0.0])
-    found = difference(by_seed, np.zeros(3), by_row.var(ddof=1) / 6, rows=6)
+    by_seed, by_row = np.array([0.3, 0.5, 0.1]), np.tile([-0.2, 0.1, 0.1, 0.4, -0.4, 0.0], 10)
+    found = difference(by_seed, np.zeros(3), by_row.var(ddof=1) / 60, rows=60)
     welch = stats.ttest_ind(by_seed, by_row, equal_var=False)
     assert by_row.mean() == pytest.approx(0) and found.covers == "seeds and test rows"
     assert found.p_value == pytest.approx(welch.pvalue)
@@ -154,6 +154,35 @@ def test_no_variation_gives_no_interval_and_says_why() -> None:
     found = difference([0.75, 0.5], [0.5, 0.25])
     assert (found.mean, found.interval, found.p_value) == (0.25, None, None)
     assert found.covers == "no interval: nothing varies"
+
+
+def test_rounding_is_no_variation() -> None:
+    found = difference([0.1 + 0.2, 0.3], [0.3, 0.3 + 1e-17], 0.0, 1000)
+    assert found.seed_sd > 0 and (found.interval, found.covers) == (None, "no interval: nothing varies")
+
+
+def test_too_few_rows_give_no_interval_and_say_how_many_it_takes() -> None:
+    for variance in (0.0, 1e-4):
+        found = difference([0.75, 0.5], [0.5, 0.5], variance, 49)
+        assert (found.mean, found.interval, found.p_value) == (0.125, None, None)
+        assert found.covers == "no interval: it takes 50 test rows or more, and there are 49"
+        assert difference([0.75, 0.5], [0.5, 0.5], variance, 50).interval is not None
+
+
+def test_a_single_row_of_a_label_gives_no_interval() -> None:
+    """One positive row among 100, ranked first by one model and last by the other: the rows do not tell how much such
+    rows vary, and the interval of the seeds alone would be of width 0."""
+    labels, scores = np.arange(100) == 0, -np.arange(100.0)
+    aucs = [auc(labels, scores)] * 3, [auc(labels, -scores)] * 3
+    influence = auc_influence(labels, scores) - auc_influence(labels, -scores)
+    for variance in (
+        row_variance(influence),
+        sketched_variance([decoded(encoded(sketch(influence)))], [np.zeros(512)]),
+    ):
+        found = difference(*aucs, variance, 100)
+        assert (found.mean, found.interval, found.row_se) == (1.0, None, None)
+        assert found.covers == "no interval: it takes two test rows of each label or more"
+    assert found.to_dict()["rows"] == 100
 
 
 @pytest.mark.parametrize(("a", "b"), [([1.0, 2.0], [1.0, 2.0, 3.0]), ([], [])])

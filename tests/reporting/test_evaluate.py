@@ -8,12 +8,14 @@ import pytest
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Field, Schema
 from pipeline.data.split import Split
+from pipeline.experiment.code import Coder
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import load
 from pipeline.metrics.auc import auc, auc_influence
 from pipeline.metrics.difference import difference, row_variance
 from pipeline.models.model import outputs
 from pipeline.reporting.evaluate import planted
+from pipeline.serving.served import Served
 from pipeline.workflow.params import Params
 from tests.project import ROOT, Project
 
@@ -37,6 +39,31 @@ def test_a_comparison_pairs_the_seeds_and_knows_the_rows(finished: Project) -> N
     assert compared["interval"] == pytest.approx(list(expected.interval))
     sizes = {name: report["allocations"][name]["bytes"] for name in scores}
     assert compared["bytes_ratio"] == sizes["searched"] / sizes["uniform"]
+
+
+def test_a_form_is_measured_on_val_and_on_test_and_compared_at_its_size(finished: Project) -> None:
+    params, encoded = finished.folder / "params.yaml", finished.folder / "artifacts/encoded"
+    experiment = Experiment(Params.load(params), Encoded.load(encoded))
+    full = [load(finished.folder / f"artifacts/models/full/seed-{seed}", experiment)[0] for seed in (0, 1)]
+    report = finished.read("report.json")
+    size = report["allocations"]["searched"]["bytes"]
+    made = {
+        "full in int8": [Served.of(model, int8=True) for model in full],
+        "full, coded": [Coder(experiment, model).coded(size) for model in full],
+    }
+    values = {}
+    for part in ("val", "test"):
+        rows = experiment.data.split(part)
+        for name, models in made.items():
+            values[name, part] = [auc(rows.all_labels(), outputs(model, rows)) for model in models]
+    (int8,) = [form for form in report["forms"] if form["name"] == "full in int8"]
+    assert [int8[part]["values"] for part in ("val", "test")] == [
+        values["full in int8", part] for part in ("val", "test")
+    ]
+    searched = report["allocations"]["searched"]["metrics"]["auc"]["mean"]
+    (compared,) = [one for one in report["comparisons"] if one["against"] == "full, coded"]
+    assert compared["mean"] == pytest.approx(searched - np.mean(values["full, coded", "test"]))
+    assert compared["bytes_ratio"] >= 1
 
 
 def test_a_field_and_its_copy_count_once_by_the_larger_dimension(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The figures of a report show what they are given, and name what fits without overlap."""
 
 import copy
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from pipeline.reporting.figures import (
     objective_against_bytes,
     trajectories,
 )
+from pipeline.reporting.style import save
+from tests.reporting.reports import FORMS, judged
 
 REPORT: dict[str, Any] = {
     "dataset": "planted",
@@ -67,6 +71,29 @@ def test_every_field_has_a_panel_with_its_lines_and_its_last_winner() -> None:
     narrow, wide = panels[0].get_lines()
     np.testing.assert_allclose(wide.get_ydata(), [0, 0.2, 0.4, 0.6, 0.8])
     np.testing.assert_allclose(narrow.get_ydata(), [1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_of_many_fields_those_with_the_most_bytes_have_a_panel_and_the_others_are_counted() -> None:
+    names = [f"f{i}" for i in range(500)]
+    figure = trajectories(columns(names), names[::-1])
+    assert [panel.get_title(loc="left") for panel in figure.axes] == names[:-41:-1]
+    (legend,) = figure.legends
+    assert "of the 40 fields with the most bytes; 460 are left out" in legend.get_title().get_text()
+    schema = Schema(tuple(Field(name, 500) for name in names))
+    axes = dim_against_cardinality(schema, dict.fromkeys(names, 4)).axes[0]
+    assert axes.collections[0].get_offsets()[:, 0].max() < 5000, "crowded fields do not stretch the axis"
+    blocks = {name: [{"rows": i + 1, "components": [1], "bits": [2]}] for i, name in enumerate(names)}
+    curve = {"points": [{"ratio": 0.025}], "knee": 0, "deserved": {"fields": blocks, "agreement": None}}
+    report = {"curve": curve, "method": "autodim", "allocations": {"searched": {"dims": dict.fromkeys(names, 1)}}}
+    drawn = deserved_dimensions(report)
+    assert len(drawn.axes[0].get_yticklabels()) == 40 and "460 are left out" in drawn.get_suptitle()
+
+
+def test_the_form_to_deploy_has_a_ring_and_int8_its_own_marks() -> None:
+    axes = objective_against_bytes(judged([*FORMS[:3]])).axes[0]
+    shapes = {(line.get_label(), line.get_marker()): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert shapes["deploy", "o"] == [[8000, 0.74]] and ("in int8", "s") in shapes
+    assert [[700, 0.70]] in [line.get_xydata().tolist() for line in axes.get_lines() if line.get_marker() == "s"]
 
 
 def test_an_empty_trajectory_is_refused() -> None:
@@ -123,14 +150,16 @@ def test_dims_of_other_fields_are_refused() -> None:
         dim_against_cardinality(Schema((Field("a", 10),)), {"b": 2})
 
 
-def test_a_field_may_have_any_name() -> None:
-    """Matplotlib reads what stands between two dollar signs as a formula, and fails if it is none."""
-    names = ["$", r"$\frac$", "a$_b$c^{"]
-    trajectories(columns(names)).draw_without_rendering()
+def test_a_field_may_have_any_name(tmp_path: Path) -> None:
+    """Matplotlib would read what stands between two dollar signs as a formula, and fail if it is none."""
+    names = ["$", r"$\frac$", "a$_b$c^{", "$a_{$"]
+    save(trajectories(columns(names)), tmp_path / "names.png")
+    shown = unescape((tmp_path / "names.svg").read_text())
+    assert all(f">{name}</text>" in shown for name in names)
     schema = Schema(tuple(Field(name, 10 ** (i + 1)) for i, name in enumerate(names)))
     figure = dim_against_cardinality(schema, dict.fromkeys(names, 2))
     figure.draw_without_rendering()
-    assert len(figure.axes[0].texts) == 3
+    assert {text.get_text() for text in figure.axes[0].texts} == set(names)
 
 
 def test_the_map_of_deserved_dimensions_shows_every_block_and_the_searched_dimension() -> None:

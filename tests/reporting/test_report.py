@@ -5,53 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.metrics.difference import difference
 from pipeline.reporting import report
 from pipeline.reporting.curve import knee
-
-
-def entry(dims: Any, aucs: list[float], size: int, **more: Any) -> dict[str, Any]:
-    metrics = {
-        "auc": {"mean": sum(aucs) / 2, "sd": 0.01, "values": aucs},
-        "logloss": {"mean": 0.5, "sd": 0.02, "values": [0.48, 0.52]},
-    }
-    return {
-        "metrics": metrics,
-        "dims": dims,
-        "bytes": size,
-        "ratio": size / 8000,
-        "served": {},
-        "model_bytes": 3 * size,
-        **more,
-    }
-
-
-def served(size: int, aucs: list[float], lost: float) -> dict[str, Any]:
-    times = {"1": {"median": 0.25, "quartiles": [0.2, 0.3]}, "2000": {"median": 12.5, "quartiles": [12, 13]}}
-    metrics = {"auc": {"mean": sum(aucs) / 2, "sd": 0.01, "values": aucs}}
-    return {"metrics": metrics, "bytes": size, "ratio": size / 8000, "objective_loss": lost, "latency_ms": times}
-
-
-DIMS = {"a": 1, "b": 2}
-BOTH = {"float32": served(2000, [0.70, 0.72], 0.0), "int8": served(700, [0.69, 0.71], 0.01)}
-REPORT: dict[str, Any] = {
-    "dataset": "clicks",
-    "backbone": "fm",
-    "method": "autodim",
-    "seeds": [3, 5],
-    "metrics": {"auc": "AUC", "logloss": "logloss"},
-    "objective": "auc",
-    "allocations": {
-        "searched": entry(DIMS, [0.70, 0.72], 2000, served=BOTH),
-        "full": entry({"a": 8, "b": 8}, [0.73, 0.75], 8000),
-        "random": entry([{"a": 2, "b": 1}, {"a": 4, "b": 1}], [0.68, 0.71], 2005, bytes_values=[2000, 2010]),
-    },
-    "comparisons": [
-        {"against": "full", **difference([0.70, 0.72], [0.73, 0.75], 1e-4, 500).to_dict(), "bytes_ratio": 0.25},
-        {"against": "random", **difference([0.7], [0.68], 1e-4, 500).to_dict(), "bytes_ratio": 1.0},
-    ],
-    "undecided": [],
-}
+from tests.reporting.reports import DIMS, REPORT, served
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -60,7 +16,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 def test_every_allocation_has_a_row_and_every_control_a_comparison() -> None:
     lines = report.markdown(REPORT).splitlines()
-    assert lines[0] == "clicks, fm, autodim, seeds [3, 5]"
+    assert lines[0].startswith("**Deploy ") and "clicks, fm, autodim, seeds [3, 5]" in lines
     assert "| allocation | AUC | logloss | bytes | of full | whole model | ms, 1 row | ms, 2,000 rows |" in lines
     assert "| searched | 0.7100 ± 0.0141 | 0.5000 ± 0.0283 | 2,000 | 25.0% | 6,000 | 0.25 | 12.50 |" in lines
     assert "| full | 0.7400 ± 0.0141 | 0.5000 ± 0.0283 | 8,000 | 100.0% | 24,000 | – | – |" in lines
@@ -68,7 +24,8 @@ def test_every_allocation_has_a_row_and_every_control_a_comparison() -> None:
     one, two = (line for line in lines if line.startswith("- searched minus"))
     low, high = REPORT["comparisons"][0]["interval"]
     interval = f"({low:+.4f} to {high:+.4f})"
-    assert one == f"- searched minus full: AUC -0.0300 {interval}, 95 %, over seeds and test rows, at 0.25 x its bytes"
+    beside = "over seeds and test rows, at 0.25 x its bytes (sizes differ)"
+    assert one == f"- searched minus full: AUC -0.0300 {interval}, 95 %, {beside}"
     assert two == "- searched minus random: AUC +0.0200, no interval: it takes two seeds or more, at 1.00 x its bytes"
     assert "warning" not in report.markdown(REPORT) and "planted" not in report.markdown(REPORT)
 
@@ -84,13 +41,33 @@ def test_without_any_form_for_serving_there_is_no_table_of_int8() -> None:
     plain = changed()
     plain["allocations"]["searched"]["served"] = {}
     text = report.markdown(plain)
-    assert "int8" not in text and "| allocation | AUC | logloss | bytes | of full | whole model |\n" in text
+    assert "| in int8 |" not in text and "| allocation | AUC | logloss | bytes | of full | whole model |\n" in text
+
+
+def test_fields_of_the_searched_allocation_stand_by_bytes_the_undecided_first() -> None:
+    lines = report.markdown(changed(undecided=["a"])).splitlines()
+    start = lines.index("| field | cardinality | dimension | bytes | of the whole model | decided |")
+    assert lines[start + 2 : start + 4] == ["| a | 5 | 1 | 400 | 6.7% | no |", "| b | 95 | 2 | 1,600 | 26.7% | yes |"]
+    unknown = changed(scored=False)
+    unknown["allocations"]["searched"]["bytes_per_field"] = None
+    text = report.markdown(unknown)
+    assert "| b | 95 | 2 | – | – | – |" in text and "so the bytes of a field are not known" in text
+
+
+def test_of_many_fields_the_text_shows_those_with_the_most_bytes_and_says_how_many_are_left_out() -> None:
+    names = {f"f{i}": i + 1 for i in range(500)}
+    many = changed(cardinality=names)
+    many["allocations"]["searched"] |= {"dims": dict.fromkeys(names, 1), "bytes_per_field": names}
+    text = report.markdown(many)
+    assert "**The searched fields.** The 40 fields with the most bytes; 460 fields more are in report.html." in text
+    assert "| f460 |" in text and "| f459 |" not in text
+    assert len(report.tables(many)[0].rows) == 500
 
 
 @pytest.mark.parametrize("dims", [{"b": 2, "a": 1}, [{"a": 2, "b": 2}, DIMS]], ids=["of all seeds", "of one seed"])
 def test_a_control_that_has_the_searched_dimensions_is_noticed(dims: Any) -> None:
     same = changed()
-    same["allocations"]["random"]["dims"] = dims
+    same["allocations"]["random"] |= {"dims": dims, "bytes": 2000, "bytes_values": [1990, 2000]}
     assert "- warning: no real comparison with random: the same dimensions as searched" in report.markdown(same)
 
 
@@ -104,6 +81,28 @@ def test_what_is_known_of_planted_data_is_said() -> None:
     assert "- best possible AUC 0.8123; dimension against planted rank: 0.88" in report.markdown(changed(**known))
     unknown = known | {"rank_correlation": None, "best_possible": None}
     assert "- dimension against planted rank: undefined" in report.markdown(changed(**unknown))
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    usual = {"kind": "categorical", "values": 1200, "ids": 900, "unknown": {"val": 0.125, "test": 0.25}}
+    return usual | {"most_frequent": 0.5, "auc_alone": 0.6123, "warnings": []} | changes
+
+
+def test_the_fields_are_listed_with_their_warnings() -> None:
+    fields = {"a": summary(), "b": summary(auc_alone=None, warnings=["it has one value; leave it out"])}
+    text = report.markdown(changed(data={"summaries": fields, "warnings": ["val has 12 rows"]}))
+    assert "\n- warning: val has 12 rows\n- warning: b: it has one value; leave it out" in text
+    said = text[text.index("**How the columns were encoded.**") :].splitlines()
+    assert said[4:6] == [
+        "| a | categorical | 1,200 | 900 | 12.5% | 25.0% | 50.0% | 0.612 |",
+        "| b | categorical | 1,200 | 900 | 12.5% | 25.0% | 50.0% | – |",
+    ]
+    many = {f"f{n}": summary() for n in range(41)}
+    text = report.markdown(changed(data={"summaries": many, "warnings": []}))
+    assert "How the columns" not in text and "warning:" not in text
+    one = report.markdown(changed(data={"summaries": many | {"b": fields["b"]}, "warnings": []}))
+    assert "| b |" in one and "| f0 |" not in one and "- warning: b: it has one value" in one
+    assert "41 fields without a warning are left out; `artifacts/encoded/fields.csv` has all." in one
 
 
 def test_metrics_are_the_means_and_points_are_the_seeds() -> None:

@@ -1,12 +1,15 @@
 """How fast a served model is and how much memory it takes, as a process of its own measures it."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.schema import Field, Schema
+from pipeline.embeddings.table import Table
 from pipeline.experiment.method import build
 from pipeline.models.model import assemble
 from pipeline.serving.latency import forms, measured
@@ -28,6 +31,18 @@ def test_a_process_measures_how_fast_a_file_is_and_that_it_takes_its_size_of_mem
         assert size > 2**20 and 0.99 * size < figures["resident_bytes"] < size + 2**20
         assert list(figures["latency_ms"]) == ["1", "2000"]
         assert all(time["median"] > 0 for time in figures["latency_ms"].values())
+
+
+def test_a_model_whose_weights_int8_cannot_hold_is_served_in_float32_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    schema = Schema((Field("user", 5), Field("item", 4)))
+    allocation = Allocation("autodim", {"user": 4, "item": 4})
+    model = assemble(schema, 4, allocation, build, plug("backbones", "fm").Backbone)
+    next(m for m in model.embedding.modules() if isinstance(m, Table)).weight.data[2] = 1e12
+    with caplog.at_level(logging.WARNING, "pipeline.serving"):
+        assert list(forms(model)) == ["float32"]
+    assert "no form in int8: row 2 of a table goes up to 1e+12" in caplog.text
 
 
 def test_an_embedding_of_another_kind_has_no_form_for_serving(tmp_path: Path) -> None:

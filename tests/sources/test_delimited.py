@@ -124,3 +124,21 @@ def test_the_error_for_a_damaged_zip_names_it(tmp_path):
     table = Delimited(DataFile(tmp_path / "b.zip", "a.csv"), None)
     with pytest.raises(BadData, match=r"b.zip:a.csv, line \d+: cannot be read \(Bad CRC-32"):
         list(table.read(COLUMNS))
+
+
+def test_long_values_are_read_and_too_long_ones_are_told(tmp_path):
+    long = b"x" * 300_000
+    assert read(tmp_path / "a.csv", HEAD + b"0,1.5,3," + long + b"\n")["word"] == [long.decode()]
+    with pytest.raises(BadData, match="line 2: column 'price' must be a number, got 'cheap'"):
+        read(tmp_path / "a.csv", HEAD + b"0,cheap,3," + long + b"\n")
+    with pytest.raises(BadData, match=r"line 3: must be at most 1,048,576 bytes long, got b'0,1.5,3,xxx"):
+        read(tmp_path / "a.csv", HEAD + GOOD_LINE + b"0,1.5,3," + long * 8 + b"\n")
+
+
+def test_a_wrong_delimiter_is_told_for_a_file_without_a_header(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"0;1;2;x\n")
+    table = Delimited(DataFile(tmp_path / "a.csv"), ["label", "price", "count", "word"])
+    with pytest.raises(
+        BadData, match=r"line 1: must have 4 values, has 1, .*separated by ';': set the option 'delimiter'"
+    ):
+        list(table.read(COLUMNS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,10 +23,13 @@ def check_report(project: Project, controls: Sequence[str] = ALLOCATIONS[1:], **
     full = report["allocations"]["full"]["bytes"]
     for entry in report["allocations"].values():
         _check_entry(project, entry, len(report["seeds"]), full)
-    assert [compared["against"] for compared in report["comparisons"]] == list(controls)
+    mean = {name: entry["metrics"]["auc"]["mean"] for name, entry in report["allocations"].items()}
+    against = [compared["against"] for compared in report["comparisons"]]
+    assert against[: len(controls)] == list(controls)
+    assert set(against[len(controls) :]) <= {"full in int8", "uniform in int8", "full, coded"}
     for compared in report["comparisons"]:
-        mean = {name: entry["metrics"]["auc"]["mean"] for name, entry in report["allocations"].items()}
-        assert compared["mean"] == pytest.approx(mean["searched"] - mean[compared["against"]])
+        if compared["against"] in mean:
+            assert compared["mean"] == pytest.approx(mean["searched"] - mean[compared["against"]])
         if compared["interval"] is None:
             assert len(report["seeds"]) == 1 or compared["mean"] == 0
             assert compared["covers"].startswith("no interval")
@@ -34,6 +38,7 @@ def check_report(project: Project, controls: Sequence[str] = ALLOCATIONS[1:], **
             assert low <= compared["mean"] <= high and 0 <= compared["p_value"] <= 1
             assert compared["covers"] == "seeds and test rows"
     _check_curve(report, full)
+    _check_forms(report)
     _check_text(project, report)
     return report
 
@@ -48,6 +53,22 @@ def _check_curve(report: dict[str, Any], full: int) -> None:
     for part in ("val", "test"):
         assert points[-1][part]["values"] == pytest.approx(of_full[part]["values"], abs=0.005)
     assert of_full["test"]["values"] == report["allocations"]["full"]["metrics"]["auc"]["values"]
+
+
+def _check_forms(report: dict[str, Any]) -> None:
+    """The form to deploy is the smallest that is near to full on val; the figures of a form are those of its models."""
+    forms = {form["name"]: form for form in report["forms"]}
+    sizes = [form["bytes"] for form in report["forms"]]
+    assert sizes == sorted(sizes) and set(report["allocations"]) <= set(forms)
+    for name, entry in report["allocations"].items():
+        assert forms[name]["test"]["values"] == entry["metrics"]["auc"]["values"]
+        assert (forms[name]["bytes"], forms[name]["model_bytes"]) == (entry["bytes"], entry["model_bytes"])
+        assert (f"{name} in int8" in forms) == ("int8" in entry["served"])
+    assert forms["full"]["val"] == report["curve"]["full"]["val"]
+    assert ("full, coded" in forms) == (report["curve"]["knee"] is not None)
+    least = forms["full"]["val"]["mean"] - report["tolerance"]
+    near = [name for name, form in forms.items() if form["val"]["mean"] > least]
+    assert report["deploy"] == near[0] or forms[report["deploy"]]["bytes"] == forms[near[0]]["bytes"]
 
 
 def _check_entry(project: Project, entry: dict[str, Any], seeds: int, full: int) -> None:
@@ -91,6 +112,9 @@ def check_served(entry: dict[str, Any], full: int) -> None:
 
 def _check_text(project: Project, report: dict[str, Any]) -> None:
     shown = (project.folder / "artifacts/report.md").read_text()
+    assert shown.startswith("**Deploy " + report["deploy"])
+    page = (project.folder / "artifacts/report.html").read_text()
+    assert page.startswith("<!doctype html>") and not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     for name, entry in report["allocations"].items():
         size = f"| {entry['bytes']:,} | {entry['ratio']:.1%} | {entry['model_bytes']:,} |"
         assert f"| {name} | {entry['metrics']['auc']['mean']:.4f}" in shown

@@ -39,6 +39,7 @@ def test_ingest_and_encode_end_to_end(project: Project, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ingest: 600 rows of table, 2 fields, mean label 0.")
     assert lines[1].startswith("encode: 600 rows (train ")
+    assert [line.split()[0] for line in lines[2:5]] == ["field", "c", "x"]
     raw, artifacts = project.read("raw/raw.json"), project.folder / "artifacts"
     assert raw["dataset"] == "table"
     assert raw["sha256"] == hashlib.sha256((artifacts / "raw/table.parquet").read_bytes()).hexdigest()
@@ -47,6 +48,21 @@ def test_ingest_and_encode_end_to_end(project: Project, capsys: pytest.CaptureFi
     for name, checksum in record["sha256"].items():
         assert hashlib.sha256((artifacts / "encoded" / name).read_bytes()).hexdigest() == checksum
     assert sum(record["rows"].values()) == 600
+
+
+def test_ingest_and_encode_say_what_they_changed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        f"{word},{' | '.join('abc'[: 1 + i % 3])},2024-01-0{1 + i % 9}" for i, word in enumerate(["Yes", "no"] * 90)
+    ]
+    (project.folder / "data/log.csv").write_text("\n".join(["y,tags,at", *lines]))
+    options = {"label": "y", "bag": ["tags"], "dates": {"at": ["weekday"]}, "time": "at"}
+    project.give(dataset__options=options, encode={**ENCODE, "max_bag": 2}).run("ingest", "encode")
+    said = capsys.readouterr().out.splitlines()
+    assert "ingest: label 'y': 90 rows 'Yes' -> 1, 90 rows 'no' -> 0" in said
+    assert project.read("raw/raw.json")["notes"] == ["label 'y': 90 rows 'Yes' -> 1, 90 rows 'no' -> 0"]
+    assert project.read("encoded/schema.json")["cut"] == {"tags": {"values": 60, "rows": 60}}
+    assert any(line.startswith("encode: bag 'tags': cut 60 values of 60 rows") for line in said)
+    assert Schema.load(project.folder / "artifacts/encoded/schema.json").names == ("tags", "at_weekday")
 
 
 def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Project) -> None:
@@ -64,6 +80,10 @@ def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Pro
     encoded = project.read("encoded/schema.json")
     assert figures["encode"]["rows/train"] == encoded["rows"]["train"]
     assert figures["encode"]["cardinality/c"] == encoded["fields"][0]["cardinality"]
+    about = encoded["summaries"]["c"]
+    assert figures["encode"]["unknown/c/val"] == about["unknown"]["val"]
+    assert figures["encode"]["auc_alone/c"] == about["auc_alone"] and figures["encode"]["values/c"] == about["values"]
+    assert '"path": "artifacts/encoded/fields.csv"' in text
 
 
 def test_a_run_of_ingest_is_known_by_what_it_made(project: Project) -> None:

@@ -16,7 +16,7 @@ def test_a_method_without_a_form_for_serving_is_reported_without_one(
     dims = finished.read("allocation.json")["dims"]
     forms = latency.forms
     monkeypatch.setattr(
-        "pipeline.reporting.evaluate.forms", lambda model: {} if model.embedding.dims == dims else forms(model)
+        "pipeline.reporting.evaluate.forms_of", lambda model: {} if model.embedding.dims == dims else forms(model)
     )
     project.run("evaluate")
     report, before = project.read("report.json")["allocations"], finished.read("report.json")["allocations"]

@@ -118,7 +118,7 @@ def test_settings_that_a_study_has_tried_are_those_of_the_study(name: str) -> No
 def test_what_a_run_left_in_params_yaml_is_kept_aside_and_changes_nothing(project: Project, choose: Choose) -> None:
     choose("movielens_100k")
     clean = text(project)
-    project.give(search__epochs=99, dim=4)  # as -S does: without comments, laid out anew
+    project.give(search__epochs=99, dim=17)  # as -S does: without comments, laid out anew
     mine = text(project)
     printed = choose("movielens_100k")
     assert "copied to params/kept-1.yaml" in printed and "PARAMS=kept-1" in printed

@@ -58,7 +58,7 @@ def test_a_table_end_to_end_with_every_method_and_every_backbone(
     table: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, backbone: str
 ) -> None:
     """The name alone selects another method. There is no random control of a size that no dimensions have."""
-    monkeypatch.setattr(evaluate, "_draw", lambda *_: None)  # half the time, and drawn by other tests
+    monkeypatch.setattr(evaluate, "_draw", lambda *_: [])  # half the time, and drawn by other tests
     project = table.copy(tmp_path).give(backbone__name=backbone, method__name=method)
     project.run(*STAGES[2:])
     controls = list(project.read("controls.json"))

@@ -1,5 +1,6 @@
 """Models that are trained at the same time are the ones that are trained one after another."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_models_that_are_finished_are_not_trained_again_with_another_number_of_w
     capsys.readouterr()
     project.give(retrain__workers=1).run("retrain")
     assert "seed" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("forks")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_diverges_ends_the_stage_and_leaves_no_models(
+    finished: Project, tmp_path: Path, workers: int
+) -> None:
+    project = finished.copy(tmp_path).give(retrain__workers=workers, retrain__lr=1e30)
+    before = models(project)
+    message = project.error("retrain")
+    told = r"\w+, seed \d: .* in epoch 1, step \d, .* lower the learning rate: retrain.lr is 1e\+30"
+    assert re.search(told if workers == 1 else "ended with the error above", message)  # a worker prints its own line
+    assert models(project) == before
 
 
 def _full(path: Path) -> None:

@@ -29,7 +29,8 @@ def raw(folder: Path, **columns: pa.Array) -> Path:
 
 
 def test_rows_follow_their_time_and_a_value_gets_its_id_when_it_first_appears(tmp_path: Path) -> None:
-    schema, ids, labels = as_stream(raw(tmp_path, **COLUMNS, time=pa.array([20, 10, 30, 10], pa.int64())))
+    schema, ids, labels, cut = as_stream(raw(tmp_path, **COLUMNS, time=pa.array([20, 10, 30, 10], pa.int64())))
+    assert cut == {"tags": {"values": 1, "rows": 1}}
     assert labels.tolist() == [0, 1, 1, 0]  # bob, ann, ann, missing
     assert ids[:, 0].tolist() == [1, 2, 2, 3]
     assert ids[:, 1].tolist() == [1, 2, 3, 3]
@@ -42,7 +43,7 @@ def test_rows_follow_their_time_and_a_value_gets_its_id_when_it_first_appears(tm
 
 
 def test_rows_without_a_time_keep_their_order(tmp_path: Path) -> None:
-    _, ids, labels = as_stream(raw(tmp_path, **COLUMNS))
+    _, ids, labels, _ = as_stream(raw(tmp_path, **COLUMNS))
     assert labels.tolist() == [1, 0, 0, 1] and ids[:, 0].tolist() == [1, 2, 3, 1]
 
 

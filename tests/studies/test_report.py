@@ -19,13 +19,15 @@ from scipy import stats
 from pipeline.metrics.auc import auc, auc_influence
 from pipeline.metrics.difference import Difference, difference, encoded, row_variance, sketch
 from pipeline.reporting import page
-from pipeline.reporting.text import Table, mean_sd, p_value, with_interval
+from pipeline.reporting.text import Table, mean_sd, p_value, read_tables, with_interval
 from pipeline.studies import comparisons, contests, frames, report, tables
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import STUDIES, Study
 from pipeline.studies.results import Results
+from pipeline.studies.sections import conclusion, section
 from pipeline.tracking.place import StoreError
 from pipeline.workflow.plug import names
+from stages.study import html
 
 METRICS = {"order": "rank agreement", "cost": "mean cost"}  # no click: the code must take names and titles from here
 ROWS = 500
@@ -148,7 +150,7 @@ def test_a_report_is_a_folder_of_tables_figures_and_the_results_themselves(
     text = report.write(small)
     folder = Path("results/quick")
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("cells", "minus_uniform.png", "minus_uniform.svg", "section.html", "table.csv", "table.md")
+        *("cells", "minus_uniform.png", "minus_uniform.svg", "table.csv", "table.md")
     ]
     kept = {path.stem: json.loads(path.read_text()) for path in (folder / "cells").iterdir()}
     assert kept == {"tiny-fm-autodim": found, "tiny-fm-full": full}
@@ -158,7 +160,7 @@ def test_a_report_is_a_folder_of_tables_figures_and_the_results_themselves(
     assert {"val_order", "bytes", "dims", "run", "commit", "test_rows"} <= set(rows) and "sketch" not in rows
     assert rows["order"].tolist() == [each["metrics"]["order"] for each in (*found["rows"], *full["rows"])]
     assert rows[rows["mlflow_run"] == "f00d"]["run"].tolist() == ["retrain/seed-1"] * 3
-    assert "AUC" not in text + (folder / "section.html").read_text() and "logloss" not in text
+    assert "AUC" not in text and "logloss" not in text
 
 
 def test_the_tables_say_what_the_rows_say(small: Study) -> None:
@@ -270,7 +272,7 @@ def test_a_report_that_fails_leaves_the_old_one_alone(small: Study, monkeypatch:
     files = sorted(Path("results/quick").rglob("*"))
     before = {path: path.read_bytes() for path in files if path.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(report.style, "save", lambda figure, path: path.mkdir(parents=True) or 1 / 0)
+        patch.setattr(report, "_keep", lambda study, found, folder: folder.mkdir(parents=True) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             report.write(small)
     measured(small, "full", objective="cost")
@@ -295,17 +297,83 @@ def test_a_store_that_does_not_answer_costs_the_ids_alone(
     assert pd.read_csv("results/quick/table.csv")["mlflow_run"].isna().all()
 
 
-def test_the_section_has_all_tables_all_figures_and_every_single_result(small: Study) -> None:
+def test_a_figure_that_fails_costs_a_warning_and_not_the_report(
+    small: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(small, "autodim")
+    monkeypatch.setattr(report.study_figures, "differences", lambda *_, **__: 1 / 0)
+    report.write(small, partial=True)
+    assert sorted(path.name for path in Path("results/quick").iterdir()) == ["cells", "table.csv", "table.md"]
+    assert "warning: the figure minus_uniform is left out: ZeroDivisionError" in capsys.readouterr().out
+
+
+# --- the page on all studies
+
+
+def test_the_section_has_a_conclusion_all_tables_all_figures_and_every_single_result(small: Study) -> None:
     found = measured(small, "autodim")
     measured(small, "full")
     text = report.write(small)
-    section = Path("results/quick/section.html").read_text()
-    assert section.startswith("<h2>overall, quick</h2>") and section.count("<table>") == text.count("| --- |\n") + 1
-    assert section.count('<img alt="rank agreement minus that of one dimension of the same size"') == 1
-    assert "<summary>All 12 single results, with their MLflow runs and commits</summary>" in section
-    assert f"<td>{found['rows'][0]['metrics']['order']:.5g}</td>" in section
-    whole = page.page("Studies", [section])
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)[^"']*""", whole)
+    made = section((small.folder / "results/quick").resolve())
+    body = "\n".join(made.body)
+    assert made.title == "overall, quick" and body.count("<table>") == text.count("| --- |\n") + 1
+    assert body.count("<svg") == 1 and 'aria-label="overall, minus one dimension of the same size"' in body
+    assert "<summary>All 12 single results, with their MLflow runs and commits</summary>" in body
+    assert f"<td>{found['rows'][0]['metrics']['order']:.5g}</td>" in body
+    assert made.body[0].count("<li>") == 1 and "On the test rows: No difference is shown for 1 setting." in made.body[0]
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page.page("Studies", [made]))
+
+
+def test_tables_are_read_back_as_they_were_written() -> None:
+    made = [Table("One. Two", ["a", "b|c"], [["1", ""], ["x | y", "|"]], "A note."), Table("None", ["a"], [])]
+    text = "\n\n".join(["# Title", "First.", "Second\nline.", *(table.markdown() for table in made)])
+    assert read_tables(text) == (["First.", "Second\nline."], made)
+    assert read_tables("Only text.") == (["Only text."], [])
+
+
+def test_the_conclusion_says_what_is_shown_after_correction_and_what_is_not(contest: tuple[Study, Frames]) -> None:
+    study, of = contest
+    (study.folder / "claims.csv").write_text("source,claim,method,sign,against\n,x,a,>,d\n,x,d,>,a\n,x,a,>,b\n")
+    made = contests.tables(study, of)
+    standings = by_name(made[0])
+    shown = {name for name, line in standings.items() if line["p, tiny"] and float(line["p, tiny"].strip("<")) < 0.05}
+    ours, claims = conclusion(made)
+    tested = {name for name, line in standings.items() if line["p, tiny"]}
+    assert shown == {name for name in tested if f"{name} (" in ours}
+    assert f"No difference is shown for {len(tested - shown)} " in ours or tested == shown
+    assert claims == "Claims, tiny: supported: a > d; contradicted: d > a; not decided: 1."
+
+
+def conclusions(*rows: tuple[str, str]) -> list[str]:
+    lines = [["tiny", "fm", name, "searched", minus, p] for name, (minus, p) in zip("abcdef", rows, strict=False)]
+    return conclusion(
+        [Table("T", ["dataset", "backbone", "method", "arm", "AUC minus the nearest uniform", "p"], lines)]
+    )
+
+
+def test_a_conclusion_tells_better_from_worse_and_from_untested() -> None:
+    better, worse = ("+0.0100 (+0.0050 to +0.0150)", "<.001"), ("-0.0200 (-0.0300 to -0.0100)", "0.049")
+    (said,) = conclusions(better, worse, ("+0.0300 (-0.1 to +0.1)", "0.050"), ("+0.1", ""))
+    assert said == (
+        "T: Shown to be better than one dimension of the same size: tiny, fm, a (+0.0100). Shown to be worse than one "
+        "dimension of the same size: tiny, fm, b (-0.0200). No difference is shown for 1 other setting. 1 comparison "
+        "without a test: sizes differ, or one seed."
+    )
+    assert conclusions(("+0.1", ""))[0].startswith("T: No test.")
+    assert conclusion([Table("T", ["a"], [["1"]])]) == [
+        "There is no test here: the tables describe, and show no difference."
+    ]
+
+
+def test_the_committed_results_make_a_page(tmp_path: Path) -> None:
+    html(tmp_path / "report.html")
+    made = (tmp_path / "report.html").read_text()
+    marks = re.findall(r'<h2 id="([^"]+)">', made)
+    assert len(marks) == len([*STUDIES.glob("*/results/*/table.md")]) == len(set(marks))
+    assert all(f'<li><a href="#{mark}">' in made for mark in marks)
+    assert made.count('<div class="lead">') == len(marks)
+    ids = re.findall(r'\bid="([^"]+)"', made)
+    assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize(("grid", "metrics"), [("bytes", METRICS), ("dataset", {"order": "a", "seed": "b"})])
@@ -626,7 +694,7 @@ def test_the_area_is_the_mean_over_the_logarithm_of_bytes(tmp_path: Path) -> Non
     # From 10 to 1000 bytes: a slope over one decade, level over the next: .65 and .75.
     assert table.rows == [["tiny", "autodim", "searched", mean_sd([0.65, 0.75]), "10 to 1,000"]]
     assert tables.of_study(study, found)[0].title == "On the test rows"
-    assert [name for name, _, _ in report._figures(study, found)] == ["curve-tiny-autodim"]
+    assert [name for name, _ in report._figures(study, found)] == ["curve-tiny-autodim"]
 
 
 def test_searches_of_a_share_of_the_rows_stand_beside_those_of_all(tmp_path: Path) -> None:
@@ -682,11 +750,10 @@ def test_the_case_shows_each_field_with_its_dimensions_beside_the_papers(tmp_pat
 
 
 def test_the_figure_shows_models_of_the_same_size_alone(contest: tuple[Study, Frames]) -> None:
-    ((name, caption, figure),) = report._figures(*contest)
-    assert (name, caption) == (
-        "minus_uniform-tiny",
-        "rank agreement minus that of one dimension of the same size, tiny",
-    )
+    ((name, draw),) = report._figures(*contest)
+    figure = draw()
+    assert name == "minus_uniform-tiny"
+    assert figure.get_suptitle() == "Minus one dimension for all fields, of the same size, tiny"
     panels = [axes.get_title(loc="left") for axes in figure.axes]
     assert panels == ["budget 10%", "budget 20%"]
     assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {"a", "d"}  # b is too small

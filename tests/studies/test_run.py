@@ -131,7 +131,7 @@ def test_only_some_cells_are_run_and_reported(
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """Give the command line to the stage."""
     monkeypatch.setattr(sys, "argv", ["study", *words])
-    monkeypatch.setattr(stage.process, "main", lambda act, arguments: act())
+    monkeypatch.setattr(stage.process, "main", lambda act, arguments, kept: act())
     stage.main()
 
 

@@ -90,8 +90,8 @@ def test_within_a_budget_large_allocations_are_not_retrained_and_bad_ones_end_ea
 
 def test_the_page_is_one_file_with_all_that_was_found(swept: Project) -> None:
     page = (swept.folder / "artifacts/sweep/sweep.html").read_text()
-    assert set(re.findall(r'(?:src|href)="([a-z]+:[a-z]+)', page)) == {"data:image"} and "<script" not in page
-    assert page.count("<img") == 3 and "prefers-color-scheme: dark" in page and "@media print" in page
+    assert not re.findall(r'(?:src|href)="[^#]', page) and "<script" not in page
+    assert page.count("<svg") == 3 and "prefers-color-scheme: dark" in page and "@media print" in page
     assert "<p>3 trials (3 complete). Aim: best AUC on val, fewest bytes. The test rows were not used.</p>" in page
     for row in rows(swept):
         assert f"<tr><td>{row['trial']}</td><td>complete</td><td>{float(row['val_objective']):.4f}</td>" in page
@@ -151,3 +151,23 @@ def test_more_trials_continue_the_study_as_one_longer_sweep_would(
     project.give(sweep__trials=3).run("sweep")
     assert ", 1 of 3 trials finished" in capsys.readouterr().out
     assert results(project) == results(swept)
+
+
+@pytest.mark.parametrize("part", ["search", "retrain"])
+def test_a_trial_that_diverges_is_a_result_and_the_sweep_goes_on(
+    ready: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    space = {part: {"lr": [0.03, 1e30]}}
+    project = ready.copy(tmp_path).give(sweep__space=space, sweep__sampler="random", sweep__trials=4)
+    with caplog.at_level(logging.INFO, "pipeline.sweeps"):
+        project.run("sweep")
+    found = rows(project)
+    assert len(found) == 4 and {row["ended"] for row in found} == {"complete", "diverged"}
+    for row in found:
+        diverged = float(row[f"{part}.lr"]) > 1
+        assert row["ended"] == ("diverged" if diverged else "complete") and (row["val_objective"] == "") == diverged
+        assert (row["bytes"] == row["dim.user"] == "") == (diverged and part == "search")
+        assert not (diverged and row["best"] == "1")
+    told = [record.message for record in caplog.records if "diverged" in record.message]
+    assert told and all(f"lower the learning rate: {part}.lr is 1e+30" in line for line in told)
+    assert "<td>diverged</td>" in (tmp_path / "artifacts/sweep/sweep.html").read_text()

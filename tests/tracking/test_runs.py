@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import replay
+from pipeline.tracking import replay, tracker
 from pipeline.tracking.identity import configuration_key
+from pipeline.tracking.place import TAG_CHARACTERS
 from pipeline.tracking.sync import synchronise
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.tracker import Tracker, shortened
 from tests.tracking.stores import CONFIGURATION, NAMES, PUBLISHED, artifacts, history, journals, parents, runs, search
 
 
@@ -132,6 +133,62 @@ def test_a_file_that_moves_on_is_found_again_where_it_went(journal_only: Path) -
     synchronise(root, CONFIGURATION, [PUBLISHED])
     [run] = runs(root, pipeline_stage="retrain")
     assert artifacts(root, run) == ["allocation.json"]
+
+
+def test_configurations_with_one_title_have_names_that_differ(journal_only: Path) -> None:
+    root = journal_only
+    for lr in 0.1, 0.2:
+        search(root, f"k{lr}", {"lr": lr}, title="bob's.csv, autodim, fm")
+        synchronise(root)
+    search(root, "k0.1", {"lr": 0.1}, title="bob's.csv, autodim, fm")  # it keeps its name
+    synchronise(root)
+    names = {run.data.params["lr"]: run.info.run_name for run in parents(root)}
+    longer = f"bob's.csv, autodim, fm, {configuration_key({'lr': 0.2})[:8]}"
+    assert names == {"0.1": "bob's.csv, autodim, fm", "0.2": longer}
+
+
+def test_a_file_is_attached_to_the_runs_of_an_earlier_stage_of_the_same_configuration(journal_only: Path) -> None:
+    root, other = journal_only, {"dim": 4}
+    search(root)
+    search(root, "k2", other)
+    Path("picture.png").write_bytes(b"lines")
+    with Tracker(root, "evaluate", "k3", CONFIGURATION) as tracker:
+        tracker.attach("search", "picture.png")
+    synchronise(root)
+    [run], [untouched] = (
+        runs(root, pipeline_key=f"search/seed-0:{key}", pipeline_stage="search") for key in ("k1", "k2")
+    )
+    assert artifacts(root, run) == ["decided/allocation.json", "picture.png"]
+    assert artifacts(root, untouched) == ["decided/allocation.json"]
+
+
+def test_a_run_says_where_its_model_is_and_holds_its_small_files(
+    journal_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = journal_only
+    monkeypatch.setattr(tracker, "MODEL_FILE_BYTES", 10)
+    Path("draft").mkdir()
+    Path("draft/allocation.json").write_text("{}")
+    Path("draft/weights").write_bytes(bytes(11))
+    with Tracker(root, "retrain", "k1", CONFIGURATION) as stage:
+        stage.run(seed=0).model("draft", Path("models/seed-0"))
+    synchronise(root)
+    [run] = runs(root, pipeline_stage="retrain")
+    assert run.data.tags["model"] == "models/seed-0"
+    assert artifacts(root, run) == ["model/allocation.json"]
+
+
+def test_a_parent_is_described_by_as_much_of_the_report_as_fits(journal_only: Path) -> None:
+    blocks = ["**Deploy `full`.**", "![curve](figures/curve.png)", "| a |\n| --- |\n" + "| 1 |\n" * 2000, "- last"]
+    with Tracker(journal_only, "evaluate", "k1", CONFIGURATION) as stage:
+        stage.parent(description="\n\n".join(blocks) + "\n")
+    synchronise(journal_only)
+    [parent] = parents(journal_only)
+    described = parent.data.tags["mlflow.note.content"]
+    assert described == "**Deploy `full`.**\n\nThe whole report is among the artifacts."
+    assert shortened("a\n\n![b](c)\n\nd\n") == "a\n\nd"
+    exact = "x" * TAG_CHARACTERS
+    assert shortened(exact) == exact
 
 
 def test_runs_and_their_parent_name_the_dataset_once(journal_only: Path) -> None:

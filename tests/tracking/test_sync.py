@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.tracking.identity import configuration_key
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow.params import Params
 from stages import sync
@@ -197,9 +196,9 @@ def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, mo
     until(lambda: not followers(root), seconds=10)  # it ends with dvc, but not before its work
     first = made(root)
     assert [row[:2] for row in first] == [
-        ("encode", ["schema.json"]),
+        ("encode", ["fields.csv", "schema.json"]),
         ("ingest", ["raw.json"]),
-        (f"pipeline {configuration_key(Params.load().configuration())[:8]}", []),
+        ("synthetic, autodim, deepfm", []),
     ]
     assert {run.info.status for run in runs(root)} == {"FINISHED"}
     shutil.rmtree("artifacts")
@@ -211,5 +210,5 @@ def test_what_dvc_restores_comes_into_a_new_store(root: Path, migrated: Path, mo
     for _ in range(2):
         sync.run()
         assert repr(made(f"sqlite:///{root}/new.db")) == repr(first)
-        status = {run.info.run_name.split()[0]: run.info.status for run in runs(f"sqlite:///{root}/new.db")}
-        assert status == {"encode": "FINISHED", "ingest": "FINISHED", "pipeline": "SCHEDULED"}
+        status = {run.info.run_name: run.info.status for run in runs(f"sqlite:///{root}/new.db")}
+        assert status == {"encode": "FINISHED", "ingest": "FINISHED", "synthetic, autodim, deepfm": "SCHEDULED"}

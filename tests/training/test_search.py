@@ -20,6 +20,7 @@ from pipeline.methods import autodim
 from pipeline.models.model import Model
 from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch, margins
+from pipeline.training.weights import Diverged
 from pipeline.workflow.params import Architecture
 from tests.contracts import problem
 from tests.training.clicks import CTR, SCHEMA, Fatal, Killed, clicks
@@ -177,6 +178,13 @@ def test_a_search_ends_once_all_choices_have_been_decided_and_stable_for_long_en
     assert module.stable == stable[-1] == max(stable) == 9 and module.steps < EPOCHS * STEPS
     undecided = trained(prepared(stable_steps=0.3, margin=0.99), tmp_path)
     assert undecided.steps == EPOCHS * STEPS and undecided.stable == 0
+
+
+def test_a_search_that_diverges_names_both_learning_rates(tmp_path: Path) -> None:
+    module = prepared()
+    module.lr = 1e30
+    with pytest.raises(Diverged, match=r"epoch 1, step \d+, .* lr is 1e\+30, search\.architecture\.lr is 0\.05"):
+        trained(module, tmp_path)
 
 
 def test_margins() -> None:

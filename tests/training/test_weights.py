@@ -15,7 +15,7 @@ from pipeline.experiment.method import build
 from pipeline.methods import robe
 from pipeline.models.model import Model, assemble, outputs
 from pipeline.training.loop import fit
-from pipeline.training.weights import LOSS_STEPS, LitWeights
+from pipeline.training.weights import LOSS_STEPS, Diverged, LitWeights
 from pipeline.workflow.params import Schedule
 from tests.contracts import evidence
 from tests.training.clicks import CTR, SCHEMA, Fatal, Killed, clicks
@@ -133,6 +133,35 @@ def test_a_retraining_that_was_killed_ends_as_an_uninterrupted_one(
     assert resumed.history == straight.history and resumed.steps == 24
     assert straight.best_epoch() < 3  # the weights of the best epoch come from the checkpoint
     assert all(torch.equal(value, resumed.best[name]) for name, value in straight.best.items())
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(10, LOSS_STEPS), (50, 6)])
+def test_a_loss_that_is_not_finite_ends_the_training_and_says_where(
+    tmp_path: Path, batch_size: int, steps: int
+) -> None:
+    """The first step, at a huge learning rate, makes weights whose products overflow: the loss of step 2 is NaN. It is
+    seen when losses are next read: after LOSS_STEPS steps, or at the end of an epoch that is shorter."""
+    module = LitWeights(fresh(), CTR, clicks(200, 2), 60, lr=1e30, lr_key="retrain.lr")
+    told = r"the loss is nan in epoch 1, step 2, .* diverged; lower the learning rate: retrain.lr is 1e\+30"
+    with pytest.raises(Diverged, match=told):
+        fit(module, Batches(clicks(300, 1), batch_size, seed=0), 2, None, tmp_path / "last.ckpt")
+    assert module.steps == steps and not module.history and not module.best
+
+
+def test_predictions_that_are_not_finite_end_the_training(tmp_path: Path) -> None:
+    """The only step of an epoch has a finite loss, and leaves weights that predict NaN."""
+    module = LitWeights(fresh(), CTR, clicks(200, 2), 2, lr=1e30)
+    with pytest.raises(Diverged, match=r"a prediction on val is not finite in epoch 1, step 1, .* lr is 1e\+30"):
+        fit(module, Batches(clicks(300, 1), 300, seed=0), 2, None, tmp_path / "last.ckpt")
+    assert not module.history
+
+
+def test_a_training_that_has_diverged_says_so_again_when_it_resumes(tmp_path: Path) -> None:
+    for _ in range(2):
+        module = LitWeights(fresh(), CTR, clicks(200, 2), 60, lr=1e30)
+        with pytest.raises(Diverged, match="the loss is nan in epoch 1, step 2"):
+            fit(module, Batches(clicks(300, 1), 10, seed=0), 2, None, tmp_path / "last.ckpt", seconds=0)
+    assert module.steps == LOSS_STEPS
 
 
 def test_only_tables_and_memories_have_weight_decay() -> None:

@@ -101,6 +101,37 @@ def test_a_terminated_command_ends_in_order() -> None:
     assert end.value.code == 128 + signal.SIGTERM and cleaned == [True]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, also in a process of pytest-xdist, which ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("caught", [False, True])
+def test_ctrl_c_says_what_is_kept(caught: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if caught:  # as Lightning does
+                sys.exit(1)
+            raise
+
+    with pytest.raises(SystemExit) as end:
+        process.main(run, kept="the last checkpoint is kept")
+    assert end.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "interrupted: the last checkpoint is kept\n"
+
+
+def test_an_end_that_a_command_chooses_is_not_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="no rows"):
+        process.main(lambda: sys.exit("no rows"))
+    assert "interrupted" not in capsys.readouterr().err
+
+
 def test_a_block_may_put_off_the_end_of_its_command() -> None:
     done: list[str] = []
 
