@@ -23,6 +23,7 @@ from torch import nn
 
 from pipeline.compress import restore
 from pipeline.experiment.experiment import check_params
+from pipeline.reporting.report import markdown
 from pipeline.workflow.params import Params, read_yaml
 from pipeline.workflow.plug import FOLDERS, names
 from pipeline.workflow.validation import validated
@@ -163,6 +164,12 @@ def test_every_section_of_params_yaml_that_a_page_shows_is_accepted(
         data.parent.mkdir(exist_ok=True)
         data.touch()
         check_params(validated(Params, read_yaml(ROOT / "params.yaml") | yaml.safe_load(block), page))
+
+
+def test_the_report_that_the_readme_shows_is_the_one_that_the_notebooks_keep() -> None:
+    kept = set(markdown(json.loads((ROOT / "notebooks/kept/report.json").read_text())).splitlines())
+    (shown,) = [block for block in blocks("README.md") if block.startswith("**Deploy")]
+    assert [line for line in shown.splitlines() if line and line not in kept] == []
 
 
 # --- methods
