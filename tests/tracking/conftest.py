@@ -49,9 +49,12 @@ class Server:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
-        store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        served = ["--artifacts-destination", str(folder / "served")]
-        listen = ["--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "1"]
+        self.start()
+
+    def start(self) -> None:
+        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        served = ["--artifacts-destination", str(self.folder / "served")]
+        listen = ["--host", "127.0.0.1", "--port", self.uri.rpartition(":")[2], "--workers", "1"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *store, *served, *listen],
             stdout=subprocess.DEVNULL,
@@ -64,8 +67,12 @@ class Server:
             start_new_session=True,
         )
 
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
     def kill(self) -> None:
-        if self._process.poll() is None:
+        if self.runs:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
@@ -89,6 +96,8 @@ def booting(
 def server(booting: Server) -> Server:
     import requests
 
+    if not booting.runs:  # a test has killed it
+        booting.start()
     for _ in range(1200):
         try:
             if requests.get(f"{booting.uri}/health", timeout=1).ok:
