@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pipeline import library
+from pipeline import api
+from pipeline.api import PADDING, Allocation, Field, RowAdam, Schema, Tables, field_tables
+from pipeline.api import tables as tables_module
+from pipeline.api.calibration import OwnCalibration
 from pipeline.embeddings.cost import spent
 from pipeline.experiment.method import build
-from pipeline.library import PADDING, Allocation, Field, RowAdam, Schema, Tables, field_tables
-from pipeline.library import tables as tables_module
-from pipeline.library.calibration import OwnCalibration
 from tests.contracts import (
     DIM,
     METHODS,
@@ -363,7 +363,7 @@ def test_the_example_in_the_docstring_is_true() -> None:
 
 
 def test_every_public_name_is_there_and_says_what_it_is() -> None:
-    assert sorted(library.__all__) == library.__all__ or set(library.__all__) <= set(dir(library))
-    for name in library.__all__:
-        made = getattr(library, name)
+    assert sorted(api.__all__) == api.__all__ or set(api.__all__) <= set(dir(api))
+    for name in api.__all__:
+        made = getattr(api, name)
         assert isinstance(made, int) or made.__doc__, name

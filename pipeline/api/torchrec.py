@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.api.tables import Tables
 from pipeline.embeddings.mixed import MixedTables
-from pipeline.library.tables import Tables
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Embedding tables for a model and a training loop of your own; docs/library.md explains them.
 
-    from pipeline.library import Allocation, Field, Schema, Tables
+    from pipeline.api import Allocation, Field, Schema, Tables
 
     schema = Schema((Field("user", 6041), Field("item", 3707), Field("genres", 19, width=6)))
     tables = Tables(schema, dim=16, allocation=Allocation.load("allocation.json"))
@@ -10,11 +10,11 @@ These names are the public interface. All other modules can change without notic
 """
 
 from pipeline.allocation.allocation import Allocation
+from pipeline.api.tables import Tables
+from pipeline.api.torchrec import FieldTable, field_tables
 from pipeline.compress import Report, TableReport, compress, restore
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.cost import Cost
-from pipeline.library.tables import Tables
-from pipeline.library.torchrec import FieldTable, field_tables
 from pipeline.training.row_adam import RowAdam
 
 __all__ = [

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.allocation.allocation import Allocation
+from pipeline.api.calibration import OwnCalibration
 from pipeline.compress.effect import Losses
 from pipeline.data.schema import PADDING, Schema
 from pipeline.embeddings.batch import Direct, Occurrences
@@ -16,7 +17,6 @@ from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import Cost, cost
 from pipeline.embeddings.table import Table
 from pipeline.experiment.method import build
-from pipeline.library.calibration import OwnCalibration
 from pipeline.models.layers import FirstOrder
 from pipeline.models.model import assemble
 from pipeline.serving.served import Served
@@ -26,7 +26,7 @@ class Tables(nn.Module):
     """ids (B, S) -> vectors (B, F, D), from the tables of an allocation of any method.
 
     >>> import torch
-    >>> from pipeline.library import Allocation, Field, Schema, Tables
+    >>> from pipeline.api import Allocation, Field, Schema, Tables
     >>> schema = Schema((Field("user", 1000), Field("item", 500), Field("tags", 20, width=2)))
     >>> tables = Tables(schema, 8, Allocation("autodim", {"user": 4, "item": 8, "tags": 2}))
     >>> model = torch.nn.Sequential(tables, torch.nn.Flatten(), torch.nn.Linear(3 * 8, 1))
@@ -47,7 +47,7 @@ class Tables(nn.Module):
             value, as in FM. An allocation of ``coded`` must be given the answer that its search had: True for
             backbones with first-order weights.
         sparse: whether the gradients of tables are sparse tensors, which cover only the rows of a batch. They are for
-            `pipeline.library.RowAdam`, `torch.optim.SparseAdam` or `torch.optim.SGD`; other optimizers need dense ones.
+            `pipeline.api.RowAdam`, `torch.optim.SparseAdam` or `torch.optim.SGD`; other optimizers need dense ones.
 
     Attributes:
         schema: the fields.
