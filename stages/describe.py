@@ -15,14 +15,13 @@ from pipeline.describing.describe import described
 from pipeline.describing.overlay import heading, overlay, table
 from pipeline.experiment.experiment import check_params
 from pipeline.sources.opening import opened
-from pipeline.studies.grid import merged
 from pipeline.workflow import process
 from pipeline.workflow.outputs import whole
-from pipeline.workflow.params import FILE, Params, read_yaml
+from pipeline.workflow.overlay import FOLDER, committed, laid_over, values_of
+from pipeline.workflow.params import FILE, Params
 from pipeline.workflow.places import root
 from pipeline.workflow.validation import validated
 
-FOLDER = Path("params")
 ROWS = 200_000  # that are read with the settings before these are kept
 
 
@@ -36,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     comments = [f"# {line}".rstrip() for line in heading(description, path)]
     with whole(out) as draft:
         draft.write_text("\n".join([*comments, "", yaml_of(overlay(description, path))]), encoding="utf-8")
-        params = validated(Params, merged(read_yaml(FILE) | {"dataset": {}}, read_yaml(draft)), str(out))
+        base = committed() or FILE.read_text(encoding="utf-8")
+        params = validated(Params, values_of(laid_over(base, draft)), str(out))
         check_params(params)
         rows = 0
         for batch in opened(params.dataset).batches:

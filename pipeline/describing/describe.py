@@ -16,8 +16,9 @@ from pipeline.describing.column import Column
 from pipeline.describing.kinds import DATE, LEFT_OUT, Use
 from pipeline.describing.label import Label, label_of
 from pipeline.describing.layout import Layout, layout_of, missing_texts
-from pipeline.describing.leak import DOUBTFUL, LEAK, auc_alone
+from pipeline.describing.leak import DOUBTFUL, auc_alone
 from pipeline.describing.settings import LEAST_TIMES
+from pipeline.encoding.fields import LEAK
 from pipeline.sources import parquet
 from pipeline.sources.files import table_files
 from pipeline.sources.source import BAG, CATEGORICAL, BadData

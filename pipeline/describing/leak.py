@@ -9,7 +9,6 @@ from pipeline.describing.column import Column
 from pipeline.encoding.parts import splitmix64
 from pipeline.metrics.auc import auc
 
-LEAK = 0.98  # AUC of a column alone from which on it is left out
 DOUBTFUL = 0.9  # from which on a column is to be checked
 LEAST_ROWS = 20  # of each label that are predicted
 BINS = 100  # of numbers, each with about the same number of rows

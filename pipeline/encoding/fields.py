@@ -18,7 +18,7 @@ from pipeline.sources.source import CATEGORICAL, NUMERIC
 SAMPLE = 1000  # training rows whose raw values say what a field may hold
 UNIQUE = 0.8  # values in a training row from which on a field is nearly unique
 TIMES = 0.9  # share of a sample that looks like times
-LEAK = 0.98  # single-field AUC
+LEAK = 0.98  # AUC of a field alone above which it probably tells the label
 SHOWN = 40  # fields in a printed table
 JUDGING: tuple[Part, ...] = ("val", "test")
 LEAST_OF_LABEL = 10  # rows of the rarer label, like `LEAST_ROWS`

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,8 +59,8 @@ def finetune(
     model.train()
     batches = task.batches(rows, settings.batch_size, seed + 1)
     planned = chosen.epochs * len(batches)
-    rate: dict[str, Any] = {"lr": chosen.lr, "schedule": "linear", "lr_key": "retrain.finetune.lr"}
-    module = LitWeights(model, task, val, planned, record=record_after, **rate)
+    key = "retrain.finetune.lr"
+    module = LitWeights(model, task, val, planned, lr=chosen.lr, lr_key=key, schedule="linear", record=record_after)
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
     model.finish()

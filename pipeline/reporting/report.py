@@ -87,6 +87,7 @@ def _fields(report: Report, most: int | None) -> Table:
     head = ["field", "cardinality", "dimension", "bytes", "of the whole model", "decided"]
     return Table("The searched fields", head, rows, note.strip())
 
+
 def _left_out(names: Sequence[str], most: int | None) -> str:
     if most is None or len(names) <= most:
         return ""

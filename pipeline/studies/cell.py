@@ -28,9 +28,10 @@ from pipeline.experiment.measure import measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
-from pipeline.studies.grid import READ, Cell, merged
+from pipeline.studies.grid import READ, Cell
 from pipeline.tracking.tracker import Run, Tracker
 from pipeline.workflow.outputs import read_json, write_json
+from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params
 from pipeline.workflow.validation import validated
 

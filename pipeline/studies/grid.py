@@ -20,6 +20,7 @@ from pydantic import Field
 from pipeline.experiment.experiment import CONTROLS
 from pipeline.experiment.method import Method
 from pipeline.workflow.code import ROOT, content_key
+from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params, read_yaml
 from pipeline.workflow.plug import file_of
 from pipeline.workflow.validation import AsTuple, Budget, Positive, Section, validated
@@ -239,19 +240,3 @@ class Study:
 
     def _place(self) -> str:
         return str((self.folder / "params.yaml").relative_to(self.folder.parents[1]))
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a nested mapping with changes. If ``name`` changes, the old ``options`` of that name are dropped.
-
-    Args:
-        base: the mapping, which stays unchanged.
-        changes: new values, nested as in ``base``.
-    """
-    result = dict(copy.deepcopy(dict(base)))
-    if "name" in result and changes.get("name", result["name"]) != result["name"]:
-        result.pop("options", None)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
-    return result

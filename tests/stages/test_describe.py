@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.datasets import table
-from pipeline.studies.grid import merged
+from pipeline.workflow.overlay import laid_over
 from pipeline.workflow.params import read_yaml
 from pipeline.workflow.validation import keywords
 from stages import describe
@@ -54,8 +53,8 @@ def call(project: Project, *words: str) -> tuple[Any, str]:
 def use(project: Project) -> dict[str, Any]:
     """Lay the settings over those of the project; the settings."""
     settings: dict[str, Any] = read_yaml(project.folder / "params/log.yaml")
-    values = merged(read_yaml(project.folder / "params.yaml") | {"dataset": {}}, settings)
-    (project.folder / "params.yaml").write_text(yaml.safe_dump(values))
+    base = project.folder / "params.yaml"
+    base.write_text(laid_over(base.read_text(), project.folder / "params/log.yaml"))
     return settings
 
 

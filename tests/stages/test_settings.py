@@ -97,6 +97,17 @@ def test_settings_that_were_committed_give_way_to_others(project: Project, choos
     assert values["dim"] == 16 and values["encode"]["numeric"] == "quantiles"  # which the new settings do not say
 
 
+def test_columns_of_one_table_do_not_mix_with_those_of_another(project: Project, choose: Choose) -> None:
+    for name, columns in {"one": "{label: y, categorical: [a], bag: [b]}", "two": "{label: z, numeric: [c]}"}.items():
+        (project.folder / f"data/{name}.csv").touch()
+        dataset = f"dataset: {{name: table, path: data/{name}.csv, options: {columns}}}\n"
+        (project.folder / f"params/{name}.yaml").write_text(dataset)
+    choose("one")
+    git(project.folder, "commit", "-q", "-a", "-m", "one")
+    choose("two")
+    assert yaml.safe_load(text(project))["dataset"]["options"] == {"label": "z", "numeric": ["c"]}
+
+
 def test_comments_and_lines_that_do_not_change_stay_as_they_are(project: Project, choose: Choose) -> None:
     before = text(project)
     choose("movielens_1m")

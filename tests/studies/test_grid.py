@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.studies.grid import STUDIES, Study, merged
+from pipeline.studies.grid import STUDIES, Study
 from pipeline.studies.results import Results
 from pipeline.workflow import code
+from pipeline.workflow.overlay import merged
 from tests.project import ROOT
 from tests.studies.small import SMALL, written
 
