@@ -8,7 +8,7 @@ SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help describe repro sweep stream study report test lint ui sync bench docs clean
+.PHONY: help describe repro compare sweep stream study report test lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ describe: $(READY) ## write the settings for a table of your own, e.g. FILE=data
 repro: $(READY) ## run the main job, e.g. PARAMS=movielens_1m (a file of params/); unchanged stages are skipped
 	$(SETTINGS)
 	dvc repro
+
+compare: $(READY) ## show what differs between the experiments of `dvc exp run`; ALL=1 also shows those of other commits
+	@python -m stages.compare $(if $(ALL),--all)
 
 sweep: $(READY) ## search the settings of the search (params.yaml: sweep); an interrupted sweep continues
 	$(SETTINGS)

@@ -27,7 +27,7 @@ from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import read_json, whole, write_json, write_text
 from pipeline.workflow.params import Params
-from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, MODELS, REPORT, SCORES, TRAJECTORY, root
+from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, METRICS, MODELS, REPORT, SCORES, TRAJECTORY, root
 from pipeline.workflow.plug import file_of
 
 
@@ -39,7 +39,7 @@ def run() -> None:
     results = evaluate(experiment, MODELS, found)
     write_json(REPORT, results)
     write_text(REPORT.with_suffix(".md"), report.markdown(results) + "\n")
-    write_json(REPORT.with_name("metrics.json"), report.metrics(results))
+    write_json(METRICS, report.metrics(results))
     with whole(REPORT.with_name("curves.csv")) as file:
         pd.DataFrame(_curves(found, results)).round(6).to_csv(file, index=False)
     with whole(REPORT.with_name("allocations.csv")) as file:
@@ -123,10 +123,10 @@ def _record(tracker: Tracker, params: Params, results: dict[str, Any]) -> None:
         f"{name}/{metric}": round(value, 6)
         for name, metrics in report.metrics(results).items()
         for metric, value in metrics.items()
+        if not isinstance(value, str)
     }
     reports = [REPORT.with_suffix(kind) for kind in (".json", ".md", ".html")]
     files = [*reports, ALLOCATION, *sorted(FIGURES.glob("*.png"))]
-    means["searched/of_full"] = round(results["allocations"]["searched"]["ratio"], 6)
     text = REPORT.with_suffix(".md").read_text(encoding="utf-8")
     verdict = text.partition("\n")[0].strip("*")
     tracker.parent(metrics=means, tags={"verdict": verdict}, artifacts=files, description=text)

@@ -217,19 +217,30 @@ def _planted(report: Report) -> Iterator[str]:
     yield f"{ceiling}dimension against planted rank: {shown}"
 
 
-def metrics(report: Report) -> dict[str, dict[str, float]]:
-    """Metrics and bytes of each allocation, also in int8, for ``dvc metrics``."""
-    shown = {}
+def metrics(report: Report) -> dict[str, dict[str, float | str]]:
+    """For ``dvc metrics``: the form to deploy, and the means of each allocation, also in int8.
+
+    A standard deviation over the seeds is there if there is more than one seed.
+    """
+    objective = report["objective"]
+    form = next(one for one in report["forms"] if one["name"] == report["deploy"])
+    deploy = {"form": form["name"], **_mean(objective, form["test"]), "bytes": form["bytes"], "of_full": form["ratio"]}
+    shown: dict[str, dict[str, float | str]] = {"deploy": deploy}
     for name, entry in report["allocations"].items():
         figures = {metric: values["mean"] for metric, values in entry["metrics"].items()}
-        figures["bytes"] = entry["bytes"]
+        figures |= _mean(objective, entry["metrics"][objective])
+        figures |= {"bytes": entry["bytes"], "of_full": entry["ratio"]}
         if "int8" in entry["served"]:
             int8 = entry["served"]["int8"]
-            objective = report["objective"]
             figures[f"int8_{objective}"] = int8["metrics"][objective]["mean"]
             figures["int8_bytes"] = int8["bytes"]
         shown[name] = figures
     return shown
+
+
+def _mean(metric: str, spread: Mapping[str, Any]) -> dict[str, float]:
+    """The mean of a metric and, with more than one seed, its standard deviation."""
+    return {metric: spread["mean"]} | ({} if spread["sd"] is None else {f"{metric}_sd": spread["sd"]})
 
 
 def points(report: Report) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ ALLOCATION = Path("artifacts/allocation.json")
 CONTROLS = Path("artifacts/controls.json")
 MODELS = Path("artifacts/models")
 REPORT = Path("artifacts/report.json")
+METRICS = Path("artifacts/metrics.json")
 FIGURES = Path("artifacts/figures")
 RUNS = Path("artifacts/runs")
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.reporting import report
 from pipeline.reporting.curve import knee
-from tests.reporting.reports import DIMS, REPORT, served
+from tests.reporting.reports import DIMS, REPORT, form, judged, served
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -105,11 +105,19 @@ def test_the_fields_are_listed_with_their_warnings() -> None:
     assert "41 fields without a warning are left out; `artifacts/encoded/fields.csv` has all." in one
 
 
-def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
+DISTANCE = pytest.approx(0.01 / 2**0.5)  # standard deviation of two values that differ by 0.01
+
+
+def means(auc: float, size: int, share: float) -> dict[str, Any]:
+    return {"auc": pytest.approx(auc), "auc_sd": 0.01, "logloss": 0.5, "bytes": size, "of_full": share}
+
+
+def test_metrics_say_what_to_deploy_and_the_means_and_points_are_the_seeds() -> None:
     assert report.metrics(REPORT) == {
-        "searched": {"auc": 0.71, "logloss": 0.5, "bytes": 2000, "int8_auc": pytest.approx(0.7), "int8_bytes": 700},
-        "full": {"auc": 0.74, "logloss": 0.5, "bytes": 8000},
-        "random": {"auc": pytest.approx(0.695), "logloss": 0.5, "bytes": 2005},
+        "deploy": {"form": "full, coded", "auc": 0.735, "auc_sd": DISTANCE, "bytes": 300, "of_full": 0.0375},
+        "searched": {**means(0.71, 2000, 0.25), "int8_auc": pytest.approx(0.7), "int8_bytes": 700},
+        "full": means(0.74, 8000, 1.0),
+        "random": means(0.695, 2005, 0.250625),
     }
     points = [tuple(point.values()) for point in report.points(REPORT)]
     assert [*report.points(REPORT)[0]] == ["allocation", "seed", "bytes", "objective"]
@@ -118,6 +126,14 @@ def test_metrics_are_the_means_and_points_are_the_seeds() -> None:
         *(("full", 3, 8000, 0.73), ("full", 5, 8000, 0.75)),
         *(("random", 3, 2000, 0.68), ("random", 5, 2010, 0.71)),
     ]
+
+
+def test_metrics_of_one_seed_have_no_standard_deviation() -> None:
+    alone = judged([form("searched", 2000, [0.72], [0.71]), form("full", 8000, [0.75], [0.74])])
+    alone["allocations"]["searched"]["metrics"]["auc"]["sd"] = None
+    shown = report.metrics(alone)
+    assert shown["deploy"] == {"form": "full", "auc": 0.74, "bytes": 8000, "of_full": 1.0}
+    assert "auc_sd" not in shown["searched"]
 
 
 def point(size: int, val: float, test: float) -> dict[str, Any]:

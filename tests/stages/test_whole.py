@@ -38,7 +38,9 @@ def test_planted_data_end_to_end_with_the_defaults(finished: Project) -> None:
     means = {name: metric["mean"] for name, metric in searched["metrics"].items()}
     assert finished.read("metrics.json")["searched"] == {
         **means,
+        "auc_sd": searched["metrics"]["auc"]["sd"],
         "bytes": searched["bytes"],
+        "of_full": searched["ratio"],
         "int8_auc": searched["served"]["int8"]["metrics"]["auc"]["mean"],
         "int8_bytes": searched["served"]["int8"]["bytes"],
     }

@@ -1,0 +1,51 @@
+"""Outside the main job: what differs between experiments of `dvc exp run`, and what each says to deploy.
+
+    python -m stages.compare          # `make compare`: the workspace, the last commit and its experiments
+    python -m stages.compare --all    # `make compare ALL=1`: also earlier commits that have experiments
+
+A row holds the form to deploy with its bytes and its objective on test, and the same of the searched allocation. Below
+it are the settings that differ between the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+
+from pipeline.reporting.experiments import compared
+from pipeline.reporting.text import number_of
+from pipeline.tracking.experiments import experiments_of_commits, head, runs
+from pipeline.workflow import process
+
+
+def run(every: bool) -> None:
+    """Print the comparison.
+
+    Args:
+        every: also show experiments of other commits than the last one.
+
+    Raises:
+        ValueError: if there is no git repository, or DVC cannot read its experiments.
+    """
+    commit, name = head()
+    others = {other: number for other, number in experiments_of_commits().items() if other != commit}
+    listed = runs([commit, *others] if every else [commit])
+    if len(listed) > 2:
+        print(compared(listed, datetime.now()))
+    else:
+        print(f"{name} has no experiments yet; this runs one: dvc exp run -S method.name=coded -S derive.budget=0.1")
+    if others and not every:
+        number = number_of(sum(others.values()), "experiment")
+        print(f"{number} of other commits: make compare ALL=1")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="also show experiments of other commits than the last one")
+    options = parser.parse_args(sys.argv[1:])
+    process.main(lambda: run(options.all), arguments=True)
+
+
+if __name__ == "__main__":
+    main()
