@@ -6,23 +6,29 @@ how often a value was seen before) and ``dims.csv`` (expected dimension by popul
 
 The vocabulary of a stream is not known in advance. When a value first appears, it gets an id and a row with random
 numbers (`pipeline.encoding.encode.as_stream`), and its first prediction uses that row.
+
+The results of every pass are kept in ``.pipeline/stream``. After an interruption, finished passes are not done again.
 """
 
 from __future__ import annotations
 
+import json
 import time
 
 import pandas as pd
 
 from pipeline.encoding.encode import as_stream, told
-from pipeline.streaming.compare import Log, compare
+from pipeline.reporting.text import number_of
+from pipeline.streaming.compare import Comparison, Log, arms
 from pipeline.streaming.report import markdown
 from pipeline.training.task import Task
 from pipeline.workflow import process
-from pipeline.workflow.outputs import whole
+from pipeline.workflow.code import content_key
+from pipeline.workflow.outputs import read_json, whole, write_text
 from pipeline.workflow.params import Params
-from pipeline.workflow.places import RAW
-from pipeline.workflow.plug import plug
+from pipeline.workflow.places import RAW, work
+from pipeline.workflow.plug import file_of, plug
+from pipeline.workflow.progress import progress, ticking
 from pipeline.workflow.validation import checked_options
 
 TABLES = ("table", "windows", "popularity", "dims")
@@ -39,13 +45,27 @@ def run() -> None:
     for sentence in told(cut):
         print(f"stream: {sentence}")
     log = Log(schema, ids, labels).head(settings.rows)
+    comparison = Comparison(log, task, backbone, options, settings)
+    kept = work("stream", _key(params))
+    files = {
+        (seed, arm): kept / f"seed-{seed}" / f"{arm.name}.json"
+        for seed in settings.seeds
+        for arm in arms(tuple(settings.dims))
+    }
+    todo = [file for file in files.values() if not file.exists()]
     records: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
-    for seed in settings.seeds:
-        for model, results in compare(log, task, backbone, options, settings, seed):
-            for name, rows in results.items():
-                records[name] += rows
-            objective = results["table"][0][task.objective]
-            print(f"stream: seed {seed}, {model}: {task.title} {objective:.4f}", flush=True)
+    with ticking(progress(total=len(todo) * len(log), desc="stream", unit=" rows", unit_scale=True)) as bar:
+        for (seed, arm), file in files.items():
+            if file in todo:
+                results = comparison.run(arm, seed, bar.update)
+                write_text(file, json.dumps(results))  # with NaN for groups without rows
+            results = read_json(file)
+            for model, of_model in results.items():
+                for name, rows in of_model.items():
+                    records[name] += rows
+                with bar.external_write_mode():
+                    objective = of_model["table"][0][task.objective]
+                    print(f"stream: seed {seed}, {model}: {task.title} {objective:.4f}", flush=True)
     tables = {name: pd.DataFrame(rows) for name, rows in records.items()}
     about = (
         f"{params.dataset.name}, {params.backbone.name}, {len(log):,} rows in the order of time, seeds "
@@ -56,8 +76,17 @@ def run() -> None:
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         (folder / "table.md").write_text(markdown(tables, task, about))
-    print(f"stream: {len(records['table'])} passes over {len(log):,} rows, {time.monotonic() - started:.0f} s")
+    done = f"{len(todo)} of {number_of(len(files), 'pass', 'passes')} over {len(log):,} rows"
+    print(f"stream: {done}, {time.monotonic() - started:.0f} s")
+
+
+def _key(params: Params) -> str:
+    """Identifies what a pass depends on besides its seed."""
+    values = params.to_dict()
+    del values["stream"]["seeds"]
+    code = ["stages/stream.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
+    return content_key(code, values, inputs=[RAW / "raw.json"])
 
 
 if __name__ == "__main__":
-    process.main(run)
+    process.main(run, kept="finished passes are kept, and the same command goes on after them")

@@ -19,6 +19,7 @@ from pipeline.coding.ranks import GROUP
 from pipeline.coding.stored import StoredTable
 from pipeline.compress.effect import Effect, Losses, Segment, effects_of, found_in, segments_of
 from pipeline.compress.tables import CodedEmbedding, Kind, replace_module
+from pipeline.workflow.progress import progress
 
 SEGMENT_BITS = 8 * 24  # of a segment besides its plan and numbers: its first row, whole bytes, the number of blocks
 SIZES = tuple(float(share) for share in np.geomspace(0.5, 0.005, 28))  # of the tables, tried for a tolerance
@@ -214,7 +215,7 @@ class Compressor:
             return float(torch.cat(parts).mean())
 
         allowed, best = mean(self.model) + tolerance, None
-        for share in SIZES:
+        for share in progress(SIZES, desc="compress", unit=" sizes"):
             try:
                 tried = self.coded(int(share * self.bytes))
             except TooFewBytes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.tables import Kind, Lookups, lookups_of
+from pipeline.workflow.progress import progress
 
 Losses = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the loss of each row, (B,)
 
@@ -92,7 +93,7 @@ def effects_of(
     with ExitStack() as stack:
         for name, module in found.items():
             stack.callback(module.register_forward_hook(partial(watch, name), with_kwargs=True).remove)
-        for batch in batches:
+        for batch in progress(batches, desc="compress", unit=" batches"):
             calls.clear()
             with torch.enable_grad():
                 of_rows = losses(model, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,15 @@ class Arm:
     """
 
     name: str
-    dims: list[int]
+    dims: tuple[int, ...]
     by: By
     level: Level = "bilevel"
 
 
-def arms(dims: list[int]) -> list[Arm]:
+def arms(dims: tuple[int, ...]) -> list[Arm]:
     """The models of the comparison, for these candidate dims."""
     return [
-        *(Arm(f"fixed {d}", [d], "equal") for d in dims),
+        *(Arm(f"fixed {d}", (d,), "equal") for d in dims),
         Arm("equal weights", dims, "equal"),
         Arm("popularity rule", dims, "rule"),
         Arm("joint", dims, "controllers", "single"),
@@ -72,10 +72,8 @@ def arms(dims: list[int]) -> list[Arm]:
     ]
 
 
-def compare(
-    log: Log, task: Task, backbone: MakeBackbone, options: dict[str, Any], settings: Stream, seed: int
-) -> Iterator[tuple[str, Records]]:
-    """Train every arm along the log, and yield the name of each model with its rows of every table.
+class Comparison:
+    """The comparison along one log.
 
     Args:
         log: in the order of time.
@@ -83,42 +81,34 @@ def compare(
         backbone: builds the backbone of each model.
         options: of the backbone.
         settings: candidate dims, windows and training.
-        seed: of the weights.
-
-    Yields:
-        The name of a model, and its rows by table: ``table`` (the whole log), ``windows`` (along it), ``popularity``
-        (by how often the row's value of a field was seen before) and ``dims`` (the expected dimension by popularity,
-        after the last row).
     """
-    windows = np.arange(len(log)) * settings.windows // len(log)
-    groups = _groups(log)
-    for name, size, outputs, model in _passes(log, task, backbone, options, settings, seed):
-        place = {"seed": seed, "model": name}
-        records: Records = {"table": [{**place, "bytes": size, **_measured(task, log.labels, outputs)}]}
-        records["windows"] = [
-            {**place, "window": window, **_measured(task, log.labels, outputs, windows == window)}
-            for window in range(settings.windows)
-        ]
-        records["popularity"] = [
-            {**place, "field": field, "seen": seen, **_measured(task, log.labels, outputs, inside)}
-            for (field, seen), inside in groups.items()
-        ]
-        records["dims"] = [{**place, **row} for row in _dims(log.schema, model)]
-        yield name, records
 
+    def __init__(self, log: Log, task: Task, backbone: MakeBackbone, options: dict[str, Any], settings: Stream) -> None:
+        self.log, self.task, self.settings = log, task, settings
+        self._backbone, self._options = backbone, options
+        self._windows = np.arange(len(log)) * settings.windows // len(log)
+        self._groups = _groups(log)
 
-def _passes(
-    log: Log, task: Task, backbone: MakeBackbone, options: dict[str, Any], settings: Stream, seed: int
-) -> Iterator[tuple[str, int, np.ndarray, Model]]:
-    """Name, bytes after the last row, outputs (n,) and trained model of every model in the comparison."""
-    dims = list(settings.dims)
-    for arm in arms(dims):
+    def run(self, arm: Arm, seed: int, passed: Callable[[int], object] = lambda rows: None) -> dict[str, Records]:
+        """Train one arm along the log.
+
+        Args:
+            arm: to train.
+            seed: of the weights.
+            passed: receives the number of rows of every batch when it is done.
+
+        Returns:
+            The rows of every table, by the name of the model; AutoEmb is measured as two models. The tables are
+            ``table`` (the whole log), ``windows`` (along it), ``popularity`` (by how often the row's value of a field
+            was seen before) and ``dims`` (the expected dimension by popularity, after the last row).
+        """
+        log, settings = self.log, self.settings
         torch.manual_seed(seed)
-        embedding = ByPopularity(log.schema, arm.dims, max(dims), arm.by)
-        model = Model(log.schema, embedding, backbone, options)
+        embedding = ByPopularity(log.schema, list(arm.dims), max(settings.dims), arm.by)
+        model = Model(log.schema, embedding, self._backbone, self._options)
         outputs = prequential(
             model,
-            task,
+            self.task,
             log.ids,
             log.labels,
             batch_size=settings.batch_size,
@@ -126,11 +116,29 @@ def _passes(
             arch_lr=settings.lr if arm.level == "single" else settings.arch_lr,
             level=arm.level,
             hard=arm.name == "AutoEmb",
+            passed=passed,
         )
+        results = {}
         for kind, values in outputs.items():
             embedding.hard = kind == "hard"
             name = f"{arm.name}, hard" if embedding.hard else arm.name
-            yield name, cost(embedding.packed()).bytes, values, model
+            results[name] = self._records({"seed": seed, "model": name}, model, values)
+        return results
+
+    def _records(self, place: dict[str, Any], model: Model, outputs: np.ndarray) -> Records:
+        def measured(inside: np.ndarray | None = None) -> dict[str, float]:
+            return _measured(self.task, self.log.labels, outputs, inside)
+
+        windows = range(self.settings.windows)
+        return {
+            "table": [{**place, "bytes": cost(model.embedding.packed()).bytes, **measured()}],
+            "windows": [{**place, "window": window, **measured(self._windows == window)} for window in windows],
+            "popularity": [
+                {**place, "field": field, "seen": seen, **measured(inside)}
+                for (field, seen), inside in self._groups.items()
+            ],
+            "dims": [{**place, **row} for row in _dims(self.log.schema, model)],
+        }
 
 
 def _measured(

@@ -6,18 +6,21 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from tqdm import tqdm
 
 from pipeline.reporting.text import number_of
 from pipeline.studies.grid import Cell, Study
 from pipeline.studies.results import Results
 from pipeline.workflow import process
 from pipeline.workflow.code import ROOT
+from pipeline.workflow.progress import progress, ticking
 
 SHOWN_LINES = 12  # of the log of a stage that failed
+BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"  # in units of `Cell.cost`
 
 log = logging.getLogger("pipeline.studies")
 
@@ -97,7 +100,6 @@ class StudyRun:
             log.info("finished already: %d of %s", len(here), number_of(len(wanted), "cell"))
         # Finished cells first, then the longest, so that no long cell runs alone at the end.
         wanted.sort(key=lambda cell: (cell.name not in here, -cell.cost))
-        clock = _Clock({cell.name: 0.0 if cell.name in here else cell.cost for cell in wanted}, self.jobs)
         pool = ThreadPoolExecutor(self.jobs)
         try:
             stages: dict[Future[None], Cell] = {
@@ -105,11 +107,16 @@ class StudyRun:
                 for cell in wanted
             }
             failed = []
-            for future in as_completed(stages):
-                cell, wrong = stages[future], future.exception()
-                if wrong:
-                    failed.append(f"{cell.name}: {wrong}")
-                log.info(clock.done(cell.name, wrong is not None))
+            total = sum(cell.cost for cell in wanted if cell.name not in here)
+            with ticking(progress(total=total, desc=f"study {self.study.name}", bar_format=BAR)) as bar:
+                for number, future in enumerate(as_completed(stages), 1):
+                    cell, wrong = stages[future], future.exception()
+                    if wrong:
+                        failed.append(f"{cell.name}: {wrong}")
+                    with bar.external_write_mode():
+                        log.info("[%d/%d] %s%s", number, len(wanted), cell.name, " FAILED" if wrong else "")
+                    bar.set_postfix_str(_pace(number, len(here), len(wanted), bar), refresh=False)
+                    bar.update(0 if cell.name in here else cell.cost)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for running in list(self._running):
@@ -147,24 +154,11 @@ class StudyRun:
         return {**os.environ, **own, "OMP_NUM_THREADS": threads}
 
 
-class _Clock:
-    """Estimates after every cell the time that remains."""
-
-    def __init__(self, cost: Mapping[str, float], jobs: int) -> None:
-        self.cost, self.jobs = cost, jobs
-        self.began = time.monotonic()
-        self.total = self.left = sum(cost.values())
-        self.number = 0
-
-    def done(self, name: str, failed: bool) -> str:
-        self.number += 1
-        self.left -= self.cost[name]
-        spent = time.monotonic() - self.began
-        ahead = spent * self.left / (self.total - self.left) if self.total > self.left else self.left / self.jobs
-        return (
-            f"[{self.number}/{len(self.cost)}] {name}{' FAILED' if failed else ''}, {duration(spent)} gone, about "
-            f"{duration(ahead)} left"
-        )
+def _pace(done: int, here: int, cells: int, bar: tqdm) -> str:
+    """The cells that are done, and how many of those that were not here already are done in an hour."""
+    seconds = bar.format_dict["elapsed"]
+    rate = f", {3600 * (done - here) / seconds:.3g} cells/h" if done > here and seconds else ""
+    return f"{done}/{cells} cells{rate}"
 
 
 def duration(seconds: float) -> str:

@@ -10,11 +10,9 @@ its own trials, and never those of other settings, data or code.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +36,6 @@ from pipeline.workflow.params import Params
 from pipeline.workflow.places import work
 from pipeline.workflow.process import unterminated
 from pipeline.workflow.validation import validated
-
-log = logging.getLogger("pipeline.sweeps")
 
 
 class Surplus(Exception):
@@ -141,8 +137,13 @@ class Sweep:
 
     # --- trials
 
-    def work_off(self, study: optuna.Study) -> None:
-        """Run trials until the number that are finished or running reaches ``sweep.trials``."""
+    def work_off(self, study: optuna.Study, done: Callable[[], object] = lambda: None) -> None:
+        """Run trials until the number that are finished or running reaches ``sweep.trials``.
+
+        Args:
+            study: the open study.
+            done: called after every trial.
+        """
         while counted(study) < self.settings.trials:
             current: list[int] = []
             beginning = contextlib.ExitStack()  # a trial that ends without process and number does not run again
@@ -164,6 +165,7 @@ class Sweep:
                 for number in current:
                     give_back(study, number, ours=True)
                 raise
+            done()
         for trial in finished(study):
             shutil.rmtree(self._folder(trial), ignore_errors=True)
 
@@ -172,7 +174,6 @@ class Sweep:
 
     def _run(self, trial: Trial) -> Any:
         """Optuna's objective. Also stores the figures of the tables in the trial."""
-        began = time.monotonic()
         experiment = self.experiment(self._draw(trial))
         folder = self._folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,24 +201,26 @@ class Sweep:
                 tracked.metrics(0, {f"val/{experiment.task.objective}": outcome.objective})
             tracked.metrics(0, {f"dim/{field}": d for field, d in outcome.dims.items()})
             tracked.tag("ended", "diverged" if outcome.diverged else "no" if outcome.ended else "early")
-        self._log(folder.name, outcome, time.monotonic() - began)
         return self._result(trial, outcome)
 
-    def _log(self, name: str, outcome: Outcome, seconds: float) -> None:
-        worth = outcome.diverged or "over the budget, not retrained"
-        if outcome.objective is not None:
-            worth = f"val {self.title} {outcome.objective:.4f}{'' if outcome.ended else ', ended early'}"
-        size = ""
-        if outcome.bytes is not None:
-            size = f", {outcome.bytes:,} bytes ({outcome.bytes / self.full_bytes:.1%} of the full tables')"
-        log.info("sweep: %s: %s%s, %.0f s", name, worth, size, seconds)
+    def line(self, trial: FrozenTrial) -> str:
+        """What a finished trial gave, in one line."""
+        kept = trial.user_attrs
+        worth, size = kept.get("diverged") or "over the budget, not retrained", ""
+        if kept["objective"] is not None:
+            early = ", ended early" if trial.state == TrialState.PRUNED else ""
+            worth = f"val {self.title} {kept['objective']:.4f}{early}"
+        if kept["bytes"] is not None:
+            size = f", {kept['bytes']:,} bytes ({kept['bytes'] / self.full_bytes:.1%} of the full tables')"
+        seconds = trial.duration.total_seconds() if trial.duration else 0.0
+        return f"sweep: trial-{kept['trial']}: {worth}{size}, {seconds:.0f} s"
 
     def _result(self, trial: Trial, outcome: Outcome) -> Any:
         """The objective values for Optuna. Stores the outcome in the trial; raises `TrialPruned` for an early end."""
         for name in ("dims", "bytes", "objective"):
             trial.set_user_attr(name, getattr(outcome, name))
         if outcome.diverged:
-            trial.set_user_attr("diverged", True)
+            trial.set_user_attr("diverged", outcome.diverged)
             return math.nan
         if not outcome.ended:
             raise optuna.TrialPruned

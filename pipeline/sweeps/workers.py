@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import signal
 import time
+from datetime import datetime
 from multiprocessing.context import ForkServerProcess
 
 import optuna
+from tqdm import tqdm
 
 from pipeline.sweeps.storage import RETRIES, counted, finished, in_use, reap
 from pipeline.sweeps.sweep import Sweep
 from pipeline.workflow import process
+from pipeline.workflow.progress import hide, progress, ticking
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
+
+log = logging.getLogger("pipeline.sweeps")
 
 
 def do_trials(sweep: Sweep, study: optuna.Study) -> None:
-    """Run all trials, in this process or in ``sweep.workers`` worker processes.
+    """Run all trials, in this process or in ``sweep.workers`` worker processes, with a line for each that ends.
 
     Args:
         sweep: its settings say how many trials and workers there are.
@@ -27,22 +34,44 @@ def do_trials(sweep: Sweep, study: optuna.Study) -> None:
         ValueError: if the storage is lost, a worker ends with an error, or workers are killed again and again.
     """
     with in_use(sweep.name):
-        if sweep.settings.workers > 1:
-            _run_workers(sweep, study)
-        else:
-            _run_here(sweep, study)
+        total, known = sweep.settings.trials, len(finished(study))
+        with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit=" trials")) as bar:
+            watch = Watch(sweep, study, bar)
+            if sweep.settings.workers > 1:
+                _run_workers(sweep, study, watch)
+            else:
+                _run_here(sweep, study, watch)
 
 
-def _run_here(sweep: Sweep, study: optuna.Study) -> None:
+class Watch:
+    """Tells of every trial that ends, whichever process runs it: a line above the bar, and a step of the bar."""
+
+    def __init__(self, sweep: Sweep, study: optuna.Study, bar: tqdm) -> None:
+        self.sweep, self.study, self.bar = sweep, study, bar
+        self._known = {trial.number for trial in finished(study)}
+
+    def look(self) -> int:
+        """The number of finished trials."""
+        trials = finished(self.study)
+        new = [trial for trial in trials if trial.number not in self._known]
+        for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.max):
+            with self.bar.external_write_mode():
+                log.info(self.sweep.line(trial))
+        self._known |= {trial.number for trial in new}
+        self.bar.update(len(new))
+        return len(trials)
+
+
+def _run_here(sweep: Sweep, study: optuna.Study, watch: Watch) -> None:
     total = sweep.settings.trials
-    while len(finished(study)) < total:
-        sweep.work_off(study)
+    while watch.look() < total:
+        sweep.work_off(study, watch.look)
         reap(study)
         if counted(study) >= total > len(finished(study)):  # other processes run the rest
             time.sleep(POLL_SECONDS)
 
 
-def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
+def _run_workers(sweep: Sweep, study: optuna.Study, watch: Watch) -> None:
     """Run the trials in worker processes, and replace workers that are killed.
 
     Raises:
@@ -52,7 +81,7 @@ def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
     context = multiprocessing.get_context("forkserver")
     workers: list[ForkServerProcess] = []
     ended: list[ForkServerProcess] = []
-    killed, done = 0, len(finished(study))
+    killed, done = 0, watch.look()
     try:
         while done < total:
             if ended or not workers:
@@ -60,6 +89,7 @@ def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
                     workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
                     workers[-1].start()
             time.sleep(POLL_SECONDS)
+            watch.look()
             ended = [worker for worker in workers if not worker.is_alive()]
             if not ended and workers:
                 continue
@@ -67,7 +97,7 @@ def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
             if any(worker.exitcode == 1 for worker in ended):
                 raise ValueError("a worker has ended with the error above; correct it and start the sweep again")
             reap(study)
-            now = len(finished(study))
+            now = watch.look()
             killed = sum(worker.exitcode != 0 for worker in ended) + (killed if now == done else 0)
             done = now
             if killed > RETRIES:
@@ -83,7 +113,9 @@ def _run_workers(sweep: Sweep, study: optuna.Study) -> None:
 
 
 def _worker(sweep: Sweep, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     process.end_with(parent)
+    hide()
 
     def work() -> None:
         with in_use(sweep.name):

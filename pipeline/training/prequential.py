@@ -11,7 +11,7 @@ the weights were just trained; it never chooses a dimension, so it saves no memo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -42,6 +42,7 @@ def prequential(
     arch_lr: float,
     level: Level = "bilevel",
     hard: bool = False,
+    passed: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, np.ndarray]:
     """Predict every batch of a stream and then train on it.
 
@@ -55,6 +56,7 @@ def prequential(
         arch_lr: of the controllers.
         level: "bilevel": the controllers take a step of their own before the weights. "single": one step of both.
         hard: whether to predict a second time, with only the candidate of the largest weight for each value.
+        passed: receives the number of rows of every batch when it is done.
 
     Returns:
         ``outputs`` (n,): the outputs of the model before it was trained on the row; with ``hard``, also ``hard`` (n,).
@@ -84,13 +86,18 @@ def prequential(
                 with frozen_statistics(model):
                     architecture_gradient(loss, loss, arch, [*tables, *weights])
                 controllers.step()
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss().backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            _step(optimizers, loss)
         embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
+        passed(len(batch.ids))
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+
+def _step(optimizers: Sequence[torch.optim.Optimizer], loss: Callable[[], torch.Tensor]) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss().backward()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def _tables_and_weights(model: Model, arch: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
