@@ -35,7 +35,7 @@ def do_trials(sweep: Sweep, study: optuna.Study) -> None:
     """
     with in_use(sweep.name):
         total, known = sweep.settings.trials, len(finished(study))
-        with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit=" trials")) as bar:
+        with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit="trial")) as bar:
             watch = Watch(sweep, study, bar)
             if sweep.settings.workers > 1:
                 _run_workers(sweep, study, watch)

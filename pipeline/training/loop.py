@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -36,7 +37,7 @@ class _Bar(pl.Callback):
             self.bar.set_postfix(pl_module.progress(), refresh=False)
             self.bar.update(behind)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def close(self) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
 
@@ -73,6 +74,7 @@ def fit(
         seconds: between two checkpoints.
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides tips about other products
+    bar = _Bar(title, epochs * len(batches))
     trainer = pl.Trainer(
         max_epochs=epochs,
         devices=1,
@@ -82,8 +84,8 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         deterministic=torch.cuda.is_available() or None,  # a CPU adds in a fixed order anyway
-        callbacks=[_Bar(title, epochs * len(batches)), _Checkpoint(checkpoint, seconds)],
+        callbacks=[bar, _Checkpoint(checkpoint, seconds)],
     )
-    with warnings.catch_warnings():
+    with contextlib.closing(bar), warnings.catch_warnings():  # Lightning closes nothing on Ctrl-C
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
         trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]
