@@ -31,7 +31,7 @@ def compared(runs: Sequence[Run], now: datetime) -> str:
     differing = [name for name in every if _differs(name, settings)]
     short = _short(every)
     head, *rows = _aligned([_head(runs), *map(_figures, runs)])
-    lefts = [["experiment"], *([run.name, _time(run.when, now)] for run in runs)]
+    lefts = [["experiment"], *([run.name, *_time(run.when, now)] for run in runs)]
     indent = min(max(len(word) for left in lefts for word in left), WIDTH - len(GAP + head))
     rights = [[head]]
     for run, row, own in zip(runs, rows, settings, strict=True):
@@ -110,10 +110,11 @@ def _mean_sd(figures: Mapping[str, Any], objective: str) -> str:
     return f"{figures[objective]:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
 
 
-def _time(when: datetime | None, now: datetime) -> str:
+def _time(when: datetime | None, now: datetime) -> list[str]:
+    """The time as a text, if there is one."""
     if when is None:
-        return ""
-    return f"{when:%H:%M}" if when.date() == now.date() else f"{when.day} {when:%b %H:%M}"
+        return []
+    return [f"{when:%H:%M}" if when.date() == now.date() else f"{when.day} {when:%b %H:%M}"]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -65,7 +65,7 @@ def experiments_of_commits() -> dict[str, int]:
 
 
 def runs(commits: Sequence[str]) -> list[Run]:
-    """The workspace, and each commit followed by its experiments, the latest first.
+    """The workspace, and each commit followed by its experiments.
 
     Raises:
         ValueError: if DVC cannot read them.

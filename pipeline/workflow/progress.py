@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+DELAY_SECONDS = 1.0
 LOG_SECONDS = 60.0
 TICK_SECONDS = 1.0
 
@@ -35,7 +36,7 @@ def progress(*args: Any, **settings: Any) -> tqdm:
     """A bar of tqdm with these arguments. Work that ends within a second (in a log, within a minute) shows none."""
     settings = {"leave": None, **settings, "disable": _hidden or settings.get("disable", False)}
     if sys.stderr.isatty():
-        return tqdm(*args, delay=1, **settings)
+        return tqdm(*args, delay=DELAY_SECONDS, **settings)
     log = {"file": _Log(), "delay": LOG_SECONDS, "mininterval": LOG_SECONDS, "miniters": 1, "ncols": 100, "ascii": True}
     return tqdm(*args, **{**settings, **log})
 

@@ -1,6 +1,7 @@
 """The stage that compares AutoEmb with fixed dimensions along a stream."""
 
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,3 +79,21 @@ def test_candidates_out_of_order_are_refused_before_any_row_is_read(tmp_path: Pa
     project = Project(tmp_path, stream__dims=[4, 2])
     assert "params.yaml: stream: dims must be ascending, got [4, 2]" in project.error("stream")
     assert not (project.folder / "artifacts").exists()
+
+
+def test_finished_passes_are_kept_when_a_stream_is_interrupted(
+    compared: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = compared.copy(tmp_path)
+    before, passes = project.files(), sorted((tmp_path / ".pipeline/stream").rglob("*.json"))
+    assert len(passes) == 2 * 6  # AutoEmb is measured twice in one pass
+    passes[3].unlink()
+    shutil.rmtree(tmp_path / "artifacts/stream")
+    capsys.readouterr()
+    project.run("stream")
+    assert "stream: 1 of 12 passes over 700 rows" in capsys.readouterr().out
+    assert project.files() == before
+    project.give(stream__seeds=[0, 1, 2]).run("stream")
+    assert "stream: 6 of 18 passes over 700 rows" in capsys.readouterr().out
+    project.give(stream__lr=0.02, stream__seeds=[0]).run("stream")
+    assert "stream: 6 of 6 passes over 700 rows" in capsys.readouterr().out
