@@ -31,22 +31,20 @@ def compared(runs: Sequence[Run], now: datetime) -> str:
     differing = [name for name in every if _differs(name, settings)]
     short = _short(every)
     head, *rows = _aligned([_head(runs), *map(_figures, runs)])
-    lefts = [["experiment"], *([run.name, *_time(run.when, now)] for run in runs)]
-    indent = min(max(len(word) for left in lefts for word in left), WIDTH - len(GAP + head))
-    rights = [[head]]
-    for run, row, own in zip(runs, rows, settings, strict=True):
+    lefts = [[run.name, *_time(run.when, now)] for run in runs]
+    indent = min(max(len(word) for left in [["experiment"], *lefts] for word in left), WIDTH - len(GAP + head))
+    blocks = [_block(["experiment"], [head], indent)]
+    for run, left, row, own in zip(runs, lefts, rows, settings, strict=True):
         shown = [f"{short[name]}={_cut(own[name], LONGEST)}" for name in differing if name in own]
-        rights.append([run.state or row, *_lines(shown, GAP, WIDTH - indent - len(GAP))])
-    blocks = [
-        "\n".join(
-            f"{_cut(word, indent):<{indent}}{GAP}{line}".rstrip() for word, line in zip_longest(*pair, fillvalue="")
-        )
-        for pair in zip(lefts, rights, strict=True)
-    ]
-    told = ["No setting differs."]
-    if differing:
-        told = _lines(f"The settings that differ, as -S names them: {', '.join(differing)}".split(" "), " ", WIDTH)
-    return "\n\n".join([*blocks, "\n".join(told)])
+        blocks.append(_block(left, [run.state or row, *_lines(shown, GAP, WIDTH - indent - len(GAP))], indent))
+    told = f"The settings that differ, in full: {', '.join(differing)}" if differing else "No setting differs."
+    return "\n\n".join([*blocks, "\n".join(_lines(told.split(" "), " ", WIDTH))])
+
+
+def _block(left: Sequence[str], right: Sequence[str], indent: int) -> str:
+    """Two columns of lines, the left one of this width."""
+    pairs = zip_longest(left, right, fillvalue="")
+    return "\n".join(f"{_cut(word, indent):<{indent}}{GAP}{line}".rstrip() for word, line in pairs)
 
 
 def _differs(name: str, settings: Sequence[Mapping[str, str]]) -> bool:

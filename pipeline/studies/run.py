@@ -109,6 +109,7 @@ class StudyRun:
             failed = []
             total = sum(cell.cost for cell in wanted if cell.name not in here)
             with ticking(progress(total=total, desc=f"study {self.study.name}", bar_format=BAR)) as bar:
+                bar.set_postfix_str(_pace(0, len(here), len(wanted), bar), refresh=False)
                 for number, future in enumerate(as_completed(stages), 1):
                     cell, wrong = stages[future], future.exception()
                     if wrong:

@@ -56,7 +56,7 @@ def test_only_the_settings_that_differ_are_shown_by_their_shortest_names() -> No
     )
     assert first[1].split() == ["search.lr=0.01", "budget=null"]
     assert second[1].split()[-2:] == ["search.lr=0.02", "budget=0.1"]
-    assert told == ["The settings that differ, as -S names them: search.lr, derive.budget"]
+    assert told == ["The settings that differ, in full: search.lr, derive.budget"]
 
 
 def test_a_plug_is_called_by_its_section_and_options_count_for_its_method_alone() -> None:
