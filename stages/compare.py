@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import datetime
+from pathlib import Path
 
 from pipeline.reporting.experiments import compared
 from pipeline.reporting.text import number_of
@@ -28,6 +29,8 @@ def run(every: bool) -> None:
     Raises:
         ValueError: if there is no git repository, or DVC cannot read its experiments.
     """
+    if not Path("dvc.yaml").is_file():
+        raise ValueError(f"there is no dvc.yaml in {Path.cwd()}; call it in the folder that has one")
     commit, name = head()
     others = {other: number for other, number in experiments_of_commits().items() if other != commit}
     listed = runs([commit, *others] if every else [commit])

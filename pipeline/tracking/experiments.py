@@ -15,7 +15,6 @@ from pipeline.workflow.params import FILE, value_at
 from pipeline.workflow.places import METRICS
 
 WORKSPACE = "workspace"
-UNFINISHED = ("queued", "running", "failed")
 CHECK, LAST = "check", "evaluate"  # stages: the first one also depends on parameters that no other stage reads
 EXPERIMENTS = "refs/exps/"  # in git: refs/exps/<2 digits of the commit>/<38 digits>/<name>
 
@@ -49,7 +48,10 @@ def head() -> tuple[str, str]:
         commit = _output(["git", "rev-parse", "--verify", "--quiet", "HEAD"]).strip()
         branch = _output(["git", "branch", "--show-current"]).strip()
     except (OSError, subprocess.CalledProcessError):
-        raise ValueError("experiments need a commit of git, and there is none here; see `dvc exp run --help`") from None
+        raise ValueError(
+            "DVC keeps experiments in git, and there is no commit here; make one (git init, git add ., git commit), "
+            "and call `dvc config --local --unset core.no_scm` if DVC was set up before that"
+        ) from None
     return commit, _called(branch, commit)
 
 
@@ -86,7 +88,12 @@ def _runs(shown: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
             if (state, place) == ("running", WORKSPACE):
                 continue  # it is the workspace
             tip = experiment["revs"][0]
-            yield _run(tip["name"] or tip["rev"][:7], tip, state if state in UNFINISHED else _state_of_commit(tip))
+            name = tip["name"] or tip["rev"][:7]
+            if state == "failed":
+                state = f"failed; `dvc queue logs {name}` shows why"
+            elif state not in ("queued", "running"):
+                state = _state_of_commit(tip)
+            yield _run(name, tip, state)
 
 
 def _executor(experiment: Mapping[str, Any]) -> tuple[str, str]:
@@ -113,7 +120,10 @@ def _state_of_workspace() -> str:
     """Empty if the results are those of the code, the data and the parameters that are there."""
     if not METRICS.is_file():
         return "not run yet"
-    changed = json.loads(_dvc("status", "--json", "--with-deps", LAST))
+    try:
+        changed = json.loads(_dvc("status", "--json", "--with-deps", LAST))
+    except ValueError:  # e.g. because `dvc repro` is at work
+        return "`dvc status` does not say whether its results are current"
     return "changed since its run" if changed else ""
 
 

@@ -128,14 +128,28 @@ def test_results_that_are_not_in_the_cache_are_not_shown(repository: Path, tmp_p
 
 def test_without_git_there_are_no_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
     for path in ("", "/nowhere"):  # no repository, and no git
         if path:
             monkeypatch.setenv("PATH", path)
-        with pytest.raises(ValueError, match="experiments need a commit of git, and there is none here"):
+        with pytest.raises(ValueError, match="DVC keeps experiments in git, and there is no commit here; make one"):
             compare.run(every=False)
 
 
-def test_a_refusal_of_dvc_is_told_in_one_line(repository: Path) -> None:
+def test_a_workspace_that_dvc_cannot_judge_shows_no_figures(repository: Path) -> None:
     Path("dvc.yaml").write_text("stages: [")
-    with pytest.raises(ValueError, match=r"^dvc status: '\./dvc\.yaml' is invalid\.$"):
-        runs([head()[0]])
+    unknown = "`dvc status` does not say whether its results are current"
+    assert sizes(runs([head()[0]])) == [("workspace", unknown), ("main", 1000)]
+
+
+def test_a_folder_without_dvc_is_told_in_one_line(repository: Path) -> None:
+    shutil.rmtree(".dvc")
+    with pytest.raises(ValueError, match=r"^dvc exp: you are not inside of a DVC repository[^\n]*$"):
+        compare.run(every=False)
+
+
+def test_another_folder_of_the_repository_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "docs").mkdir()
+    monkeypatch.chdir(repository / "docs")
+    with pytest.raises(ValueError, match=r"^there is no dvc.yaml in .*/docs; call it in the folder that has one$"):
+        compare.run(every=False)
