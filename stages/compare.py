@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.reporting.experiments import compared
-from pipeline.reporting.text import number_of
 from pipeline.tracking.experiments import experiments_of_commits, head, runs
 from pipeline.workflow import process
 
@@ -39,8 +38,7 @@ def run(every: bool) -> None:
     else:
         print(f"{name} has no experiments yet; this runs one: dvc exp run -S method.name=coded -S derive.budget=0.1")
     if others and not every:
-        number = number_of(sum(others.values()), "experiment")
-        print(f"{number} of other commits: make compare ALL=1")
+        print(f"experiments of other commits: {sum(others.values())}; `make compare ALL=1` shows them")
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def test_experiments_have_the_figures_of_their_own_settings(repository: Path, pr
     assert sizes(runs([second])) == [("workspace", "changed since its run"), ("main", "not run with these settings")]
     assert experiments_of_commits() == {first: 1}
     compare.run(every=False)
-    assert printed()[1:] == ["1 experiment of other commits: make compare ALL=1"]
+    assert printed()[1:] == ["experiments of other commits: 1; `make compare ALL=1` shows them"]
     compare.run(every=True)
     rows = [line.split() for line in printed()]
     assert ["small", "full", "100", "10.0%", "0.7000", "100", "0.7000"] in rows
