@@ -29,7 +29,16 @@ from pipeline.workflow.plug import FOLDERS, names
 from pipeline.workflow.validation import validated
 from tests.project import ROOT, SMALL, STAGES, Project
 
-PAGES = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+KEPT_TABLES = [
+    str(path.relative_to(ROOT))
+    for folder in ("studies", "stream", "benchmarks")
+    for path in sorted((ROOT / folder).glob("**/results/**/*.md"))
+]
+NOTEBOOKS = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 CODE_FOLDERS = ("pipeline", "stages", "tests", "studies", "benchmarks", "notebooks", "stream", "sweep", "docs", "data")
 RESULTS = ROOT / "studies/overall/results"
 SETTINGS = {  # column of the results: profile of the study, and its data set
@@ -43,7 +52,11 @@ MARKS = {"more": " ▲", "less": " ▼"}  # beside one dimension of its size, af
 
 @cache
 def text_of(page: str) -> str:
-    return (ROOT / page).read_text()
+    """The text of a page, or of the texts between the code of a notebook."""
+    text = (ROOT / page).read_text()
+    if not page.endswith(".ipynb"):
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
 
 
 def blocks(page: str, language: str = "") -> list[str]:
@@ -82,15 +95,41 @@ def anchors(page: str) -> set[str]:
 # --- what the pages name
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *KEPT_TABLES, *NOTEBOOKS])
 def test_every_link_leads_to_a_file_and_a_title(page: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
-        if link.startswith("https://"):
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)]+)\)|<(?:a|img)[^>]* (?:href|src)=[\"']([^\"']+)", text)
+    assert text.count("](") + len(re.findall(" (?:href|src)=", text)) == len(links), "a link that is not closed"
+    for link in ("".join(found) for found in links):
+        if re.match(r"\w+:", link):
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./?&=#~%+-]*)?", link), link
             continue
         path, _, anchor = link.partition("#")
         target = os.path.relpath((ROOT / page).parent / path if path else ROOT / page, ROOT)
         assert (ROOT / target).exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_that_code_and_settings_name_has_what_they_say() -> None:
+    named = set()
+    for path in [*ROOT.glob("*.yaml"), *(path for top in CODE_FOLDERS for path in (ROOT / top).rglob("*"))]:
+        if path.suffix in (".py", ".yaml", ".csv") and not path.is_relative_to(ROOT / "docs/site"):
+            named |= set(re.findall(r"(?<![\w/])((?:docs/[\w-]+|data/README)\.md)(?:#([\w-]+))?", path.read_text()))
+    assert named
+    for page, anchor in named:
+        assert (ROOT / page).is_file(), page
+        assert not anchor or anchor in anchors(page), (page, anchor)
+
+
+def test_the_contents_of_the_site_list_every_page(tmp_path: Path) -> None:
+    command = [sys.executable, "docs/site/pages.py", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trees = re.findall(r"^```{toctree}\n(.*?)^```", (tmp_path / "index.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for line in "".join(trees).splitlines() if line and not line.startswith(":")]
+    listed = [line.split()[-1].strip("<>") for line in lines]  # a title may stand before the page
+    written = [str(path.relative_to(tmp_path).with_suffix("")) for path in tmp_path.rglob("*.md")]
+    assert sorted([*listed, "index"]) == sorted(written)
 
 
 @pytest.mark.parametrize("page", PAGES)
