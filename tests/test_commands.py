@@ -32,7 +32,7 @@ def on(page: str) -> list[str]:
     return [shlex.join(words) for line in "".join(blocks).splitlines() if (words := shlex.split(line, comments=True))]
 
 
-def repository(folder: Path, migrated: Path, header: str) -> Path:
+def repository(folder: Path, migrated: Path) -> Path:
     """A small project in git, after the installation, with a log of one's own."""
     Project(folder, **SMALL)
     for name in NEEDED:
@@ -41,11 +41,11 @@ def repository(folder: Path, migrated: Path, header: str) -> Path:
     rng = random.Random(0)
     users = [rng.randrange(20) for _ in range(600)]
     rows = [f"{int(rng.random() < (0.8 if user % 2 else 0.2))},{rng.randrange(2)},u{user}" for user in users]
-    (folder / "data/clicks.csv").write_text("\n".join([header, *rows]) + "\n")
+    (folder / "data/clicks.csv").write_text("\n".join(["clicked,member,user", *rows]) + "\n")
     binaries = folder / ".venv/bin"
     binaries.mkdir(parents=True)
-    for name, command in (("python", sys.executable), ("dvc", f"{sys.executable} -m dvc")):
-        (binaries / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    for name, command in (("python", [sys.executable]), ("dvc", [sys.executable, "-m", "dvc"])):
+        (binaries / name).write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
         (binaries / name).chmod(0o755)
     (folder / ".venv/.ready").touch()
     (folder / ".gitignore").write_text("/.venv/\n/artifacts/\n/.pipeline/\n/mlflow.db*\n/data/\n")
@@ -71,7 +71,7 @@ def run(command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def own_log(tmp_path: Path, migrated: Path) -> Iterator[Path]:
-    yield repository(tmp_path, migrated, "clicked,member,user")
+    yield repository(tmp_path, migrated)
     for process in followers(tmp_path):
         process.kill()
     until(lambda: not followers(tmp_path))
@@ -82,6 +82,12 @@ def test_every_command_is_run_here_or_by_ci() -> None:
     ci = {line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make ")}
     assert commands - ci == {*OWN_LOG, NAMED_LABEL}
     assert {"make test", "make repro"} <= ci
+
+
+def test_help_lists_every_target() -> None:
+    shown = run("make help", ROOT).stdout
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line.split()[0] for line in shown.splitlines()] == targets.split()
 
 
 def test_the_commands_for_a_log_of_ones_own_lead_from_the_file_to_the_runs_table(own_log: Path) -> None:
@@ -100,7 +106,7 @@ def test_the_commands_for_a_log_of_ones_own_lead_from_the_file_to_the_runs_table
     with served(ui, own_log) as (address, printed):
         until(lambda: f"verdict and figures: {address}/#/experiments/" in printed.read_text(), seconds=120)
         until(lambda: "<title>MLflow</title>" in fetched(address), seconds=120)
-    names = {run.info.run_name for run in runs(own_log)}
+    names = {recorded.info.run_name for recorded in runs(own_log)}
     assert "clicks.csv, autodim, deepfm" in names, names
 
 
