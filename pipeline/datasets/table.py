@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,8 +89,60 @@ def read(
     file = only_file(path, ENDINGS)
     if parquet.is_parquet(file):
         return Source(columns.fields, _parquet(file, columns), str(file))
+    text = _text(file, names, delimiter, missing, encoding)
+    return Source(columns.fields, map(columns.named, text.read(columns.of_text())), str(file))
+
+
+def unlabelled(
+    rows: Path | pa.RecordBatch,
+    *,
+    keep: Sequence[str] = (),
+    label: str | None = None,
+    categorical: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    bag: Sequence[str] = (),
+    separator: str = "|",
+    delimiter: str | None = None,
+    names: Sequence[str] | None = None,
+    missing: Sequence[str] = ("",),
+    encoding: str = "utf-8",
+) -> Source:
+    """New rows, read as `read` reads those with labels.
+
+    Args:
+        rows: the file, as for `read`; or the rows themselves, with the column types of a Parquet file.
+        keep: further columns, which are passed on.
+        label: column that a text file without a header line may leave out; it is not read.
+        names: of all columns of a text file without a header line. If its first line names the fields, it is a header.
+        categorical, numeric, bag, separator, delimiter, missing, encoding: see `read`.
+
+    Raises:
+        ValueError: as `BadData`, if the rows do not fit.
+        NotFound: if there is no file.
+    """
+    fields = _fields(None, None, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag})
+    others = tuple(name for name in keep if name not in fields)
+    columns = _Columns(None, "binary", None, None, fields, separator, others)
+    if isinstance(rows, pa.RecordBatch):
+        parquet.check_columns(rows.schema.names, columns.names, "the rows")
+        return Source(fields, [columns.typed(rows, "the rows")], "the rows")
+    file = only_file(rows, ENDINGS)
+    if parquet.is_parquet(file):
+        return Source(fields, _parquet(file, columns), str(file))
+    text = _text(file, None, delimiter, missing, encoding)
+    if names is not None:
+        first = text.header()
+        if not set(fields) <= set(first):
+            without = [name for name in names if name != label]
+            text = replace(text, names=without if len(first) == len(without) else names)
+    return Source(fields, map(columns.named, text.read(columns.of_text())), str(file))
+
+
+def _text(
+    file: DataFile, names: Sequence[str] | None, delimiter: str | None, missing: Sequence[str], encoding: str
+) -> Delimited:
     delimiter = delimiter or ("\t" if ".tsv" in str(file) else ",")
-    text = Delimited(
+    return Delimited(
         file,
         names,
         delimiter,
@@ -101,12 +153,11 @@ def read(
         hint=f"correct or remove the line, put values that contain {delimiter!r} in double quotes, or set the option "
         "'delimiter' if it is another",
     )
-    return Source(columns.fields, map(columns.named, text.read(columns.of_text())), str(file))
 
 
-def _fields(label: str, time: str | None, by_kind: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _fields(label: str | None, time: str | None, by_kind: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Kind of every field."""
-    named = [label, *([time] if time else []), *(name for group in by_kind.values() for name in group)]
+    named = [name for name in (label, time) if name] + [name for group in by_kind.values() for name in group]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise ValueError(
@@ -117,34 +168,42 @@ def _fields(label: str, time: str | None, by_kind: Mapping[str, Sequence[str]]) 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The meaning of a table's columns; see `read`."""
+    """The meaning of a table's columns; see `read` and `unlabelled`."""
 
-    label: str
+    label: str | None
     label_type: str
     positive: str | int | None
     time: str | None
     fields: dict[str, str]
     separator: str
+    keep: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        return [self.label, *([self.time] if self.time else []), *self.fields]
+        return [*(name for name in (self.label, self.time) if name), *self.fields, *self.keep]
 
     def of_text(self) -> list[Column]:
         """The columns that a text file must have."""
-        if self.label_type == "number":
-            label = Column(self.label, pa.float64(), required=True)
+        columns = []
+        if self.label is None:
+            pass
+        elif self.label_type == "number":
+            columns.append(Column(self.label, pa.float64(), required=True))
         elif self.positive is None:
-            label = binary_label(self.label, SET_POSITIVE)
+            columns.append(binary_label(self.label, SET_POSITIVE))
         else:
-            label = Column(self.label, required=True)
-        time = [Column(self.time, pa.int64(), required=True)] if self.time else []
+            columns.append(Column(self.label, required=True))
+        if self.time:
+            columns.append(Column(self.time, pa.int64(), required=True))
         types = {NUMERIC: pa.float64()}
-        return [label, *time, *(Column(name, types.get(kind, pa.string())) for name, kind in self.fields.items())]
+        columns += [Column(name, types.get(kind, pa.string())) for name, kind in self.fields.items()]
+        return columns + [Column(name) for name in self.keep]
 
     def named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The columns with the names and types of a `Source`."""
-        columns = {LABEL: self._labels(batch[self.label])}
+        columns = {name: batch[name] for name in self.keep}
+        if self.label:
+            columns[LABEL] = self._labels(batch[self.label])
         if self.time:
             columns[TIME] = batch[self.time].cast(pa.int64())
         for name, kind in self.fields.items():
@@ -153,6 +212,20 @@ class _Columns:
                 column = pc.split_pattern(column, self.separator)
             columns[name] = column.cast(pa.list_(pa.string())) if kind == BAG else column
         return pa.RecordBatch.from_pydict(columns)
+
+    def typed(self, batch: pa.RecordBatch, place: object, first_row: int = 0) -> pa.RecordBatch:
+        """The columns of a Parquet file, or of rows in memory, with the names and types of a `Source`.
+
+        Args:
+            batch: with at least the columns of `names`.
+            place: of the rows, and the number of the first one, from 0, for error messages.
+        """
+        kept = {name: batch[name] for name in self.keep}
+        read = [name for name in self.names if name not in kept]
+        plain = {name: _plain(place, name, batch[name], self.fields.get(name)) for name in read}
+        if self.label:
+            self.check_labels(plain[self.label], first_row, place)
+        return self.named(pa.RecordBatch.from_pydict(plain | kept))
 
     def _labels(self, column: pa.Array) -> pa.Array:
         if self.label_type == "number":
@@ -164,7 +237,7 @@ class _Columns:
     def _positive(self, kind: pa.DataType) -> pa.Scalar:
         return pa.scalar(str(self.positive)).cast(kind)
 
-    def check_labels(self, column: pa.Array, first_row: int, file: DataFile) -> None:
+    def check_labels(self, column: pa.Array, first_row: int, file: object) -> None:
         """Raise BadData unless the labels of a Parquet file fit the options. Messages count rows from 1."""
         is_text = pa.types.is_string(column.type)
         good, problem, remedy = pc.is_valid(column), "must not be missing", CORRECT
@@ -199,18 +272,18 @@ def _parquet(file: DataFile, columns: _Columns) -> Iterator[pa.RecordBatch]:
     row = 0
     with parquet.readable(file):
         for batch in parquet.read(file, columns.names):
-            plain = {name: _plain(file, name, batch[name], columns.fields.get(name)) for name in columns.names}
-            columns.check_labels(plain[columns.label], row, file)
+            yield columns.typed(batch, file, row)
             row += len(batch)
-            yield columns.named(pa.RecordBatch.from_pydict(plain))
 
 
-def _plain(file: DataFile, name: str, column: pa.Array, kind: str | None) -> pa.Array:
+def _plain(file: object, name: str, column: pa.Array, kind: str | None) -> pa.Array:
     """A Parquet column, cast to a type that `Source` allows.
 
     Raises:
         BadData: if its type does not suit the field's kind.
     """
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.float64() if kind == NUMERIC else pa.string())
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     stored = column.type

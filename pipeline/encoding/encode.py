@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.encoded import SCHEMA_FILE
+from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
 from pipeline.data.schema import Field, Schema
 from pipeline.data.split import PARTS
 from pipeline.encoding.arrays import ArrayFile
@@ -32,7 +32,7 @@ from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Vocabulary, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
 from pipeline.sources.source import LABEL, ORACLE, TIME, BadData
-from pipeline.workflow.outputs import read_json, write_json
+from pipeline.workflow.outputs import checksum, read_json, write_json
 from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
@@ -71,8 +71,9 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
         encoder = _Encoder(table, settings, threads)
         encoder.split_rows()
         folder.mkdir(parents=True)
-        schema = encoder.learn(folder / "vocabulary.parquet")
+        schema = encoder.learn(folder / VOCABULARY_FILE)
         checksums = encoder.write(folder, schema)
+    checksums[VOCABULARY_FILE] = checksum(folder / VOCABULARY_FILE)
     record = {**schema.to_dict(), "sha256": checksums, **encoder.record()}
     write_json(folder / SCHEMA_FILE, record)
     return record
@@ -185,6 +186,8 @@ class _Encoder:
             "rows": {part: about.rows for part, about in labels.items()},
             "labels": {part: asdict(about) for part, about in labels.items()},
             "raw_sha256": self.table.record["sha256"],
+            "dataset": self.table.record.get("dataset"),
+            "options": self.table.record.get("options", {}),
             "kinds": self.table.kinds,
             "split": {**self.settings.split.model_dump(), **self.parts.record()},
             "seed": self.settings.seed,

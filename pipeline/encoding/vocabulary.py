@@ -54,10 +54,16 @@ class Vocabulary:
         self.values = frequent["value"].combine_chunks()
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
-    def look_up(self, column: pa.Array, slots: np.ndarray) -> None:
-        """Fill slots (width, n) int32 with the ids of n rows."""
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> tuple[int, int]:
+        """Fill slots (width, n) int32 with the ids of n rows.
+
+        Returns:
+            The number of values, and of those that the vocabulary does not have.
+        """
         rows, codes, values = self._coded(column)
-        self._fill(slots, rows, self._ids_of(values).take(codes))
+        ids = self._ids_of(values).take(codes)
+        self._fill(slots, rows, ids)
+        return len(ids), int(np.count_nonzero(ids == UNKNOWN))
 
     def appear(self, column: pa.Array, slots: np.ndarray) -> None:
         """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values."""
@@ -162,3 +168,13 @@ def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: 
     if total >= 2**31:
         raise ValueError(f"there must be at most 2**31 - 1 ids, got {total:,}; raise encode.min_count in params.yaml")
     return Schema(tuple(fields))
+
+
+def read_vocabulary(path: Path) -> dict[str, pa.Array]:
+    """The known values of every field that has any, as texts, in the order of their ids; null is a missing value."""
+    pieces: dict[str, list[pa.Array]] = {}
+    with pq.ParquetFile(path, read_dictionary=["feature"]) as file:
+        for group in range(file.num_row_groups):  # each holds the values of one field
+            rows = file.read_row_group(group, columns=["feature", "value"])
+            pieces.setdefault(rows["feature"][0].as_py(), []).extend(rows["value"].chunks)
+    return {name: pa.concat_arrays(values) for name, values in pieces.items()}

@@ -40,12 +40,16 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         BadData: if a column is missing.
     """
     with pq.ParquetFile(file.path) as parquet:
-        there = parquet.schema_arrow.names
-        absent = [name for name in names if name not in there]
-        if absent:
-            raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
+        check_columns(parquet.schema_arrow.names, names, file)
         for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
             yield from parquet.iter_batches(row_groups=[group], columns=list(names))
+
+
+def check_columns(there: Sequence[str], names: Sequence[str], place: object) -> None:
+    """Raise BadData unless all the names are there."""
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise BadData(f"no column {', '.join(map(repr, absent))}", file=place, remedy=f"there are {list(there)}")
 
 
 @contextlib.contextmanager
