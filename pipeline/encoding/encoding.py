@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
 from pipeline.data.schema import Schema
 from pipeline.encoding.vocabulary import Vocabulary, read_vocabulary
-from pipeline.sources.source import CATEGORICAL, NUMERIC
+from pipeline.sources.source import BAG, CATEGORICAL, NUMERIC
 from pipeline.workflow.outputs import checksum, read_json
 
 NEEDED = ("sha256", "kinds", "max_bag", "edges", "dataset", "options")  # keys of schema.json besides the fields
@@ -66,6 +67,21 @@ class Encoding:
         """Kind of every field, by name; see `pipeline.sources.source.KINDS`."""
         kinds: Mapping[str, str] = self.record["kinds"]
         return kinds
+
+    def example(self, separator: str) -> pd.DataFrame:
+        """A raw row with the most frequent values of categorical fields and bags, and the number 1.
+
+        Args:
+            separator: between the values of a bag.
+        """
+        row: dict[str, list[str] | list[float]] = {}
+        for name, kind in self.kinds.items():
+            frequent = self.vocabularies[name].values.drop_null().slice(0, 2).to_pylist()
+            if kind == NUMERIC:
+                row[name] = [1.0]
+            else:
+                row[name] = [separator.join(frequent) if kind == BAG else frequent[0] if frequent else ""]
+        return pd.DataFrame(row)
 
     def ids(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         """The ids of raw rows.

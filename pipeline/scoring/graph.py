@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import PADDING, Schema
 from pipeline.embeddings.batch import Direct, Occurrences
+from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables, Packing
 from pipeline.models.dense import Dense
 from pipeline.models.model import Model, first_order_of
@@ -26,6 +27,9 @@ class Graph(nn.Module):
     Args:
         model: trained.
         answer: makes answers of the outputs; see `pipeline.training.task.Task.answer`.
+
+    Attributes:
+        keeps_tables: whether the tables are those of the embedding, and not written out.
     """
 
     def __init__(self, model: Model, answer: Callable[[Tensor], Tensor]) -> None:
@@ -39,8 +43,10 @@ class Graph(nn.Module):
         for module in self.backbone.modules():
             if isinstance(module, Dense):
                 module.bits = 0  # its weights are settled
-        self.groups = nn.ModuleList(Group(kept, part) for part in _parts(embedding, kept))
-        order = np.concatenate([part.fields for part in _parts(embedding, kept)])
+        self.keeps_tables = isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed
+        parts = _mixed(embedding, kept) if self.keeps_tables else [_written_out(embedding, kept)]
+        self.groups = nn.ModuleList(Group(kept, part) for part in parts)
+        order = np.concatenate([part.fields for part in parts])
         self.order: Tensor
         self.register_buffer("order", torch.from_numpy(np.argsort(order)), persistent=False)
         first_order = first_order_of(self.backbone)
@@ -87,23 +93,26 @@ class Part:
     projection: Tensor | None
 
 
+def _mixed(embedding: MixedTables, schema: Schema) -> list[Part]:
+    packing = Packing(schema, embedding.dims)
+    return [
+        Part(
+            packing.order[begin:end],
+            packing.base[begin:end],
+            embedding.tables[str(d)].get_parameter("weight").detach(),
+            embedding.projections[str(d)].detach() if str(d) in embedding.projections else None,
+        )
+        for d, begin, end in zip(packing.distinct, packing.groups, packing.groups[1:], strict=False)
+    ]
+
+
 @torch.no_grad()
-def _parts(embedding: nn.Module, schema: Schema) -> list[Part]:
-    if isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed:
-        packing = Packing(schema, embedding.dims)
-        return [
-            Part(
-                packing.order[begin:end],
-                packing.base[begin:end],
-                embedding.tables[str(d)].get_parameter("weight").detach(),
-                embedding.projections[str(d)].detach() if str(d) in embedding.projections else None,
-            )
-            for d, begin, end in zip(packing.distinct, packing.groups, packing.groups[1:], strict=False)
-        ]
+def _written_out(embedding: FieldEmbedding, schema: Schema) -> Part:
+    """One table (R, D), or (R, D + 1) with first-order weights, of the vectors of all ids."""
     every = torch.arange(schema.num_rows)
     ends = torch.from_numpy(schema.first_rows + schema.cardinalities).int()
     occ = Occurrences(every, ends, every, every, every, None, None, None, (schema.num_rows, 1))
-    return [Part(np.arange(len(schema)), schema.first_rows, embedding.vectors(occ), None)]  # type: ignore[operator]
+    return Part(np.arange(len(schema)), schema.first_rows, embedding.vectors(occ), None)
 
 
 class Group(nn.Module):
