@@ -131,7 +131,7 @@ def unlabelled(
         return Source(fields, _parquet(file, columns), str(file))
     text = _text(file, None, delimiter, missing, encoding)
     if names is not None:
-        first = text.header()
+        first = text.first_values()
         if not set(fields) <= set(first):
             without = [name for name in names if name != label]
             text = replace(text, names=without if len(first) == len(without) else names)

@@ -86,10 +86,10 @@ class Delimited:
         Raises:
             BadData: if the file is empty, or if its first line names a column twice.
         """
-        line = self.file.first_line()
         if self.names is not None:
+            self.file.first_line()
             return list(self.names)
-        names = [name.strip() for name in self._split(self._decoded(line, 1), 1)]
+        names = self.first_values()
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise BadData(
@@ -100,6 +100,14 @@ class Delimited:
                 remedy="rename one of each",
             )
         return names
+
+    def first_values(self) -> list[str]:
+        """The values of the first line, whether it is a header or not.
+
+        Raises:
+            BadData: if the file is empty.
+        """
+        return [value.strip() for value in self._split(self._decoded(self.file.first_line(), 1), 1)]
 
     def read(self, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         """The columns, batch by batch.
