@@ -137,8 +137,8 @@ def _onnx(opened: Opened, out: Path) -> str:
     graph, program = _traced(opened)
     file = out / "model.onnx"
     with _quiet():
-        names = {"input_names": ["ids"], "output_names": [opened.task.answer_name]}
-        exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        answer = opened.task.answer_name
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["ids"], output_names=[answer])
         assert exported is not None
         exported.save(file)
         session = onnxruntime.InferenceSession(file)

@@ -43,8 +43,10 @@ class Graph(nn.Module):
         for module in self.backbone.modules():
             if isinstance(module, Dense):
                 module.bits = 0  # its weights are settled
-        self.keeps_tables = isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed
-        parts = _mixed(embedding, kept) if self.keeps_tables else [_written_out(embedding, kept)]
+        if isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed:
+            self.keeps_tables, parts = True, _mixed(embedding, kept)
+        else:
+            self.keeps_tables, parts = False, [_written_out(embedding, kept)]
         self.groups = nn.ModuleList(Group(kept, part) for part in parts)
         order = np.concatenate([part.fields for part in parts])
         self.order: Tensor
