@@ -20,7 +20,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import ALLOCATION as ALLOCATION_NAME
-from pipeline.experiment.saved import keep_encoding, save
+from pipeline.experiment.saved import ENCODING, copy_encoding, save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
 from pipeline.workflow import process
@@ -76,7 +76,7 @@ def run() -> None:
         with whole(MODELS) as draft:
             for job in jobs:  # one by one, to leave behind any draft of a killed process
                 shutil.copytree(job.path, draft / job.name / job.path.name)
-            keep_encoding(experiment.data, draft)
+            copy_encoding(ENCODED, draft / ENCODING)
         shutil.rmtree(folder)
     print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE, Encoded
+from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
 from pipeline.data.schema import Schema
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
@@ -178,15 +178,16 @@ def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
     return model, allocation
 
 
-def keep_encoding(data: Encoded, models: Path) -> None:
-    """Copy what turns raw values into ids to the folder of the models."""
-    copy_encoding(data.folder, models / ENCODING)
+def copy_encoding(encoded: Path, folder: Path) -> None:
+    """Copy what turns raw values into ids to a new folder.
 
-
-def copy_encoding(source: Path, folder: Path) -> None:
+    Args:
+        encoded: folder that `encode` wrote, or another copy.
+        folder: to write.
+    """
     folder.mkdir()
     for name in (SCHEMA_FILE, VOCABULARY_FILE):
-        shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(encoded / name, folder / name)
 
 
 def encoding_of(folder: Path, about: About) -> Path:
