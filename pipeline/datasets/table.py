@@ -17,7 +17,7 @@ from pipeline.sources.bags import Bags
 from pipeline.sources.delimited import CORRECT, Column, Delimited, extends_ascii
 from pipeline.sources.files import DataFile, table_files
 from pipeline.sources.labels import BinaryLabels
-from pipeline.sources.plain import DATES, plain
+from pipeline.sources.plain import DATES, KEPT, plain
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadColumn, BadData, Source
 from pipeline.sources.times import Part, Times
 
@@ -100,6 +100,54 @@ def read(
     return _source(path, columns, text)
 
 
+def unlabelled(
+    rows: Path | pa.RecordBatch,
+    *,
+    keep: Sequence[str] = (),
+    label: str | None = None,
+    categorical: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    bag: Sequence[str] = (),
+    dates: Mapping[str, Sequence[Part]] | None = None,
+    separator: str = "|",
+    delimiter: str | None = None,
+    names: Sequence[str] | None = None,
+    missing: Sequence[str] = ("",),
+    encoding: str = "utf-8",
+) -> Source:
+    """New rows, read as `read` reads those with labels.
+
+    Args:
+        rows: the file or the folder, as for `read`; or the rows themselves, with the column types of a Parquet file.
+        keep: further columns, which are passed on.
+        label: column that a text file without a header line may leave out; it is not read.
+        names: of all columns of a text file without a header line. If its first line names the fields, it is a header.
+        categorical, numeric, bag, dates, separator, delimiter, missing, encoding: see `read`.
+
+    Raises:
+        ValueError: as `BadData`, if the rows do not fit.
+        NotFound: if there is no file.
+    """
+    fields = _fields(None, None, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag}, dates or {})
+    columns = _Columns(None, None, None, fields, dates or {}, separator, missing, keep)
+
+    def text(file: DataFile) -> Delimited:
+        table = _text(file, None, delimiter, missing, encoding)
+        if names is None:
+            return table
+        first = table.first_values()
+        if {*fields, *(dates or {})} <= set(first):
+            return table
+        others = [name for name in names if name != label]
+        return replace(table, names=others if len(first) == len(others) else names)
+
+    if isinstance(rows, pa.RecordBatch):
+        notes: list[str] = []
+        place = "the rows"
+        return Source(columns.all_fields, _batches([_Rows(rows, place)], columns, place, notes), place, notes=notes)
+    return _source(rows, columns, text)
+
+
 def _source(path: Path, columns: _Columns, text: Callable[[DataFile], Delimited]) -> Source:
     """The file or the part files at a path; ``text`` opens one of text."""
     files = table_files(path, ENDINGS)
@@ -128,12 +176,12 @@ def _text(
 
 
 def _fields(
-    label: str, time: str | None, by_kind: Mapping[str, Sequence[str]], dates: Mapping[str, Sequence[Part]]
+    label: str | None, time: str | None, by_kind: Mapping[str, Sequence[str]], dates: Mapping[str, Sequence[Part]]
 ) -> dict[str, str]:
     """Kind of every field that is a column of the file."""
     fields = [name for group in by_kind.values() for name in group]
     own_times = [time] if time and time not in dates else []  # the column of the time may also be one of dates
-    named = [label, *own_times, *fields, *dates]
+    named = [*([label] if label else []), *own_times, *fields, *dates]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise ValueError(
@@ -159,22 +207,28 @@ def _derived(column: str, parts: Sequence[Part]) -> dict[str, Part]:
 
 
 class _Columns:
-    """The meaning of a table's columns; see `read`. It reads batches in their order, and counts what it changes."""
+    """The meaning of a table's columns; see `read` and `unlabelled`.
+
+    It reads batches in their order, and counts what it changes.
+    """
 
     def __init__(
         self,
-        label: str,
+        label: str | None,
         labels: BinaryLabels | None,
         time: str | None,
         fields: dict[str, str],
         dates: Mapping[str, Sequence[Part]],
         separator: str,
         missing: Sequence[str],
+        keep: Sequence[str] = (),
     ) -> None:
         self.label, self.labels, self.time, self.fields = label, labels, time, fields
         self.dates = {column: _derived(column, parts) for column, parts in dates.items()}
-        # What each column of the file is for: LABEL, TIME, DATES or the kind of a field.
-        self.roles = {label: LABEL, **dict.fromkeys(dates, DATES), **({time: TIME} if time else {}), **fields}
+        self.kept = [name for name in keep if name not in self.all_fields]
+        # What each column of the file is for: KEPT, LABEL, TIME, DATES or the kind of a field.
+        self.roles = dict.fromkeys(self.kept, KEPT) | ({label: LABEL} if label else {}) | dict.fromkeys(dates, DATES)
+        self.roles |= ({time: TIME} if time else {}) | fields
         self.times = {name: Times(name) for name, role in self.roles.items() if role in (TIME, DATES)}
         self.bags = {name: Bags(name, separator, missing) for name, kind in fields.items() if kind == BAG}
 
@@ -191,14 +245,24 @@ class _Columns:
             for name, role in self.roles.items()
         ]
 
+    def plain(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """The columns with Parquet's types, cast to those that `named` takes.
+
+        Raises:
+            BadColumn: if the type of a column does not suit its role.
+        """
+        return {name: plain(name, batch[name], role) for name, role in self.roles.items()}
+
     def named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The columns with the names and types of a `Source`.
 
         Raises:
             BadColumn: if a value does not suit its column.
         """
-        label = batch[self.label]
-        columns = {LABEL: self.labels(label) if self.labels else self._numbers(label)}
+        columns = {name: batch[name] for name in self.kept}
+        if self.label:
+            label = batch[self.label]
+            columns[LABEL] = self.labels(label) if self.labels else self._numbers(self.label, label)
         times = {name: read(batch[name]) for name, read in self.times.items()}
         if self.time:
             columns[TIME] = self.times[self.time].order(times[self.time])
@@ -209,7 +273,8 @@ class _Columns:
                 columns[name] = self.times[column].part(times[column], part)
         return pa.RecordBatch.from_pydict(columns)
 
-    def _numbers(self, column: pa.Array) -> pa.Array:
+    @staticmethod
+    def _numbers(name: str, column: pa.Array) -> pa.Array:
         """Labels that are any finite number."""
         numbers = pa.nulls(len(column), pa.float64())
         if not pa.types.is_string(column.type):
@@ -217,7 +282,7 @@ class _Columns:
         row = pc.index(pc.fill_null(pc.is_finite(numbers), False), False).as_py()
         if row >= 0:
             value = str(column[row].as_py())
-            raise BadColumn(self.label, "must be a finite number", remedy=CORRECT, row=row, value=value)
+            raise BadColumn(name, "must be a finite number", remedy=CORRECT, row=row, value=value)
         return numbers
 
     def notes(self) -> list[str]:
@@ -268,7 +333,7 @@ class _ParquetTable:
 
     def batches(self, columns: _Columns) -> Iterator[pa.RecordBatch]:
         for batch in parquet.read(self.file, list(columns.roles)):
-            cast = {name: plain(name, batch[name], role) for name, role in columns.roles.items()}
+            cast = columns.plain(batch)
             for name, kind in self.kinds.items():
                 try:
                     cast[name] = cast[name].cast(kind, safe=pa.types.is_integer(kind))
@@ -288,11 +353,30 @@ class _ParquetTable:
         return kinds
 
     def bad(self, error: BadColumn, first: int) -> BadData:
-        """The error with its row, from 1, if the rows of the batch start at number ``first`` of the file."""
-        row = "" if error.row is None else f", row {first + error.row + 1:,}:"
-        return BadData(
-            f"column {error.column!r}{row} {error.problem}", file=self.file, value=error.value, remedy=error.remedy
-        )
+        """The error with its row, if the rows of the batch start at number ``first`` of the file."""
+        return _bad_row(error, first, self.file)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows in memory; ``file`` says what they are in messages."""
+
+    rows: pa.RecordBatch
+    file: str
+
+    def batches(self, columns: _Columns) -> Iterator[pa.RecordBatch]:
+        parquet.check_columns(self.rows.schema.names, list(columns.roles), self.file)
+        yield pa.RecordBatch.from_pydict(columns.plain(self.rows))
+
+    def bad(self, error: BadColumn, first: int) -> BadData:
+        """The error with its row, if the rows of the batch start at number ``first``."""
+        return _bad_row(error, first, self.file)
+
+
+def _bad_row(error: BadColumn, first: int, place: object) -> BadData:
+    """The error with its row, from 1, if the rows of its batch start at number ``first``."""
+    row = "" if error.row is None else f", row {first + error.row + 1:,}:"
+    return BadData(f"column {error.column!r}{row} {error.problem}", file=place, value=error.value, remedy=error.remedy)
 
 
 _Table = _TextTable | _ParquetTable
@@ -324,7 +408,7 @@ def _alike(tables: Sequence[_Table], columns: _Columns) -> Sequence[_Table]:
                 f"{problem}, like {first.file}, because the files of a folder are read as one table",
                 file=table.file,
                 value=value,
-                remedy="remove it, or set dataset.path in params.yaml to one file",
+                remedy="remove it, or name one file",
             )
     kinds = {name: kind for name, kind in kinds.items() if not pa.types.is_null(kind)}
     return [replace(table, kinds=kinds) if isinstance(table, _ParquetTable) else table for table in tables]
@@ -335,7 +419,9 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
-def _batches(tables: Sequence[_Table], columns: _Columns, origin: str, notes: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    tables: Sequence[_Table | _Rows], columns: _Columns, origin: str, notes: list[str]
+) -> Iterator[pa.RecordBatch]:
     """The batches of all part files in turn; then ``notes`` are complete."""
     for table in tables:
         first = 0
