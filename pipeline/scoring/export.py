@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from pipeline.allocation.allocation import Allocation
+from pipeline.allocation.budget import in_bytes
 from pipeline.data.schema import PADDING, Schema
+from pipeline.embeddings.coded import CodedTables
+from pipeline.embeddings.cost import cost, full_tables
+from pipeline.experiment.code import Coder
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import (
     ALLOCATION,
     ENCODING,
@@ -26,6 +31,7 @@ from pipeline.experiment.saved import (
     About,
     copy_encoding,
     encoding_of,
+    load,
     read,
 )
 from pipeline.models.model import Model
@@ -51,6 +57,7 @@ class Opened:
         folder: of the model.
         encoding: folder of its encoding.
         int8: whether plain tables are rounded to int8 in the served form.
+        coded: bytes of the tables, if they were coded for the export.
     """
 
     folder: Path
@@ -60,6 +67,7 @@ class Opened:
     task: Task
     encoding: Path
     int8: bool
+    coded: int | None = None
 
     @classmethod
     def of(cls, folder: Path, int8: bool = False) -> Opened:
@@ -69,8 +77,35 @@ class Opened:
         model, allocation, _ = read(folder)
         return cls(folder, model, allocation, about, about.resolved_task(), encoding_of(folder, about), int8)
 
+    def within(self, budget: float, experiment: Experiment) -> Opened:
+        """The same model with coded tables, as the curve of the report has it.
 
-def export(folder: Path, out: Path, form: str, int8: bool = False) -> str:
+        Args:
+            budget: as `pipeline.allocation.budget.in_bytes` takes it.
+            experiment: in which the model was trained; the codes depend on its training rows.
+
+        Raises:
+            ValueError: if the model is of another experiment, has no full tables, or the budget is too small.
+        """
+        model, _ = load(self.folder, experiment)
+        limit = in_bytes(budget, full_tables(experiment.schema, experiment.dim).bytes)
+        try:
+            coder = Coder(experiment, model)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: {error}; give a model of artifacts/models/full") from error
+        coded = coder.coded(limit)
+        assert isinstance(coded.embedding, CodedTables)
+        return replace(self, model=coded, coded=cost(coded.embedding.packed()).bytes)
+
+
+def export(
+    folder: Path,
+    out: Path,
+    form: str,
+    int8: bool = False,
+    budget: float | None = None,
+    experiment: Callable[[], Experiment] | None = None,
+) -> str:
     """Write a model to a new folder, whole or not at all.
 
     Args:
@@ -78,6 +113,8 @@ def export(folder: Path, out: Path, form: str, int8: bool = False) -> str:
         out: the folder to write; it must not exist.
         form: key of `FORMS`.
         int8: round plain tables to int8; only in the forms `served` and `mlflow`.
+        budget: code full tables within this budget, see `Opened.within`; not in the form `trained`.
+        experiment: opens the one in which the model was trained; needed for a budget.
 
     Returns:
         What was written, in words.
@@ -90,7 +127,12 @@ def export(folder: Path, out: Path, form: str, int8: bool = False) -> str:
         raise ValueError(f"{out}: is there already; give the name of a new folder, or remove it")
     if int8 and form not in ("served", "mlflow"):
         raise ValueError(f"int8 tables exist only in the forms served and mlflow, got {form}")
+    if budget is not None and (int8 or form == TRAINED):
+        raise ValueError(f"a budget is for coded tables, not for {'int8' if int8 else f'the form {form}'}; drop one")
     opened = Opened.of(folder, int8)
+    if budget is not None:
+        assert experiment is not None
+        opened = opened.within(budget, experiment())
     with whole(out) as draft:
         draft.mkdir()
         return f"{out}: {FORMS[form](opened, draft)}"
@@ -113,7 +155,8 @@ def _served(opened: Opened, out: Path) -> str:
         ) from error
     served.save(out / WEIGHTS)
     _finish(opened, out, SERVED)
-    return _size(out / WEIGHTS)
+    tables = "" if opened.coded is None else f", {opened.coded:,} of them for the tables"
+    return f"{_size(out / WEIGHTS)}{tables}"
 
 
 def _pt2(opened: Opened, out: Path) -> str:

@@ -12,13 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.encoded import Encoded
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import read
 from pipeline.models.model import Model
 from pipeline.scoring.export import export
 from pipeline.scoring.files import score_file
 from pipeline.scoring.graph import Graph
 from pipeline.scoring.scorer import Scorer
+from pipeline.serving.served import Served
 from pipeline.tracking.place import meeting_mlflow
+from pipeline.workflow.params import Params
 from pipeline.workflow.plug import names, plug
 from stages import export as stage
 from tests.contracts import METHODS, SCHEMA, draw_ids, served
@@ -65,6 +69,39 @@ def test_a_graph_of_coded_tables_holds_their_first_order_weights(coded: Project)
     ids = draw(about.schema, 50)
     graph = Graph(model, torch.sigmoid)
     torch.testing.assert_close(answers(graph, ids.long()), answers(model, ids).sigmoid(), rtol=1e-5, atol=1e-6)
+
+
+def test_full_tables_are_coded_for_the_export_as_the_curve_of_the_report_codes_them(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = finished.read("report.json")
+    point = report["curve"]["points"][-2]
+    folder = finished.folder / "artifacts/models/full/seed-1"
+    with finished.inside():
+        monkeypatch.setattr(
+            sys, "argv", ["export", str(folder), str(tmp_path / "model"), "--budget", str(point["bytes"])]
+        )
+        stage.run()
+        experiment = Experiment(Params.load(), Encoded.load("artifacts/encoded"))
+        model = Served.load(tmp_path / "model/model.safetensors")
+        test = experiment.data.split("test")
+        auc = experiment.task.measure(experiment.task.predict(model, test), test)["auc"]
+        assert auc == pytest.approx(point["test"]["values"][report["seeds"].index(1)], abs=2e-4)  # two pairs of rows
+        for place, budget, message in (
+            (folder, 0.0001, "bytes are too few, the least is"),
+            (folder, 7.5, "a budget must be a whole number of bytes above 1, or a share"),
+            (
+                finished.folder / "artifacts/models/searched/seed-1",
+                0.5,
+                "tables must all have the dimension 8, got .*; give a model of artifacts/models/full",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                export(place, tmp_path / "other", "served", budget=budget, experiment=lambda: experiment)
+        with pytest.raises(ValueError, match="a budget is for coded tables, not for the form trained"):
+            export(folder, tmp_path / "other", "trained", budget=0.5)
+    assert "of them for the tables" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_pt2_file_takes_a_batch_of_any_size(project: Project, tmp_path: Path) -> None:
