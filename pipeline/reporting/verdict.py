@@ -48,7 +48,7 @@ def verdict(report: Report) -> Verdict:
     """
     form = next(one for one in report["forms"] if one["name"] == report["deploy"])
     made = [_undecided(report), _on_test(report, form), _choice(report, form), _search(report), *_surer(report, form)]
-    return Verdict(_headline(report, form), [point for point in (*made, _how(form)) if point])
+    return Verdict(_headline(report, form), [point for point in (*made, _how(report, form)) if point])
 
 
 def called(form: Mapping[str, Any]) -> str:
@@ -256,18 +256,17 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
     return f"To say {what}, the limit is {limit}: {enough} do, if the mean and the variances stay as they are."
 
 
-def _how(form: Mapping[str, Any]) -> tuple[str, str]:
-    folder = f"`artifacts/models/{form['allocation']}`"
+def _how(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
+    seed = report["seeds"][0]
+    command = f"python -m stages.export artifacts/models/{form['allocation']}/seed-{seed} model"
     if form["kind"] == CODED:
-        text = f"`dvc exp run -S method.name=coded -S derive.budget={form['bytes']}` trains full tables and codes them "
-        text += "in this size; its models are then the searched ones."
+        command += f" --budget {form['bytes']}"
     elif form["kind"] == INT8:
-        text = f"Pack a model of {folder} in int8; docs/serving.md shows how."
-    elif form["packed"]:
-        text = f"Pack a model of {folder}; docs/serving.md shows how."
-    else:
-        text = f"The models are in {folder}. This project has no packed file for them: serve the model itself."
-    return "How", text
+        command += " --int8"
+    elif not form["packed"]:
+        command += " --format trained"
+    text = f"`{command}` writes the model of seed {seed}, and `python -m stages.score model new.csv scores.csv` scores "
+    return "How", text + "new rows with it."
 
 
 def _signed(minus: Difference) -> str:

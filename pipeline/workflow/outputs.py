@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -52,6 +53,12 @@ def _is_alive(pid: int) -> bool:
     except OSError:  # the process belongs to another user
         return True
     return True
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -88,13 +88,14 @@ def test_a_curve_without_a_knee_is_told() -> None:
 @pytest.mark.parametrize(
     ("kind", "packed", "words"),
     [
-        (CODED, True, "`dvc exp run -S method.name=coded -S derive.budget=100` trains full tables"),
-        (INT8, True, "Pack a model of `artifacts/models/full` in int8"),
-        ("as trained", False, "This project has no packed file for them"),
+        (CODED, True, "`python -m stages.export artifacts/models/full/seed-0 model --budget 100` writes"),
+        (INT8, True, "artifacts/models/full/seed-0 model --int8` writes the model of seed 0"),
+        ("as trained", True, "artifacts/models/full/seed-0 model` writes the model of seed 0"),
+        ("as trained", False, "artifacts/models/searched/seed-0 model --format trained` writes"),
     ],
 )
 def test_the_way_to_the_model_fits_its_form(kind: str, packed: bool, words: str) -> None:
-    name = "full" if kind != "as trained" else "searched"
+    name = "full" if packed else "searched"
     report = judged(
         [
             form(name, 100, [0.75], [0.74], kind, packed=packed),
