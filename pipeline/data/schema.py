@@ -131,10 +131,12 @@ class Schema:
             raise ValueError(f"no field {foreign} in the schema; there are {list(self.names)}")
 
     def to_dict(self) -> dict[str, Any]:
+        """The schema as JSON values."""
         return {"fields": [asdict(field) for field in self.fields]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Schema:
+        """The schema that `to_dict` wrote."""
         return cls(tuple(Field(**field) for field in record["fields"]))
 
     @classmethod

@@ -44,7 +44,7 @@ class Contract(Protocol):
         """
 
     def batches(self, split: Split, batch_size: int, seed: int | None = None) -> Batches:
-        """Batches of a split: with a seed in a new random order in every epoch, without one in order."""
+        """Batches of a split. With a seed, every epoch has a new random order; without one, the rows stay in order."""
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
