@@ -133,7 +133,7 @@ def test_the_contents_of_the_site_list_every_page(tmp_path: Path) -> None:
     assert sorted([*listed, "index"]) == sorted(written)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_every_target_of_make_and_every_module_exists(page: str) -> None:
     code = "\n".join(lines_of_code(page))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -142,7 +142,7 @@ def test_every_target_of_make_and_every_module_exists(page: str) -> None:
         assert importlib.util.find_spec(module), module
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_every_file_of_the_repository_that_a_page_names_exists(page: str) -> None:
     for span in spans(page):
         if re.fullmatch(rf"(?:{'|'.join(CODE_FOLDERS)})/[\w./-]+", span) and not span.startswith("data/"):
