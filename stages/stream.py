@@ -17,7 +17,8 @@ import time
 
 import pandas as pd
 
-from pipeline.encoding.encode import as_stream, told
+from pipeline.encoding.encode import as_stream
+from pipeline.encoding.vocabulary import cut_sentences
 from pipeline.reporting.text import number_of
 from pipeline.streaming.compare import Comparison, Log, arms
 from pipeline.streaming.report import markdown
@@ -42,7 +43,7 @@ def run() -> None:
     backbone = plug("backbones", params.backbone.name).Backbone
     options = checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")
     schema, ids, labels, cut = as_stream(RAW)
-    for sentence in told(cut):
+    for sentence in cut_sentences(cut):
         print(f"stream: {sentence}")
     log = Log(schema, ids, labels).head(settings.rows)
     comparison = Comparison(log, task, backbone, options, settings)
@@ -57,10 +58,8 @@ def run() -> None:
     with ticking(progress(total=len(todo) * len(log), desc="stream", unit=" rows", unit_scale=True)) as bar:
         for (seed, arm), file in files.items():
             if file in todo:
-                results = comparison.run(arm, seed, bar.update)
-                write_text(file, json.dumps(results))  # with NaN for groups without rows
-            results = read_json(file)
-            for model, of_model in results.items():
+                write_text(file, json.dumps(comparison.run(arm, seed, bar.update)))  # NaN for groups without rows
+            for model, of_model in read_json(file).items():
                 for name, rows in of_model.items():
                     records[name] += rows
                 with bar.external_write_mode():

@@ -11,7 +11,7 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import PARTS, Part, Split
 from pipeline.workflow.outputs import broken, read_json
 
-SCHEMA_FILE = "schema.json"
+SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.parquet"
 
 
 @dataclass(frozen=True)
