@@ -15,7 +15,7 @@ from pipeline.workflow.params import FILE, value_at
 from pipeline.workflow.places import METRICS
 
 WORKSPACE = "workspace"
-CHECK, LAST = "check", "evaluate"  # stages: the first one also depends on parameters that no other stage reads
+CHECK, LAST = "check", "evaluate"  # stages; no result depends on the first one, which reads all parameters and code
 EXPERIMENTS = "refs/exps/"  # in git: refs/exps/<2 digits of the commit>/<38 digits>/<name>
 
 
@@ -124,7 +124,7 @@ def _state_of_workspace() -> str:
         changed = json.loads(_dvc("status", "--json", "--with-deps", LAST))
     except ValueError:  # e.g. because `dvc repro` is at work
         return "`dvc status` does not say whether its results are current"
-    return "changed since its run" if changed else ""
+    return "changed since its run" if set(changed) - {CHECK} else ""
 
 
 def _state_of_commit(shown: Mapping[str, Any]) -> str:

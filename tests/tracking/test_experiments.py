@@ -24,9 +24,13 @@ pathlib.Path("artifacts/metrics.json").write_text(json.dumps(shown))
 """
 PIPELINE = """
 stages:
+  check:
+    cmd: mkdir -p artifacts && echo checked > artifacts/checked
+    params: [derive, sweep]
+    outs: [artifacts/checked]
   evaluate:
     cmd: python stage.py
-    deps: [stage.py]
+    deps: [stage.py, artifacts/checked]
     params: [derive]
     metrics: [artifacts/metrics.json]
 """
@@ -99,6 +103,7 @@ def test_experiments_have_the_figures_of_their_own_settings(repository: Path, pr
 
     dvc("exp", "run", "--quiet", "--name", "small", "-S", "derive.budget=0.1")
     dvc("exp", "run", "--quiet", "--name", "waits", "--queue", "-S", "derive.budget=0.2")
+    Path("params.yaml").write_text(PARAMS.format(0.1).replace("20", "30"))  # which no result depends on
     found = runs([first])
     assert sizes(found) == [("workspace", 100), ("main", 1000), ("small", 100), ("waits", "queued")]
     assert [run.params["derive"]["budget"] for run in found] == [0.1, 1.0, 0.1, 0.2]
