@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.workflow.plug import check_name
 from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, Whole, validated
+from pipeline.workflow.yaml_values import read_yaml
 
 FILE = Path("params.yaml")
 BESIDE = ("sweep", "stream")  # sections that no stage of the main job reads
@@ -320,18 +319,6 @@ def _restricted(section: Section, paths: list[list[str]]) -> Any:
         value = getattr(section, name)
         values[name] = value if [] in inner else _restricted(value, inner)
     return type(section).model_construct(_fields_set=set(values), **values)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The value in a YAML file, read as DVC reads it: in YAML 1.2, ``1e-05`` is a number and ``yes`` is a text.
-
-    Raises:
-        ValueError: naming the file, if it is not YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from error
 
 
 def stage_entry(stage: str) -> Mapping[str, Any]:

@@ -19,9 +19,10 @@ from types import FrameType
 import psutil
 
 from pipeline.workflow.code import ROOT
-from pipeline.workflow.params import FILE, declared, read_yaml
+from pipeline.workflow.params import FILE, declared
 from pipeline.workflow.places import RAW
 from pipeline.workflow.reference import as_text, entries
+from pipeline.workflow.yaml_values import read_yaml
 
 POLL_SECONDS = 1.0
 WATCHED = "PIPELINE_ENDS_WITH"  # environment variable: "pid:start time" of a process; this one ends when it ends

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.validation import Section
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, Project, gone
 from tests.stages.checks import unharmed
 
