@@ -147,14 +147,16 @@ def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:
     check_name("methods", searched.method, f"{ALLOCATION}: method")
     models = [("searched", seed, searched) for seed in seeds]
     controls = read_json(CONTROLS)
-    if not isinstance(controls, dict):
-        raise broken(CONTROLS, "is not a mapping of controls")
+    if not (isinstance(controls, dict) and all(isinstance(by_seed, dict) for by_seed in controls.values())):
+        raise broken(CONTROLS, "is not a mapping of controls to seeds and allocations")
     for name, by_seed in controls.items():
         for seed in seeds:
             if str(seed) not in by_seed:
                 raise broken(CONTROLS, f"{name} has no seed {seed} of retrain.seeds in params.yaml")
-            allocation = Allocation.from_dict(by_seed[str(seed)])
-            allocation.check(experiment.schema)
+            try:
+                allocation = Allocation.from_dict(by_seed[str(seed)], experiment.schema)
+            except (TypeError, ValueError) as error:
+                raise broken(CONTROLS, f"{name}, seed {seed}: {error}") from error
             check_name("methods", allocation.method, f"{CONTROLS}: method")
             models.append((name, seed, allocation))
     return models

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.validation import repeated
 
 UNKNOWN = 0  # feature id of all values that are too rare in training rows to have their own
 PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
@@ -62,7 +63,7 @@ class Schema:
         if not self.fields:
             raise ValueError("a schema must have at least one field")
         names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = repeated(names)
         if twice:
             raise ValueError(f"field names must be unique, got {twice} twice")
 

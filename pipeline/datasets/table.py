@@ -20,6 +20,7 @@ from pipeline.sources.labels import BinaryLabels
 from pipeline.sources.plain import DATES, plain
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadColumn, BadData, Source
 from pipeline.sources.times import Part, Times
+from pipeline.workflow.validation import repeated
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 
@@ -134,7 +135,7 @@ def _fields(
     fields = [name for group in by_kind.values() for name in group]
     own_times = [time] if time and time not in dates else []  # the column of the time may also be one of dates
     named = [label, *own_times, *fields, *dates]
-    twice = sorted({name for name in named if named.count(name) > 1})
+    twice = repeated(named)
     if twice:
         raise ValueError(
             f"dataset.options: no column may be named twice, got {twice}; each is the label, the time or one field"

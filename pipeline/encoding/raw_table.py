@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,24 @@ class RawTable:
         self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
         self.firsts = [0, *itertools.accumulate(self.sizes)]
         self.coded = [name for name, kind in self.kinds.items() if kind == CATEGORICAL]  # read as dictionary arrays
+        self._files = threading.local()
 
     def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Pairs (number of the first row, batch) of one row group, or of all row groups in turn."""
-        with pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=self.coded) as file:
-            for number in range(self.groups) if group is None else [group]:  # iter_batches would keep all row groups
-                first = self.firsts[number]
-                rows = file.read_row_group(number, columns=columns, use_threads=False)
-                for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
-                    yield first, batch
-                    first += len(batch)
+        file = self._opened()
+        for number in range(self.groups) if group is None else [group]:  # iter_batches would keep all row groups
+            first = self.firsts[number]
+            rows = file.read_row_group(number, columns=columns, use_threads=False)
+            for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
+                yield first, batch
+                first += len(batch)
+
+    def _opened(self) -> pq.ParquetFile:
+        """The open file of this thread. To open it takes time in proportion to all columns, of which few are read."""
+        if not hasattr(self._files, "own"):
+            self._files.own = pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=self.coded)
+        file: pq.ParquetFile = self._files.own
+        return file
 
     def column(self, name: str) -> np.ndarray:
         """(n,): a whole column without missing values."""

@@ -135,10 +135,12 @@ def check_params(params: Params) -> None:
     Raises:
         ValueError: naming a wrong parameter, its value, and the valid ones.
     """
-    if not (root() / params.dataset.path).exists():
+    place = root() / params.dataset.path
+    if not (place.is_file() or place.is_dir()):
+        problem = "must be no pipe or device" if place.exists() else "there is no such path"
         raise ValueError(
-            f"params.yaml: dataset.path: there is no {params.dataset.path!r} in {root()}; give the file or the folder "
-            "of the data set"
+            f"params.yaml: dataset.path: {problem}, got {params.dataset.path!r} in {root()}; give the file or the "
+            "folder of the data set"
         )
     checked_options(
         [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.arrays import decoded, encoded
+from pipeline.allocation.arrays import decoded, encoded, most_bytes
 from pipeline.allocation.evidence import Trial
 from pipeline.data.schema import Schema
 from pipeline.workflow.outputs import broken, read_json
@@ -85,7 +85,7 @@ class Found:
         """
         record = read_json(path)
         try:
-            found = cls._from_dict(record)
+            found = cls._from_dict(record, schema)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise broken(path, f"is not what a search writes ({error!r})") from error
         if found.names != schema.names:
@@ -95,11 +95,11 @@ class Found:
         return found
 
     @classmethod
-    def _from_dict(cls, record: Mapping[str, Any]) -> Found:
+    def _from_dict(cls, record: Mapping[str, Any], schema: Schema) -> Found:
         features = record["features"]
         scored = features and all("log_probability" in feature for feature in features.values())
         trials = [
-            Trial(Allocation.from_dict(trial["allocation"]), float(trial["quality"]), int(trial["bytes"]))
+            Trial(Allocation.from_dict(trial["allocation"], schema), float(trial["quality"]), int(trial["bytes"]))
             for trial in record.get("trials", [])
         ]
         return cls(
@@ -109,7 +109,7 @@ class Found:
             names=tuple(features),
             candidates=tuple(tuple(map(int, feature["candidates"])) for feature in features.values()),
             scores=tuple(tuple(f["log_probability"]) for f in features.values()) if scored else None,
-            arrays=decoded(record.get("arrays", {})),
+            arrays=decoded(record.get("arrays", {}), most_bytes(schema.num_rows)),
             trials=tuple(trials),
             undecided=tuple(record["undecided"]),
             validation=tuple(record["validation"]),
