@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.feasible import check_batch_size
 from pipeline.experiment.saved import save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
@@ -56,6 +57,7 @@ def run() -> None:
         process.share_cores(workers)
         start_server("pipeline.experiment.train")
     experiment = Experiment(params, Encoded.load(ENCODED))
+    check_batch_size(experiment, "retrain", params.retrain, "train", "arch")
     models = _models(experiment)
     methods = sorted({allocation.method for _, _, allocation in models})
     code = ["stages/retrain.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]

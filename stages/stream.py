@@ -39,6 +39,10 @@ def run() -> None:
     for sentence in told(cut):
         print(f"stream: {sentence}")
     log = Log(schema, ids, labels).head(settings.rows)
+    for name in ("windows", "batch_size"):
+        if (number := getattr(settings, name)) > len(log):
+            allowed = f"at most {len(log):,}, the rows of the log"
+            raise ValueError(f"params.yaml: stream.{name} must be {allowed}, got {number:,}; lower it")
     records: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
     for seed in settings.seeds:
         for model, results in compare(log, task, backbone, options, settings, seed):

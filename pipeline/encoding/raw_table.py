@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.encoding.threads import progress_bar
-from pipeline.sources.source import CATEGORICAL, LABEL
+from pipeline.sources.source import CATEGORICAL, KINDS, LABEL, ORACLE, TIME
 from pipeline.workflow.outputs import broken, read_json
 
 LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, and of encoded labels
+
+
+def raw_record(folder: Path) -> dict[str, Any]:
+    """The contents of the raw.json that ``ingest`` wrote to a folder.
+
+    Raises:
+        ValueError: if it is not a record of a raw table; the message names the file.
+        FileNotFoundError: if it is missing.
+    """
+    record = read_json(folder / "raw.json")
+    types = {"rows": int, "sha256": str, "fields": dict, TIME: bool, ORACLE: bool, "defaults": dict, "facts": dict}
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in types.items()):
+        raise broken(folder / "raw.json", f"is not a record with {', '.join(types)}")
+    if foreign := {name: kind for name, kind in record["fields"].items() if kind not in KINDS}:
+        raise broken(folder / "raw.json", f"has fields of kinds other than {', '.join(KINDS)}: {foreign}")
+    return record
+
+
+def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The path of the table.parquet in a folder, which is as ``ingest`` wrote it.
+
+    Raises:
+        ValueError: if its checksum is not that of the record.
+        FileNotFoundError: if it is missing.
+    """
+    path = folder / "table.parquet"
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
+            raise broken(path, "is not as ingest wrote it: its checksum is not that of raw.json")
+    return path
 
 
 class RawTable:
@@ -33,15 +64,14 @@ class RawTable:
 
     def __init__(self, folder: Path, batch_rows: int) -> None:
         self.folder, self.batch_rows = folder, batch_rows
-        self.record: dict[str, Any] = read_json(folder / "raw.json")
+        self.record = raw_record(folder)
         self.kinds: dict[str, str] = self.record["fields"]
-        self.path = folder / "table.parquet"
-        self.path.stat()  # pyarrow's own error does not name the file
-        try:
-            self.metadata = pq.read_metadata(self.path)
-        except pa.ArrowInvalid as error:
-            raise broken(self.path, f"is not a Parquet file ({error})") from error
-        self.label_dtype = LABEL_DTYPES[self.metadata.schema.to_arrow_schema().field(LABEL).type]
+        self.path = checked_table(folder, self.record)
+        self.metadata = pq.read_metadata(self.path)
+        schema = self.metadata.schema.to_arrow_schema()
+        if absent := sorted({LABEL, *self.kinds} - set(schema.names)):
+            raise broken(folder / "raw.json", f"names columns that {self.path.name} does not have: {absent}")
+        self.label_dtype = LABEL_DTYPES[schema.field(LABEL).type]
         self.groups = self.metadata.num_row_groups
         self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
         self.firsts = [0, *itertools.accumulate(self.sizes)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -47,9 +48,18 @@ def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
     )
     weights = folder / WEIGHTS
     weights.stat()  # the error of safetensors does not name a missing file
+    if not weights.is_file():
+        raise broken(weights, "must be a file")
     try:
-        model.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        if types != {name: tensor.dtype for name, tensor in state.items()}:
+            raise RuntimeError("other tensors, or of other types")
+        model.load_state_dict(state)
     except (RuntimeError, SafetensorError) as error:
         why = "does not hold the model that params.yaml, schema.json and allocation.json describe"
         raise broken(weights, why) from error
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise broken(weights, f"{name} holds numbers that are not finite")
     return model, allocation

@@ -16,6 +16,7 @@ from pipeline.embeddings.popularity import By, ByPopularity
 from pipeline.models.model import MakeBackbone, Model
 from pipeline.training.prequential import Level, prequential, seen_before
 from pipeline.training.task import Task
+from pipeline.training.weights import Diverged
 from pipeline.workflow.params import Stream
 
 SEEN = ((0, 5), (6, 20), (21, 100), (101, None))  # times that a value was seen before
@@ -116,17 +117,20 @@ def _passes(
         torch.manual_seed(seed)
         embedding = ByPopularity(log.schema, arm.dims, max(dims), arm.by)
         model = Model(log.schema, embedding, backbone, options)
-        outputs = prequential(
-            model,
-            task,
-            log.ids,
-            log.labels,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            arch_lr=settings.lr if arm.level == "single" else settings.arch_lr,
-            level=arm.level,
-            hard=arm.name == "AutoEmb",
-        )
+        try:
+            outputs = prequential(
+                model,
+                task,
+                log.ids,
+                log.labels,
+                batch_size=settings.batch_size,
+                lr=settings.lr,
+                arch_lr=settings.lr if arm.level == "single" else settings.arch_lr,
+                level=arm.level,
+                hard=arm.name == "AutoEmb",
+            )
+        except Diverged as error:
+            raise Diverged(f"{arm.name}, seed {seed}: {error}") from error
         for kind, values in outputs.items():
             embedding.hard = kind == "hard"
             name = f"{arm.name}, hard" if embedding.hard else arm.name

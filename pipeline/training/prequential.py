@@ -27,6 +27,7 @@ from pipeline.models.model import Model
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
+from pipeline.training.weights import Diverged
 
 Level = Literal["bilevel", "single"]
 
@@ -58,6 +59,9 @@ def prequential(
 
     Returns:
         ``outputs`` (n,): the outputs of the model before it was trained on the row; with ``hard``, also ``hard`` (n,).
+
+    Raises:
+        Diverged: if an output, a loss or a weight is not finite.
     """
     embedding = model.embedding
     assert isinstance(embedding, ByPopularity)
@@ -68,7 +72,15 @@ def prequential(
     if controllers is not None and level == "single":
         optimizers.append(controllers)
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in ("outputs", *(["hard"] if hard else []))}
-    for start in range(0, len(ids), batch_size):
+
+    def check(finite: bool, what: str, step: int) -> None:
+        if not finite:
+            raise Diverged(
+                f"{what} is not finite at step {step:,}, so the training has diverged; lower the learning rates: "
+                f"stream.lr is {lr:g}, and that of the controllers {arch_lr:g}"
+            )
+
+    for step, start in enumerate(range(0, len(ids), batch_size), 1):
         batch_labels = torch.from_numpy(labels[start : start + batch_size].astype(np.float32))
         batch = Batch(torch.from_numpy(ids[start : start + batch_size]), batch_labels)
         model.eval()
@@ -76,6 +88,7 @@ def prequential(
             embedding.hard = name == "hard"
             with torch.no_grad():
                 outputs[name].append(model(batch.ids).numpy())
+            check(bool(np.isfinite(outputs[name][-1]).all()), "an output", step)
         embedding.hard = False
         model.train()
         if len(batch.ids) > 1:  # BatchNorm needs two rows
@@ -86,10 +99,13 @@ def prequential(
                 controllers.step()
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss().backward()
+            weight_loss = loss()
+            check(bool(weight_loss.isfinite()), "the loss", step)
+            weight_loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
         embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
+    check(all(bool(p.isfinite().all()) for p in model.parameters()), "a weight", step)
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
 

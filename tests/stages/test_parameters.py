@@ -26,10 +26,10 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("encode", {"encode__min_count": True}, f"encode.min_count {NUMBER} 1 or null, got true"),
     ("encode", {"encode__split": 0.8}, "encode.split must be a mapping with the keys by, train, arch, val, test, got"),
     ("search", {"dim": 4}, "candidates.planted goes up to 8, and dim is 4; raise dim, or choose another set in"),
-    ("search", {"dim": "8"}, f"dim {NUMBER} 1, got '8'; write it without quotes"),
+    ("search", {"dim": "8"}, f"dim {NUMBER} 1 and at most 4096, got '8'; write it without quotes"),
     ("search", {"candidates__planted": [1, 2, 2]}, "candidates.planted must be at least one number, and no number tw"),
     ("search", {"candidates__planted": []}, "candidates.planted must be at least one number, and no number twice, g"),
-    ("search", {"candidates__planted": [-1, 2]}, f"candidates.planted[0] {NUMBER} 0, got -1"),
+    ("search", {"candidates__planted": [-1, 2]}, f"candidates.planted[0] {NUMBER} 0 and at most 4096, got -1"),
     ("search", {"search__candidates": "nope"}, "search.candidates: there is no set 'nope'; there are even, paper"),
     ("search", {"search__candidates": {"user": "nope"}}, "there is no set 'nope' for field 'user'; there are even,"),
     ("search", {"search__candidates": {"default": "even", "user": "paper"}}, "candidates.paper goes up to 32, and dim"),
@@ -67,13 +67,30 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
         {"evaluation": {"resamples": 0}},
         "there is no 'evaluation' (did you mean 'evaluate'?); valid are dataset, encode,",
     ),
+    ("search", {"candidates__planted": [0]}, "candidates.planted has only 0, which drops every field; add a dim above"),
+    ("search", {"dim": 10**9}, f"dim {NUMBER} 1 and at most 4096, got 1000000000"),
+    ("search", {"search__seed": 2**64}, f"search.seed {NUMBER} 0 and below 4294967296, got 18446744073709551616"),
+    ("encode", {"encode__max_bag": 10**9}, f"encode.max_bag {NUMBER} 1 and at most 4096 or null, got 1000000000"),
+    ("search", {"search__batch_size": 5000}, "search.batch_size must be at most 1,793, the rows of train, got 5,000;"),
+    ("search", {"retrain__batch_size": 5000}, "retrain.batch_size must be at most 2,025, the rows of train and arch, "),
+    ("retrain", {"retrain__batch_size": 5000}, "retrain.batch_size must be at most 2,025, the rows of train and arch,"),
+    ("search", {"derive__budget": 2}, "params.yaml: derive.budget is 2: no choice costs 2 bytes or less: the least"),
+    (
+        "search",
+        {"search__architecture": {"every": 99}},
+        "search.architecture.every must be at most 18, the steps of the search, got 99; lower it, or train for more",
+    ),
     ("derive", {"derive__budget": "25%"}, "or a share of the full tables' bytes"),
     ("derive", {"derive__budget": 1.5}, "derive.budget must be a whole number of bytes above 1, or a share"),
     ("derive", {"derive__bytes": 1000}, "derive: there is no 'bytes'; valid are budget"),
     ("derive", {"retrain__seeds": []}, "retrain.seeds must be at least one number, and no number twice, got []"),
     ("retrain", {"retrain__seeds": [3, 3]}, "retrain.seeds must be at least one number, and no number twice, got [3"),
-    ("retrain", {"retrain__seeds": 3}, "retrain.seeds must be a list of whole numbers of at least 0, got 3"),
-    ("retrain", {"retrain__seeds": [0, "1"]}, f"retrain.seeds[1] {NUMBER} 0, got '1'; write it without quotes"),
+    (
+        "retrain",
+        {"retrain__seeds": 3},
+        "retrain.seeds must be a list of whole numbers of at least 0 and below 4294967296, got 3",
+    ),
+    ("retrain", {"retrain__seeds": [0, "1"]}, f"retrain.seeds[1] {NUMBER} 0 and below 4294967296, got '1'; write it"),
     ("retrain", {"retrain__seeds": [7]}, "artifacts/controls.json: full has no seed 7 of retrain.seeds in params.yaml"),
     ("retrain", {"retrain__patience": 0}, f"retrain.patience {NUMBER} 1 or null, got 0"),
     ("retrain", {"retrain__schedule": "cosine"}, "retrain.schedule must be one of constant, linear, got 'cosine'"),
@@ -84,7 +101,16 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("evaluate", {"backbone__name": "fm"}, "searched/seed-0/model.safetensors: does not hold the model that params"),
     ("evaluate", {"dim": 16}, "searched/seed-0/model.safetensors: does not hold the model that params.yaml"),
 ]
-NEED_DATA = ("in the schema", "has no set for field", "has no seed", "artifacts/", "searched/")  # and earlier stages
+NEED_DATA = (
+    "the rows of",
+    "the steps of",
+    "costs 2 bytes",
+    "in the schema",
+    "has no set for field",
+    "has no seed",
+    "artifacts/",
+    "searched/",
+)  # and earlier stages
 
 
 @pytest.mark.parametrize(("stage", "changes", "named"), WRONG_PARAMS, ids=[f"{s} {c}" for s, c, _ in WRONG_PARAMS])
