@@ -394,6 +394,22 @@ def test_files_of_the_raw_table_that_are_broken_are_refused_by_their_name(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_the_raw_table_is_opened_once_by_each_thread_however_many_columns_it_has(tmp_path, monkeypatch):
+    names = [f"c{i}" for i in range(200)]
+    columns = {name: pa.array([f"v{row % 5}" for row in range(400)]) for name in names}
+    label = pa.array([row % 2 for row in range(400)], pa.uint8())
+    rows = pa.RecordBatch.from_pydict({"label": label, **columns})
+    place, opened, parquet_file = raw(tmp_path / "raw", rows, dict.fromkeys(names, "categorical")), [], pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda *args, **kw: opened.append(args) or parquet_file(*args, **kw))
+    encode(place, tmp_path / "out", settings(RANDOM))
+    assert 1 <= len(opened) <= 1 + threads.workers()  # the main thread reads, too
+
+
+def test_values_that_are_all_rare_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no value of any field occurs in enough .*; lower encode.min_count"):
+        encode(raw(tmp_path / "raw", batch(600)), tmp_path / "out", settings(RANDOM, min_count=10**6))
+
+
 def test_a_time_split_needs_times(tmp_path):
     with pytest.raises(BadData, match=r"has no time to split by; set encode.split.by to random"):
         encode(raw(tmp_path / "raw", batch(100, time=None)), tmp_path / "out", settings(TIME))
