@@ -183,7 +183,7 @@ def try_rate(folder: str, method: str, rate: str) -> dict[str, Any]:
     trained = train(tried, allocation, tried.params.search.seed, checkpoint, share=1 / every)
     checkpoint.unlink(missing_ok=True)
     if method == "full":
-        saved.save(place / f"work/full-{rate}", trained.model, allocation, trained.history)
+        saved.save(place / f"work/full-{rate}", tried, trained.model, allocation, trained.history)
     return {"val": trained.validation["auc"]}
 
 
@@ -233,7 +233,7 @@ def train_and_test(folder: str, name: str) -> dict[str, Any]:
             allocation = allocated(tried, piece, found)
             trained = train(tried, allocation, settings.seed, checkpoint, title=name)
             if piece.method == "full":
-                saved.save(place / "full", trained.model, allocation, trained.history)
+                saved.save(place / "full", tried, trained.model, allocation, trained.history)
     except TooFewBytes as error:
         return {"problem": str(error)}
     tested = measure(tried, trained.model, test)

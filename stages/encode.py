@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encoding.encode import FIELDS_FILE, encode, told
+from pipeline.encoding.encode import FIELDS_FILE, encode
 from pipeline.encoding.fields import lines
 from pipeline.encoding.raw_table import raw_record
+from pipeline.encoding.vocabulary import cut_sentences
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
@@ -47,7 +48,7 @@ def run() -> None:
     print("\n".join(lines(record["summaries"], ENCODED / FIELDS_FILE)))
     for warning in record["warnings"]:
         print(f"encode: warning: {warning}")
-    for sentence in told(record["cut"]):
+    for sentence in cut_sentences(record["cut"]):
         print(f"encode: {sentence}; raise encode.max_bag in params.yaml, now {record['max_bag']}")
 
 

@@ -25,7 +25,8 @@ def run() -> None:
     source = opened(dataset)
     with whole(RAW) as folder:
         folder.mkdir()
-        record = {"dataset": dataset.name, **write_raw(source, folder / "table.parquet")}
+        about = {"dataset": dataset.name, "options": dataset.options or {}}
+        record = {**about, **write_raw(source, folder / "table.parquet")}
         write_json(folder / "raw.json", record)
     code = ["stages/ingest.py", file_of("datasets", dataset.name)]
     key = content_key(code, params.to_dict(), inputs=[RAW / "raw.json"])

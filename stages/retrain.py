@@ -1,8 +1,8 @@
 """Stage 5: train a fresh model of the searched allocation and of each control, for all seeds, with equal settings.
 
 Trains on ``train`` and ``arch``, stops early on ``val``; writes ``artifacts/models/<allocation>/seed-<seed>/`` with
-``model.safetensors``, ``allocation.json`` and ``history.json``. After an interruption, finished models are not trained
-again.
+``model.safetensors``, ``allocation.json``, ``history.json`` and ``model.json``. ``artifacts/models/encoding/`` has what
+turns raw values into the ids of all these models. After an interruption, finished models are not trained again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.feasible import check_batch_size
-from pipeline.experiment.saved import save
+from pipeline.experiment.saved import ENCODING, copy_encoding, save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
 from pipeline.workflow import process
@@ -76,6 +76,7 @@ def run() -> None:
         with whole(MODELS) as draft:
             for job in jobs:  # one by one, to leave behind any draft of a killed process
                 shutil.copytree(job.path, draft / job.name / job.path.name)
+            copy_encoding(ENCODED, draft / ENCODING)
         shutil.rmtree(folder)
     print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
 
@@ -91,7 +92,7 @@ def train_job(job: Job, title: str | None, record: Record) -> str:
         trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
     except Diverged as error:
         raise ValueError(f"{job.title}: {error}") from error
-    save(job.path, trained.model, job.allocation, trained.history)
+    save(job.path, experiment, trained.model, job.allocation, trained.history)
     checkpoint.unlink(missing_ok=True)
     task = experiment.task
     epochs = len(trained.history)

@@ -14,7 +14,8 @@ import time
 
 import pandas as pd
 
-from pipeline.encoding.encode import as_stream, told
+from pipeline.encoding.encode import as_stream
+from pipeline.encoding.vocabulary import cut_sentences
 from pipeline.streaming.compare import Log, compare
 from pipeline.streaming.report import markdown
 from pipeline.training.task import Task
@@ -36,7 +37,7 @@ def run() -> None:
     backbone = plug("backbones", params.backbone.name).Backbone
     options = checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")
     schema, ids, labels, cut = as_stream(RAW)
-    for sentence in told(cut):
+    for sentence in cut_sentences(cut):
         print(f"stream: {sentence}")
     log = Log(schema, ids, labels).head(settings.rows)
     for name in ("windows", "batch_size"):

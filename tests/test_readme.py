@@ -1,5 +1,6 @@
 """README and docs: every link, file, command and parameter that they name exists, and their code runs."""
 
+import gzip
 import importlib.util
 import itertools
 import json
@@ -30,7 +31,16 @@ from pipeline.workflow.validation import validated
 from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, SMALL, STAGES, Project
 
-PAGES = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+KEPT_TABLES = [
+    str(path.relative_to(ROOT))
+    for folder in ("studies", "stream", "benchmarks")
+    for path in sorted((ROOT / folder).glob("**/results/**/*.md"))
+]
+NOTEBOOKS = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 CODE_FOLDERS = ("pipeline", "stages", "tests", "studies", "benchmarks", "notebooks", "stream", "sweep", "docs", "data")
 RESULTS = ROOT / "studies/overall/results"
 SETTINGS = {  # column of the results: profile of the study, and its data set
@@ -44,7 +54,11 @@ MARKS = {"more": " ▲", "less": " ▼"}  # beside one dimension of its size, af
 
 @cache
 def text_of(page: str) -> str:
-    return (ROOT / page).read_text()
+    """The text of a page, or of the texts between the code of a notebook."""
+    text = (ROOT / page).read_text()
+    if not page.endswith(".ipynb"):
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
 
 
 def blocks(page: str, language: str = "") -> list[str]:
@@ -83,10 +97,14 @@ def anchors(page: str) -> set[str]:
 # --- what the pages name
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *KEPT_TABLES, *NOTEBOOKS])
 def test_every_link_leads_to_a_file_and_a_title(page: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", text_of(page)):
-        if link.startswith("https://"):
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)]+)\)|<(?:a|img)[^>]* (?:href|src)=[\"']([^\"']+)", text)
+    assert text.count("](") + len(re.findall(" (?:href|src)=", text)) == len(links), "a link that is not closed"
+    for link in ("".join(found) for found in links):
+        if re.match(r"\w+:", link):
+            assert re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./?&=#~%+-]*)?", link), link
             continue
         path, _, anchor = link.partition("#")
         target = os.path.relpath((ROOT / page).parent / path if path else ROOT / page, ROOT)
@@ -94,7 +112,29 @@ def test_every_link_leads_to_a_file_and_a_title(page: str) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES)
+def test_every_page_that_code_and_settings_name_has_what_they_say() -> None:
+    named = set()
+    for path in [*ROOT.glob("*.yaml"), *(path for top in CODE_FOLDERS for path in (ROOT / top).rglob("*"))]:
+        if path.suffix in (".py", ".yaml", ".csv") and not path.is_relative_to(ROOT / "docs/site"):
+            named |= set(re.findall(r"(?<![\w/])((?:docs/[\w-]+|data/README)\.md)(?:#([\w-]+))?", path.read_text()))
+    assert named
+    for page, anchor in named:
+        assert (ROOT / page).is_file(), page
+        assert not anchor or anchor in anchors(page), (page, anchor)
+
+
+def test_the_contents_of_the_site_list_every_page(tmp_path: Path) -> None:
+    command = [sys.executable, "docs/site/pages.py", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trees = re.findall(r"^```{toctree}\n(.*?)^```", (tmp_path / "index.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for line in "".join(trees).splitlines() if line and not line.startswith(":")]
+    listed = [line.split()[-1].strip("<>") for line in lines]  # a title may stand before the page
+    written = [str(path.relative_to(tmp_path).with_suffix("")) for path in tmp_path.rglob("*.md")]
+    assert sorted([*listed, "index"]) == sorted(written)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_every_target_of_make_and_every_module_exists(page: str) -> None:
     code = "\n".join(lines_of_code(page))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -103,7 +143,7 @@ def test_every_target_of_make_and_every_module_exists(page: str) -> None:
         assert importlib.util.find_spec(module), module
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_every_file_of_the_repository_that_a_page_names_exists(page: str) -> None:
     for span in spans(page):
         if re.fullmatch(rf"(?:{'|'.join(CODE_FOLDERS)})/[\w./-]+", span) and not span.startswith("data/"):
@@ -153,10 +193,8 @@ def test_every_command_that_sets_parameters_is_accepted(page: str, words: list[s
     check_params(validated(Params, values, page))
 
 
-@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
-def test_every_section_of_params_yaml_that_a_page_shows_is_accepted(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_section_of_params_yaml_for_a_table_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "data/README.md"
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     shown = blocks(page, "yaml")
     assert shown
@@ -286,15 +324,16 @@ def test_the_code_for_tables_in_a_model_of_ones_own_trains_finishes_and_serves_t
 
 
 def test_the_section_for_your_own_data_reads_the_table_that_it_describes(tmp_path: Path) -> None:
-    (block,) = blocks("README.md", "yaml")
+    (block,) = blocks("data/README.md", "yaml")
     project = Project(tmp_path, **yaml.safe_load(block), **SMALL)
     rng = np.random.default_rng(0)
-    rows = [f"{i % 2},u{rng.integers(9)},i{i % 7},c{i % 3},{i % 50},sports|travel" for i in range(400)]
-    (tmp_path / "data/clicks.csv").write_text("\n".join(["clicked,user,item,city,price,tags", *rows]) + "\n")
+    rows = [f"{i % 2},c{rng.integers(9)},{i % 50},sports|travel,{1_700_000_000 + 3600 * i}" for i in range(400)]
+    with gzip.open(tmp_path / "data/clicks.csv.gz", "wt") as file:
+        file.write("\n".join(["clicked,country,age,interests,at", *rows]) + "\n")
     project.run("check", "ingest", "encode")
     fields = {field["name"]: field for field in project.read("encoded/schema.json")["fields"]}
-    assert list(fields) == ["user", "item", "city", "price", "tags"]
-    assert fields["tags"]["width"] > 1
+    assert list(fields) == ["country", "age", "interests", "at_hour", "at_weekday"]
+    assert fields["interests"]["width"] > 1
 
 
 EXTENSION = re.compile(r"# (pipeline/(\w+)/\w+\.py)\n")

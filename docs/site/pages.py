@@ -1,4 +1,4 @@
-"""Collects the pages of the site: README, docs, every file that they link to, and the reference of the parameters.
+"""Collects the pages of the site: README, docs, every file that they link to, and the references.
 
 `python docs/site/pages.py FOLDER` writes them to a folder, where a page keeps its path in the repository, so that its
 links work in both places. Only README.md becomes index.md, the first page.
@@ -18,9 +18,11 @@ from pipeline.workflow.reference import Entry, entries  # noqa: E402
 from pipeline.workflow.validation import shown  # noqa: E402
 from pipeline.workflow.yaml_values import read_yaml  # noqa: E402
 
+REFERENCE = Path(__file__).with_name("reference.md")
 HOME, INDEX = Path("README.md"), Path("index.md")
 FIRST = [HOME, Path("CHANGELOG.md"), Path("CONTRIBUTING.md"), Path("data/README.md")]
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
+UNBROKEN = "\u00a0±\u00a0"  # a figure and its deviation stay on one line of a cell
 CONTENTS = {  # of the site, below the first page; all other pages are tables
     "Use it": [
         "docs/own-data",
@@ -35,7 +37,7 @@ CONTENTS = {  # of the site, below the first page; all other pages are tables
     ],
     "What we found": ["docs/results", "docs/speed", "docs/studies"],
     "Change it": ["docs/architecture", "docs/extending", "CONTRIBUTING", "CHANGELOG"],
-    "Reference": ["docs/parameters"],
+    "Reference": ["docs/parameters", "docs/reference"],
 }
 
 
@@ -53,9 +55,11 @@ def main(folder: Path) -> None:
             todo += [linked(page, link) for link in LINK.findall(texts[page])]
     texts[HOME] += contents(sorted(str(page.with_suffix("")) for page in texts))
     texts[Path("docs/parameters.md")] = parameters()
+    texts[Path("docs/reference.md")] = REFERENCE.read_text()
     for page, text in texts.items():
         name = INDEX if page == HOME else page
-        write(folder / name, LINK.sub(lambda link, page=page: homeward(page, link[0]), text).encode())
+        text = LINK.sub(lambda link, page=page: homeward(page, link[0]), text)
+        write(folder / name, text.replace(" ± ", UNBROKEN).encode())
 
 
 def write(path: Path, content: bytes) -> None:

@@ -121,6 +121,9 @@ class Evidence(Problem):
 
     @property
     def limit(self) -> int:
-        """Bytes for a method that needs a limit: the smaller of ``budget`` and ``match``, or the default share."""
+        """The bytes that an allocation may take: the smaller of ``budget`` and ``match``.
+
+        If both are None, it is a quarter of the full tables' bytes, for methods that need a limit.
+        """
         sizes = [size for size in (self.budget, self.match) if size is not None]
         return min(sizes, default=self.target(None))

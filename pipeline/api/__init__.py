@@ -1,4 +1,4 @@
-"""Embedding tables for a model and a training loop of your own; docs/library.md explains them.
+"""Embedding tables for a model and a training loop of your own; docs/library.md explains them. ::
 
     from pipeline.api import Allocation, Field, Schema, Tables
 
@@ -6,7 +6,9 @@
     tables = Tables(schema, dim=16, allocation=Allocation.load("allocation.json"))
     vectors = tables(ids)
 
-These names are the public interface. All other modules can change without notice.
+`PADDING` is -1, the id that fills the unused slots of a bag.
+
+The names in ``__all__`` are the public interface. Everything else can change without notice.
 """
 
 from pipeline.allocation.allocation import Allocation

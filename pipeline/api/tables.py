@@ -114,7 +114,8 @@ class Tables(nn.Module):
             losses: ``losses(model, batch)`` returns the loss of each row, (B,). The model is in evaluation mode.
 
         Raises:
-            ValueError: if the method needs the arguments, and they are not given; or if they are of no use.
+            ValueError: if the method needs the arguments and they are not given, if the batches are empty or can be
+                read only once, or if the losses have another shape or do not depend on the tables.
         """
         embedding = self.model.embedding
         if type(embedding).calibrate is not FieldEmbedding.calibrate and not bool(self.finished):

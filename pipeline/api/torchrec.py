@@ -18,8 +18,8 @@ class FieldTable:
     """The table of one field.
 
     Args:
-        config: arguments of ``EmbeddingBagConfig``: ``num_embeddings``, ``embedding_dim``, ``name`` and
-            ``feature_names``, all after the field. Set its ``pooling`` to ``PoolingType.MEAN``.
+        config: arguments of ``EmbeddingBagConfig``: ``num_embeddings``, ``embedding_dim``, and the name of the field as
+            ``name`` and in ``feature_names``. Set its ``pooling`` to ``PoolingType.MEAN``.
         weight: (rows, d), the weights of the table.
         projection: (d, D), which lifts a vector to the common width: ``x = e @ projection``; None if d is D.
     """
@@ -38,7 +38,7 @@ def field_tables(tables: Tables, multiple: int = 1) -> list[FieldTable]:
 
     Raises:
         TypeError: if the method's tables are of another kind.
-        ValueError: if ``multiple`` is below 1, or the tables hold first-order weights, which have no place there.
+        ValueError: if ``multiple`` is below 1, or the tables hold first-order weights, for which TorchRec has no place.
     """
     embedding = tables.model.embedding
     if not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:

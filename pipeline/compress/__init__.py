@@ -1,4 +1,4 @@
-"""Compress the embedding tables of a PyTorch model that is already trained.
+"""Compress the embedding tables of a PyTorch model that is already trained. ::
 
     from pipeline.compress import compress
 

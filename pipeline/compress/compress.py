@@ -30,9 +30,10 @@ class TableReport:
 
     Args:
         name: of the module, as in ``named_modules()``.
-        rows, dim: of the table.
-        bytes_before, bytes: of the table, and of its coded form with all that decodes it.
-        bits_per_row: of the coded form.
+        rows: number of rows.
+        dim: numbers per row.
+        bytes_before: of the table.
+        bytes: of its coded form, with all that decodes it.
         predicted_loss: predicted rise of the mean loss.
     """
 
@@ -45,12 +46,13 @@ class TableReport:
 
     @property
     def bits_per_row(self) -> float:
+        """Bits of the coded form per row."""
         return 8 * self.bytes / self.rows
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `compress` did.
+    """What `compress` did; ``print`` shows it as a text.
 
     Args:
         tables: one entry for each table.
@@ -60,10 +62,12 @@ class Report:
 
     @property
     def bytes_before(self) -> int:
+        """Bytes of all tables before."""
         return sum(table.bytes_before for table in self.tables)
 
     @property
     def bytes(self) -> int:
+        """Bytes of all coded tables, with all that decodes them."""
         return sum(table.bytes for table in self.tables)
 
     @property
@@ -96,10 +100,11 @@ def compress(
 
     Args:
         model: any module whose tables are `torch.nn.Embedding` or `torch.nn.EmbeddingBag`.
-        batches: of training data, some 100,000 rows. The more rows, the better is known which values are frequent.
+        batches: of training data, some 100,000 rows. More rows show better which values are frequent.
         losses: ``losses(model, batch)`` returns the loss of each row of a batch, (B,). The model is in evaluation mode.
         budget: bytes of the tables (a whole number), or a share of their bytes now (``0.025``).
-        tolerance: instead of ``budget``: the smallest size that raises the mean loss on ``held_out`` by no more.
+        tolerance: instead of ``budget``: how much the mean loss on ``held_out`` may rise; the tables get the smallest
+            size of a falling series that keeps to it.
         held_out: batches for ``tolerance``; iterated several times.
         tables: names of the modules to code; None for all that are found.
         fields: for a table that holds several fields one after the other: the first row of each, ascending from 0.
@@ -109,8 +114,8 @@ def compress(
         nothing of the old ones; `restore` loads it.
 
     Raises:
-        ValueError: naming a table that cannot be coded, and why; or a wrong argument.
-        TooFewBytes: naming the least that is possible.
+        ValueError: if a table cannot be coded, or an argument is wrong; the message names it and says why.
+        TooFewBytes: if the tables cannot be coded in the budget; the message names the fewest possible bytes.
     """
     if (budget is None) == (tolerance is None) or (tolerance is None) != (held_out is None):
         raise ValueError("give either a budget, or a tolerance with held_out batches")

@@ -76,6 +76,7 @@ class CodedEmbedding(nn.Module):
 
     @property
     def bytes(self) -> int:
+        """Bytes of the codes and of all that decodes them."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
 

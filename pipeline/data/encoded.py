@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 
 from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.data.split import PARTS, Part, Split
-from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.outputs import broken, checksum, read_json
 
-SCHEMA_FILE = "schema.json"
+SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.parquet"
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,8 @@ def _check(file: Path, changed: int, size: int, sha256: str | None, schema: Sche
     Raises:
         ValueError: naming the file.
     """
-    if sha256 is not None:
-        with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                raise broken(file, f"is not as encode wrote it: its checksum is not that of {SCHEMA_FILE}")
+    if sha256 is not None and checksum(file) != sha256:
+        raise broken(file, f"is not as encode wrote it: its checksum is not that of {SCHEMA_FILE}")
     if file.name == "ids.npy":
         ids = np.load(file, mmap_mode="r")
         if ids.shape[1] != schema.num_slots:

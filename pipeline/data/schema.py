@@ -23,8 +23,8 @@ PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
 class Field:
     """One column of the log.
 
-    Ids run from 0 to ``cardinality - 1``. Id 0 is `UNKNOWN`; the others are sorted by frequency in training rows, most
-    frequent first, and ties by value.
+    Ids run from 0 to ``cardinality - 1``. Id 0 is `UNKNOWN`. ``encode`` numbers the others by falling frequency in
+    training rows, and ties by value.
 
     Args:
         name: unique within the schema.
@@ -50,10 +50,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a data set, in the order of their slots.
+    """The fields of a data set.
 
-    A row of ids has S = ``num_slots`` entries; a batch of B rows is an array of ids ``(B, S)``. S equals the number of
-    fields F unless some field is a bag.
+    A row of ids has S = `num_slots` entries; a batch of B rows is an array of ids (B, S). S equals the number of fields
+    F unless some field is a bag.
+
+    Args:
+        fields: in the order of their slots.
 
     Raises:
         ValueError: if there is no field, a name occurs twice, or there are too many ids or slots.
@@ -79,21 +82,22 @@ class Schema:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The names of the fields, in order."""
         return tuple(field.name for field in self.fields)
 
     @cached_property
     def cardinalities(self) -> np.ndarray:
-        """(F,) int64: number of ids of each field."""
+        """The number of ids of each field, (F,) int64."""
         return np.array([field.cardinality for field in self.fields], dtype=np.int64)
 
     @cached_property
     def widths(self) -> np.ndarray:
-        """(F,) int64: number of slots of each field."""
+        """The number of slots of each field, (F,) int64."""
         return np.array([field.width for field in self.fields], dtype=np.int64)
 
     @cached_property
     def first_rows(self) -> np.ndarray:
-        """(F,) int64: row of each field's id 0 in one table of all fields."""
+        """The row of each field's id 0 in one table of all fields, (F,) int64."""
         return np.cumsum(self.cardinalities) - self.cardinalities
 
     @property
@@ -108,7 +112,7 @@ class Schema:
 
     @cached_property
     def slot_fields(self) -> np.ndarray:
-        """(S,) int64: number of the field of each slot."""
+        """The number of the field of each slot, (S,) int64."""
         return np.repeat(np.arange(len(self.fields)), self.widths)
 
     def subset(self, names: Iterable[str]) -> Schema:
@@ -118,7 +122,7 @@ class Schema:
         return Schema(tuple(field for field in self.fields if field.name in wanted))
 
     def slots_of(self, names: Iterable[str]) -> np.ndarray:
-        """(s,) int64: positions of the slots of the named fields in a row of ids."""
+        """The positions of the slots of the named fields in a row of ids, (s,) int64."""
         wanted = set(names)
         self.check_names(wanted)
         keep = np.array([field.name in wanted for field in self.fields])
@@ -135,10 +139,12 @@ class Schema:
             raise ValueError(f"no field {foreign} in the schema; there are {list(self.names)}")
 
     def to_dict(self) -> dict[str, Any]:
+        """The schema as JSON values."""
         return {"fields": [asdict(field) for field in self.fields]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Schema:
+        """The schema that `to_dict` wrote."""
         return cls(tuple(Field(**field) for field in record["fields"]))
 
     @classmethod

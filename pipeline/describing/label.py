@@ -95,7 +95,7 @@ def _found(columns: Mapping[str, Column]) -> str:
             f"1 with --positive; there are {_some(columns)}"
         )
     listed = "; ".join(f"{name!r} ({', '.join(columns[name].texts.to_pylist())})" for name in named or binary)
-    raise ValueError(f"name the column of the label with --label; these have two values: {listed}")
+    raise ValueError(f"name the column of the label with --label (make: LABEL=...); these have two values: {listed}")
 
 
 def _positive(values: list[str]) -> str:

@@ -128,8 +128,8 @@ class FieldEmbedding(nn.Module):
     # In a model that is served
 
     def trains_as(self) -> str | None:
-        """Embeddings of the same schema and dim that give the same answer here are trained alike until `calibrate`, to
-        the bit. So a study trains one of them for all. None: no other embedding is trained alike."""
+        """A text that names the training: embeddings of the same schema and dim that return the same text are trained
+        alike until `calibrate`, to the bit, so a study trains one of them for all. None: no other is trained alike."""
         return None
 
     def calibrate(self, calibration: Calibration) -> None:

@@ -39,10 +39,12 @@ class Cost:
 
     @property
     def bytes(self) -> int:
+        """Stored bytes of all kinds."""
         return sum(self.bytes_by_kind.values())
 
     @property
     def params(self) -> int:
+        """Stored numbers of all kinds."""
         return sum(self.params_by_kind.values())
 
     @property

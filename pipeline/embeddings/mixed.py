@@ -55,7 +55,7 @@ class MixedTables(FieldEmbedding):
     Args:
         schema: F fields.
         dims: dimension of each field, 1 to ``dim``; names as in the schema.
-        dim: D.
+        dim: D, the width of the vectors.
 
     Raises:
         ValueError: if a field has no dimension, or one out of range, or if a name is not in the schema.

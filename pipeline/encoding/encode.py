@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.encoded import SCHEMA_FILE
+from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
 from pipeline.data.schema import Field, Schema
 from pipeline.data.split import PARTS, Split
 from pipeline.encoding.arrays import ArrayFile
@@ -32,16 +32,15 @@ from pipeline.encoding.parts import TRAIN, PartLabels, Parts
 from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable, checked_table, raw_record
 from pipeline.encoding.tally import Tally
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
-from pipeline.encoding.vocabulary import Vocabulary, write_vocabulary
+from pipeline.encoding.vocabulary import Counts, Cut, Vocabulary, cut_of, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
 from pipeline.sources.source import BAG, LABEL, ORACLE, TIME, BadData
-from pipeline.workflow.outputs import write_json
+from pipeline.workflow.outputs import checksum, write_json
 from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
 MAX_BAG = 8
 FIELDS_FILE = "fields.csv"
-Cut = dict[str, dict[str, int]]  # by bag, how many values of how many rows had no slot
 
 
 def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
@@ -78,8 +77,9 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
         encoder = _Encoder(table, settings, threads)
         encoder.split_rows()
         folder.mkdir(parents=True)
-        schema = encoder.learn(folder / "vocabulary.parquet")
+        schema = encoder.learn(folder / VOCABULARY_FILE)
         checksums = encoder.write(folder, schema)
+    checksums[VOCABULARY_FILE] = checksum(folder / VOCABULARY_FILE)
     record = {**schema.to_dict(), "sha256": checksums, **encoder.record()}
     record["summaries"] = encoder.summaries(folder, schema)
     write_table(record["summaries"], folder / FIELDS_FILE)
@@ -110,7 +110,7 @@ class _Encoder:
         }
         self.samples: dict[str, pa.Array] = {}  # raw values of the first training rows, by field
         # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
-        self.cut = {name: np.zeros(2, dtype=np.int64) for name, kind in table.kinds.items() if kind == BAG}
+        self.cut = {name: Counts() for name, kind in table.kinds.items() if kind == BAG}
         self.labels = PartLabels()
         self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
         self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
@@ -203,7 +203,7 @@ class _Encoder:
             else:
                 same.append(number)
 
-    def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, np.ndarray]]:
+    def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, Counts]]:
         """Of one row group, pairs (name of a file, rows to append), and what was cut from its bags."""
         slots, cut = self._looked_up(schema, group)
         pieces, start = [], 0
@@ -218,12 +218,12 @@ class _Encoder:
             start += len(batch)
         return pieces, cut
 
-    def _looked_up(self, schema: Schema, group: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _looked_up(self, schema: Schema, group: int) -> tuple[np.ndarray, dict[str, Counts]]:
         """(S, n) int32: the ids of one row group; and what was cut from its bags.
 
         Columns are read one by one, so that each stays in the cache.
         """
-        cut = dict.fromkeys(self.cut, np.zeros(2, dtype=np.int64))
+        cut = dict.fromkeys(self.cut, Counts())
         slots = np.empty((schema.num_slots, self.table.sizes[group]), dtype=np.int32)
         start = 0
         for field in schema.fields:
@@ -232,7 +232,7 @@ class _Encoder:
                 free = slots[start : start + field.width, end : end + len(batch)]
                 counts = self.vocabularies[field.name].look_up(batch[field.name], free)
                 if field.name in cut:
-                    cut[field.name] = cut[field.name] + counts
+                    cut[field.name] += counts
                 end += len(batch)
             start += field.width
         return slots, cut
@@ -244,12 +244,14 @@ class _Encoder:
             "rows": {part: about.rows for part, about in labels.items()},
             "labels": {part: asdict(about) for part, about in labels.items()},
             "raw_sha256": self.table.record["sha256"],
+            "dataset": self.table.record.get("dataset"),
+            "options": self.table.record.get("options", {}),
             "kinds": self.table.kinds,
             "split": {**self.settings.split.model_dump(), **self.parts.record()},
             "seed": self.settings.seed,
             "min_count": self.min_count,
             "max_bag": self.max_bag,
-            "cut": _cut(self.cut),
+            "cut": cut_of(self.cut),
             "numeric": self.settings.numeric,
             "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
             "facts": self.table.record["facts"],
@@ -291,19 +293,6 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def told(cut: Cut) -> list[str]:
-    """Sentences about what was cut."""
-    return [
-        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
-        for name, counts in cut.items()
-        if counts["rows"]
-    ]
-
-
-def _cut(counts: dict[str, np.ndarray]) -> Cut:
-    return {name: {"values": int(values), "rows": int(rows)} for name, (values, rows) in counts.items()}
-
-
 def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
 
@@ -332,4 +321,4 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
         fields.append(Field(name, int(ids.max()) + 1, vocabulary.width))
         slots.append(ids)
     labels = table[LABEL].to_numpy()[order].astype(LABEL_DTYPES[table[LABEL].type])
-    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels, _cut(cut)
+    return Schema(tuple(fields)), np.ascontiguousarray(np.concatenate(slots).T), labels, cut_of(cut)

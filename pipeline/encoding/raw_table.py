@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.encoding.threads import progress_bar
 from pipeline.sources.source import CATEGORICAL, KINDS, LABEL, ORACLE, TIME
-from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.outputs import broken, checksum, read_json
 
 LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, and of encoded labels
 
@@ -44,9 +43,8 @@ def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
         FileNotFoundError: if it is missing.
     """
     path = folder / "table.parquet"
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
-            raise broken(path, "is not as ingest wrote it: its checksum is not that of raw.json")
+    if checksum(path) != record["sha256"]:
+        raise broken(path, "is not as ingest wrote it: its checksum is not that of raw.json")
     return path
 
 

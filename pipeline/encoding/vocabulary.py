@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,43 @@ from pipeline.encoding.counting import Sketch, summed
 from pipeline.sources.source import BAG, NUMERIC
 
 RICH_VALUES = 1 << 18  # the first pass reads a field with more values twice, so that rare values take no memory
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the values of a field; those of several batches are added.
+
+    Args:
+        values: their number.
+        unknown: those that have no id.
+        cut: those that have one, but no slot, because their bag is too long.
+        cut_rows: rows with such values.
+    """
+
+    values: int = 0
+    unknown: int = 0
+    cut: int = 0
+    cut_rows: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+Cut = dict[str, dict[str, int]]  # by bag, how many known values of how many rows had no slot
+
+
+def cut_of(counts: Mapping[str, Counts]) -> Cut:
+    """What was cut from bags, by their names; JSON types."""
+    return {name: {"values": of_field.cut, "rows": of_field.cut_rows} for name, of_field in counts.items()}
+
+
+def cut_sentences(cut: Cut) -> list[str]:
+    """A sentence for each bag from which values were cut."""
+    return [
+        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
+        for name, counts in cut.items()
+        if counts["rows"]
+    ]
 
 
 class Vocabulary:
@@ -63,40 +101,33 @@ class Vocabulary:
         self.counts = frequent["count"].to_numpy()
         return frequent.append_column("id", pa.array(np.arange(1, len(frequent) + 1, dtype=np.int32)))
 
-    def look_up(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
-        """Fill slots (width, n) int32 with the ids of n rows; return (2,) what was cut, see `_fill`."""
+    def look_up(self, column: pa.Array, slots: np.ndarray) -> Counts:
+        """Fill slots (width, n) int32 with the ids of n rows."""
         rows, codes, values = self._coded(column)
         return self._fill(slots, rows, self._ids_of(values).take(codes))
 
-    def appear(self, column: pa.Array, slots: np.ndarray) -> np.ndarray:
-        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values.
-
-        Returns:
-            (2,) what was cut, see `_fill`.
-        """
+    def appear(self, column: pa.Array, slots: np.ndarray) -> Counts:
+        """Fill slots (width, n) int32 with ids from 1, in the order of the first appearance of values."""
         rows, codes, _ = self._coded(column)
         _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
         rank = np.empty(len(firsts), dtype=np.int32)
         rank[np.argsort(firsts)] = np.arange(1, len(firsts) + 1)
         return self._fill(slots, rows, rank[inverse])
 
-    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> np.ndarray:
-        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``.
-
-        Returns:
-            (2,) int64: the number of known values for which there was no slot, and of rows with such values.
-        """
+    def _fill(self, slots: np.ndarray, rows: np.ndarray | None, ids: np.ndarray) -> Counts:
+        """Put ``ids[i]`` into the next free slot of row ``rows[i]``; see `_coded` for ``rows``."""
+        values, unknown = len(ids), int(np.count_nonzero(ids == UNKNOWN))
         if rows is None:
             slots[0] = ids
-            return np.zeros(2, dtype=np.int64)
+            return Counts(values, unknown)
         rows, ids = rows[ids != UNKNOWN], ids[ids != UNKNOWN]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # position among the known values of the row
-        cut = np.array([np.count_nonzero(rank >= self.width), np.count_nonzero(rank == self.width)])
+        cut, cut_rows = int(np.count_nonzero(rank >= self.width)), int(np.count_nonzero(rank == self.width))
         rows, ids, rank = (array[rank < self.width] for array in (rows, ids, rank))
         slots[:] = PADDING
         slots[0] = UNKNOWN
         slots[rank, rows] = ids
-        return cut
+        return Counts(values, unknown, cut, cut_rows)
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
         """(v,) int32: ids of distinct values. The smaller of vocabulary and ``values`` is hashed."""
@@ -186,3 +217,13 @@ def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: 
     if total >= 2**31:
         raise ValueError(f"there must be at most 2**31 - 1 ids, got {total:,}; raise encode.min_count in params.yaml")
     return Schema(tuple(fields))
+
+
+def read_vocabulary(path: Path) -> dict[str, pa.Array]:
+    """The known values of every field that has any, as texts, in the order of their ids; null is a missing value."""
+    pieces: dict[str, list[pa.Array]] = {}
+    with pq.ParquetFile(path, read_dictionary=["feature"]) as file:
+        for group in range(file.num_row_groups):  # each holds the values of one field
+            rows = file.read_row_group(group, columns=["feature", "value"])
+            pieces.setdefault(rows["feature"][0].as_py(), []).extend(rows["value"].chunks)
+    return {name: pa.concat_arrays(values) for name, values in pieces.items()}

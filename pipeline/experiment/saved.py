@@ -1,28 +1,135 @@
-"""Retrained models on disk: their weights, allocation and training history."""
+"""Trained models on disk: their weights, allocation and training history, and what it takes to use them anywhere."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.allocation.allocation import Allocation
+from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
+from pipeline.data.schema import Schema
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
 from pipeline.models.model import Model, assemble
-from pipeline.workflow.outputs import broken, whole, write_json
+from pipeline.training.task import Task
+from pipeline.workflow.code import version
+from pipeline.workflow.outputs import broken, checksum, read_json, whole, write_json
+from pipeline.workflow.plug import plug
+from pipeline.workflow.validation import checked_options
 
-WEIGHTS, ALLOCATION, HISTORY = "model.safetensors", "allocation.json", "history.json"
+ABOUT, WEIGHTS, ALLOCATION, HISTORY = "model.json", "model.safetensors", "allocation.json", "history.json"
+ENCODING = "encoding"  # folder with the schema.json and the vocabulary.parquet of the models around it
+TRAINED = "trained"  # the form that `save` writes
+FORMAT = 1  # of model.json and of the files beside it; raise it when older folders can no longer be read
 
 
-def save(folder: Path, model: Model, allocation: Allocation, history: Sequence[Mapping[str, float]]) -> None:
+@dataclass(frozen=True)
+class Named:
+    """The name of a plug, and its options as params.yaml had them."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model is, apart from its weights and its allocation: the contents of model.json.
+
+    Args:
+        form: `TRAINED`, or how the model was exported.
+        task, backbone: the plugs.
+        dim: D.
+        schema: of the ids, all fields.
+        encoding: checksum of the schema.json by which the ids were made.
+        version: of the project that wrote it.
+    """
+
+    form: str
+    task: Named
+    backbone: Named
+    dim: int
+    schema: Schema
+    encoding: str
+    version: str
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> About:
+        """A trained model of an experiment."""
+        task, backbone = experiment.params.task, experiment.params.backbone
+        return cls(
+            TRAINED,
+            Named(task.name, task.options or {}),
+            Named(backbone.name, backbone.options or {}),
+            experiment.dim,
+            experiment.schema,
+            checksum(experiment.data.folder / SCHEMA_FILE),
+            version(),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> About:
+        """What the folder of a model says about it.
+
+        Raises:
+            ValueError: if another version wrote the folder in another form, or it holds no model.
+            FileNotFoundError: if there is no such folder.
+        """
+        folder.stat()
+        file = folder / ABOUT
+        if not file.is_file():
+            why = "it holds no model"
+            if (folder / WEIGHTS).is_file():
+                why = f"a version before {version()} or an early {version()} wrote it"
+            raise ValueError(f"{folder}: has no {ABOUT}: {why}; give the folder of a model that this version wrote")
+        record = read_json(file)
+        writer = record.get("version", "unknown") if isinstance(record, dict) else "unknown"
+        try:
+            if record["format"] != FORMAT:
+                raise ValueError(f"format {record['format']}")
+            return cls(
+                record["form"],
+                Named(**record["task"]),
+                Named(**record["backbone"]),
+                record["dim"],
+                Schema.from_dict(record),
+                record["encoding"],
+                writer,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file}: version {writer} wrote it, in a form that version {version()} cannot read "
+                f"({type(error).__name__}: {error}); train or export the model again with this version"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write model.json."""
+        named = {"task": asdict(self.task), "backbone": asdict(self.backbone)}
+        record = {"format": FORMAT, "version": self.version, "form": self.form, **named, "dim": self.dim}
+        write_json(folder / ABOUT, {**record, "encoding": self.encoding, **self.schema.to_dict()})
+
+    def resolved_task(self) -> Task:
+        return Task.of(self.task.name, plug("tasks", self.task.name), self.task.options)
+
+
+def save(
+    folder: Path,
+    experiment: Experiment,
+    model: Model,
+    allocation: Allocation,
+    history: Sequence[Mapping[str, float]],
+) -> None:
     """Write the folder of a trained model, whole or not at all.
 
     Args:
         folder: to write.
+        experiment: in which the model was trained.
         model: with its final weights.
         allocation: of the model.
         history: for every epoch, the weight step and the task's metrics on ``val``.
@@ -33,19 +140,21 @@ def save(folder: Path, model: Model, allocation: Allocation, history: Sequence[M
         save_file(state, draft / WEIGHTS)
         allocation.save(draft / ALLOCATION)
         write_json(draft / HISTORY, list(history))
+        About.of(experiment).save(draft)
 
 
-def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
-    """A model that `save` wrote, and its allocation.
+def read(folder: Path) -> tuple[Model, Allocation, About]:
+    """A model that `save` wrote, its allocation, and what it is; nothing but the folder decides.
 
     Raises:
-        ValueError: naming the file that does not fit the experiment's schema and backbone.
+        ValueError: naming the file that does not fit the others, or that another version wrote.
         FileNotFoundError: if a file is missing.
     """
-    allocation = Allocation.load(folder / ALLOCATION, experiment.schema)
-    model = assemble(
-        experiment.schema, experiment.dim, allocation, build, experiment.backbone, experiment.backbone_options
-    )
+    about = About.load(folder)
+    allocation = Allocation.load(folder / ALLOCATION, about.schema)
+    backbone = plug("backbones", about.backbone.name).Backbone
+    options = checked_options([backbone], about.backbone.options, f"{folder / ABOUT}: backbone.options")
+    model = assemble(about.schema, about.dim, allocation, build, backbone, options)
     weights = folder / WEIGHTS
     weights.stat()  # the error of safetensors does not name a missing file
     if not weights.is_file():
@@ -57,9 +166,52 @@ def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
             raise RuntimeError("other tensors, or of other types")
         model.load_state_dict(state)
     except (RuntimeError, SafetensorError) as error:
-        why = "does not hold the model that params.yaml, schema.json and allocation.json describe"
-        raise broken(weights, why) from error
+        raise broken(weights, f"does not hold the model that {ABOUT} and {ALLOCATION} describe") from error
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise broken(weights, f"{name} holds numbers that are not finite")
+    return model.eval(), allocation, about
+
+
+def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
+    """A model of an experiment, and its allocation.
+
+    Raises:
+        ValueError: if the model was trained in another experiment, or as `read`.
+        FileNotFoundError: if a file is missing.
+    """
+    model, allocation, about = read(folder)
+    here = About.of(experiment)
+    for part in ("task", "backbone", "dim", "schema", "encoding"):
+        if getattr(about, part) != getattr(here, part):
+            raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
     return model, allocation
+
+
+def copy_encoding(encoded: Path, folder: Path) -> None:
+    """Copy what turns raw values into ids to a new folder.
+
+    Args:
+        encoded: folder that `encode` wrote, or another copy.
+        folder: to write.
+    """
+    folder.mkdir()
+    for name in (SCHEMA_FILE, VOCABULARY_FILE):
+        shutil.copyfile(encoded / name, folder / name)
+
+
+def encoding_of(folder: Path, about: About) -> Path:
+    """The folder of the encoding of a model: within the model's folder, or beside the folder of its allocation.
+
+    Raises:
+        ValueError: if there is none, or it is that of other models.
+    """
+    for place in (folder / ENCODING, folder.resolve().parent.parent / ENCODING):
+        if place.is_dir():
+            if checksum(place / SCHEMA_FILE) != about.encoding:
+                raise ValueError(f"{place}: is not the encoding with which {folder} was trained; copy both together")
+            return place
+    raise ValueError(
+        f"{folder}: has no {ENCODING}/, which `retrain` writes beside all its models; give the model where `retrain` "
+        "wrote it, or export it with `python -m stages.export` to a folder that stands alone"
+    )

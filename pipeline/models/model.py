@@ -1,4 +1,20 @@
-"""A model: an embedding of the kept fields and a backbone."""
+"""A model: an embedding of the kept fields and a backbone.
+
+**A backbone is one file** in ``pipeline/backbones``, with a class ``Backbone``, a `torch.nn.Module` ::
+
+    class Backbone(nn.Module):
+        factored = False
+
+        def __init__(self, schema: Schema, dim: int, *, option: type = default, ...) -> None
+        def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor
+
+``schema`` has the F kept fields, and ``dim`` is D. The keyword-only parameters are the options that
+``backbone.options`` in params.yaml may set; their annotations define the allowed values, which are checked before
+anything runs. `forward` takes the rows of the tables that a batch looks up and the vectors (B, F, D), and returns the
+outputs that the task expects, e.g. logits (B,). ``factored`` may be left out. True says that `forward` passes
+``embedded`` to nothing but `pipeline.models.layers.MLP` and `pipeline.models.layers.second_order`; then the model is
+served faster.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from scipy.stats import spearmanr
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.split import Split, mapped
 from pipeline.embeddings.cost import bytes_per_field, cost, full_tables
+from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.rounded import RoundedTables
 from pipeline.experiment.experiment import CONTROLS, Experiment
 from pipeline.experiment.found import Found
 from pipeline.experiment.measure import measure
@@ -23,12 +26,13 @@ from pipeline.metrics.difference import spread
 from pipeline.models.model import Model
 from pipeline.reporting.curve import curve
 from pipeline.reporting.fields import of_record
-from pipeline.reporting.forms import INT8, TRAINED, Form, Quality, deploy, objective
+from pipeline.reporting.forms import INT4, INT8, TRAINED, Form, Quality, deploy, objective, quality
 from pipeline.reporting.forms import entries as form_entries
 from pipeline.serving.latency import BATCHES, measured
 from pipeline.serving.latency import forms as forms_of
 from pipeline.workflow.places import SCORES
 
+ONE_DIMENSION = ("full", "uniform")  # the controls whose fields all have the same dimension
 SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
 
 
@@ -101,7 +105,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     }
     forms = {name: form for name, form in forms.items() if len(form.test) == len(seeds)}  # all seeds can be served
     searched, beside = forms["searched"], [forms[name] for name in names[1:]]
-    beside += _nearest_int8(searched, forms)
+    beside += [form for kind in (INT8, INT4) for form in _nearest(searched, forms, kind)]
     if full_models:
         drawn = curve(experiment, full_models, forms["full"], searched.bytes)
         report["curve"] = drawn.record
@@ -113,10 +117,10 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     return report | planted(experiment, entries["searched"]["dims"], test)
 
 
-def _nearest_int8(searched: Form, forms: Mapping[str, Form]) -> Iterator[Form]:
-    """The full or uniform models in int8, whichever are nearer to the size of the searched ones; none if neither can be
-    served."""
-    known = [form for form in forms.values() if form.kind == INT8 and form.allocation in ("full", "uniform")]
+def _nearest(searched: Form, forms: Mapping[str, Form], kind: str) -> Iterator[Form]:
+    """The full or uniform models in a form, whichever are nearer to the size of the searched ones; none if neither has
+    the form."""
+    known = [form for form in forms.values() if form.kind == kind and form.allocation in ONE_DIMENSION]
     yield from sorted(known, key=lambda form: abs(np.log(form.bytes / searched.bytes)))[:1]
 
 
@@ -139,25 +143,29 @@ def _tested(
     size, dense = results.cost.bytes, results.model_bytes - results.cost.bytes
     packed_forms = forms_of(model)
     trained = forms.setdefault(name, Form(name, TRAINED, bool(packed_forms)))
-    quality = Quality(objective(task, model, val), results.metrics[task.objective], results.influence)
-    trained.add(size, results.model_bytes, quality)
+    of_trained = Quality(objective(task, model, val), results.metrics[task.objective], results.influence)
+    trained.add(size, results.model_bytes, of_trained)
+    if name in ONE_DIMENSION and (rounded := _in_int4(model)) is not None:
+        of_form = cost(rounded.embedding.packed()).bytes
+        form = Form(name, INT4, packed=False)
+        forms.setdefault(form.name, form).add(of_form, dense + of_form, quality(task, rounded, val, test))
     served: dict[str, dict[str, Any]] = {}
-    for form, packed in packed_forms.items():
+    for kind, packed in packed_forms.items():
         predictions = task.predict(packed, test)
         metrics, of_form = task.measure(predictions, test), cost(packed.packed()).bytes
-        served[form] = {
+        served[kind] = {
             "metrics": metrics,
             "objective_loss": results.metrics[task.objective] - metrics[task.objective],
             "largest_difference": float(np.abs(predictions - results.predictions).max()),
             "bytes": of_form,
         }
-        if form == INT8:
-            rounded = Form(name, INT8)
-            quality = Quality(objective(task, packed, val), metrics[task.objective], task.influence(predictions, test))
-            forms.setdefault(rounded.name, rounded).add(of_form, dense + of_form, quality)
+        if kind == INT8:
+            form, influence = Form(name, INT8), task.influence(predictions, test)
+            of_int8 = Quality(objective(task, packed, val), metrics[task.objective], influence)
+            forms.setdefault(form.name, form).add(of_form, dense + of_form, of_int8)
         if files is not None:
-            files[f"{name}.{form}"] = folder / f"{name}.{form}"
-            packed.save(files[f"{name}.{form}"])
+            files[f"{name}.{kind}"] = folder / f"{name}.{kind}"
+            packed.save(files[f"{name}.{kind}"])
     sizes = {
         "table_params": results.cost.table_params,
         "params": results.params,
@@ -166,6 +174,17 @@ def _tested(
         "training_bytes": results.training_bytes,
     }
     return Tested(allocation, model.embedding.dim, results.metrics, sizes, served)
+
+
+def _in_int4(model: Model) -> Model | None:
+    """The same model with its tables rounded to int4; None if its tables are not plain."""
+    embedding = model.embedding
+    if type(embedding) is not MixedTables:
+        return None
+    rounded = RoundedTables(model.kept, embedding.dims, embedding.dim, bits=4)
+    rounded.load_state_dict(embedding.state_dict(), strict=False)  # all but the scales, which `finish` makes
+    rounded.finish()
+    return deepcopy(model, {id(embedding): rounded})  # the tables are not copied
 
 
 def _entry(

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from pipeline.data.schema import Schema
 from pipeline.reporting.deserved import rounded
-from pipeline.reporting.forms import INT8
+from pipeline.reporting.forms import INT4, INT8
 from pipeline.reporting.labels import apart, label_apart, name_where_free
 from pipeline.reporting.style import COLOURS, OTHERS, STYLE, bytes_axis, clipped, new_figure, short
 
@@ -140,17 +140,18 @@ def _draw_curve(axes: Axes, report: Mapping[str, Any]) -> None:
 
 
 def _draw_forms(axes: Axes, report: Mapping[str, Any]) -> None:
-    """The allocations in int8, and a ring around the form to deploy."""
-    forms = report.get("forms", ())
+    """The allocations in int8 and int4, and a ring around the form to deploy."""
+    forms, marks = report.get("forms", ()), {INT8: "s", INT4: "v"}
     for form in forms:
         at = [form["bytes"]], [form["test"]["mean"]]
-        if form["kind"] == INT8:
+        if form["kind"] in marks:
             colour = COLOURS.get(form["allocation"], OTHERS[0])
-            axes.plot(*at, "s", color=colour, markersize=5, fillstyle="none", zorder=4)
+            axes.plot(*at, marks[form["kind"]], color=colour, markersize=5, fillstyle="none", zorder=4)
         if form["name"] == report["deploy"]:
             axes.plot(*at, "o", color="#d68910", markersize=15, fillstyle="none", markeredgewidth=1.6, label="deploy")
-    if any(form["kind"] == INT8 for form in forms):
-        axes.plot([], [], "s", color=OTHERS[0], markersize=5, fillstyle="none", label="in int8")
+    for kind, mark in marks.items():
+        if any(form["kind"] == kind for form in forms):
+            axes.plot([], [], mark, color=OTHERS[0], markersize=5, fillstyle="none", label=f"in {kind}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right", frameon=False, fontsize=8)
 

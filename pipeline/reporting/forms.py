@@ -1,7 +1,7 @@
-"""The forms in which the models of an allocation can be deployed, and the choice between them.
+"""The forms that the models of an allocation can take, and the choice of the one to deploy.
 
-A form is an allocation as it was trained, in int8, or coded. The choice is made on ``val``; the test rows only describe
-it.
+A form is an allocation as it was trained, in int8, in int4 or coded. Nothing here serves tables in int4: this form is a
+control. The choice is made on ``val``; the test rows only describe it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pipeline.data.split import Split
 from pipeline.metrics.difference import Difference, difference, row_variance, spread
 from pipeline.training.task import Task
 
-TRAINED, INT8, CODED = "as trained", "int8", "coded"
+Entry = Mapping[str, Any]  # of `entries`
+TRAINED, INT8, INT4, CODED = "as trained", "int8", "int4", "coded"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Form:
 
     Args:
         allocation: its name, e.g. ``searched``.
-        kind: `TRAINED`, `INT8` or `CODED`.
+        kind: `TRAINED`, `INT8`, `INT4` or `CODED`.
         packed: whether `pipeline.serving` can write it into one file.
         sizes: bytes of the embedding, for each seed.
         model_sizes: bytes of the whole model, for each seed.
@@ -79,7 +80,7 @@ class Form:
     @property
     def name(self) -> str:
         """E.g. "full", "full in int8" or "full, coded"."""
-        return self.allocation + {TRAINED: "", INT8: " in int8", CODED: ", coded"}[self.kind]
+        return self.allocation + {TRAINED: "", CODED: ", coded"}.get(self.kind, f" in {self.kind}")
 
     @property
     def bytes(self) -> int:
@@ -109,7 +110,7 @@ def entries(forms: Sequence[Form], full: Form | None, tables: int) -> list[dict[
     """The forms for the report, by rising bytes.
 
     Args:
-        forms: that can be deployed.
+        forms: those of all allocations.
         full: the full models as they were trained, if there are any; every other form is compared with them.
         tables: bytes of the full tables.
     """
@@ -129,8 +130,19 @@ def entries(forms: Sequence[Form], full: Form | None, tables: int) -> list[dict[
     ]
 
 
-def deploy(entries: Sequence[Mapping[str, Any]], tolerance: float) -> str:
-    """The name of the form to deploy: the smallest that costs less than ``tolerance`` of the mean objective on ``val``.
+def deployable(entries: Sequence[Entry]) -> list[Entry]:
+    """The forms that this project can write for deployment."""
+    return [entry for entry in entries if entry["kind"] != INT4]
+
+
+def deploy(entries: Sequence[Entry], tolerance: float) -> str:
+    """The name of the form to deploy: the smallest deployable one that is `as_good`."""
+    name: str = smallest(as_good(deployable(entries), tolerance))["name"]
+    return name
+
+
+def as_good(entries: Sequence[Entry], tolerance: float) -> list[Entry]:
+    """The forms that cost less than ``tolerance`` of the mean objective on ``val``.
 
     The cost is the distance from the full models as they were trained, or from the best form if there are none.
 
@@ -140,6 +152,9 @@ def deploy(entries: Sequence[Mapping[str, Any]], tolerance: float) -> str:
     """
     val = {entry["name"]: entry["val"]["mean"] for entry in entries}
     reference = "full" if "full" in val else max(val, key=lambda name: val[name])
-    within = [one for one in entries if one["name"] == reference or val[one["name"]] > val[reference] - tolerance]
-    name: str = min(within, key=lambda one: (one["bytes"], -val[one["name"]]))["name"]
-    return name
+    return [one for one in entries if one["name"] == reference or val[one["name"]] > val[reference] - tolerance]
+
+
+def smallest(entries: Sequence[Entry]) -> Entry:
+    """The form of the fewest bytes; of equal ones, the best on ``val``."""
+    return min(entries, key=lambda one: (one["bytes"], -one["val"]["mean"]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.metrics.difference import LEVEL, Difference
-from pipeline.reporting.forms import CODED, INT8
+from pipeline.reporting.forms import CODED, INT4, INT8, as_good, deployable, smallest
 from pipeline.reporting.statistics import holm
 from pipeline.reporting.text import number_of, with_interval
 
@@ -20,6 +20,7 @@ CONTROLS = {  # what the searched allocation is compared with, beside the full m
     "uniform": "one dimension for all fields",
     "random": "random dimensions",
     "int8": "tables in int8",
+    "int4": "tables in int4",
     "coded": "coded full models",
 }
 
@@ -48,7 +49,7 @@ def verdict(report: Report) -> Verdict:
     """
     form = next(one for one in report["forms"] if one["name"] == report["deploy"])
     made = [_undecided(report), _on_test(report, form), _choice(report, form), _search(report), *_surer(report, form)]
-    return Verdict(_headline(report, form), [point for point in (*made, _how(form)) if point])
+    return Verdict(_headline(report, form), [point for point in (*made, _how(report, form)) if point])
 
 
 def called(form: Mapping[str, Any]) -> str:
@@ -144,8 +145,8 @@ def _loss(minus: Difference, tolerance: float) -> str:
 
 
 def _choice(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
-    """How the form was chosen, and a larger form that is better."""
-    forms, tolerance, title = report["forms"], report["tolerance"], title_of(report)
+    """How the form was chosen, what one dimension needs for it, and a larger form that is better."""
+    forms, tolerance, title = deployable(report["forms"]), report["tolerance"], title_of(report)
     best = max(forms, key=lambda one: (one["val"]["mean"], -one["bytes"]))
     full = next((one for one in forms if one["name"] == "full"), best)
     against = "that of full" if full["name"] == "full" else f"the best, since there is no control full, {called(best)}"
@@ -156,10 +157,25 @@ def _choice(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
     text += f"{form['val']['mean']:.4f} and {full['val']['mean']:.4f}."
     if sizes and report["curve"]["knee"] is None:
         text += " Coded full models lose more at every size."
+    text += _one_dimension(report, form)
     if best["val"]["mean"] > form["val"]["mean"] + tolerance:
         text += f" If bytes matter less, {called(best)} is the best on val: {best['val']['mean']:.4f} in "
         text += f"{best['bytes']:,} bytes, {best['test']['mean']:.4f} on test."
     return "Choice", text
+
+
+def _one_dimension(report: Report, form: Mapping[str, Any]) -> str:
+    """The smallest tables of one dimension for all fields that are as good as the full ones on val; "" if they are the
+    form itself, or there are no full ones."""
+    plain = [one for one in report["forms"] if one["kind"] != CODED and one["allocation"] in ("full", "uniform")]
+    if not any(one["name"] == "full" for one in plain):
+        return ""
+    least = smallest(as_good(plain, report["tolerance"]))
+    if least["name"] == form["name"]:
+        return ""
+    text = f" The smallest tables of one dimension that are as good, in float32, int8 or int4, are {least['name']}: "
+    text += f"{least['bytes']:,} bytes, {least['bytes'] / form['bytes']:.1f} times as many"
+    return text + ("." if least["kind"] != INT4 else ". This project has no packed file for int4.")
 
 
 def _search(report: Report) -> tuple[str, str]:
@@ -200,7 +216,9 @@ def _search(report: Report) -> tuple[str, str]:
 
 def _kind(against: str) -> str:
     """The key of `CONTROLS` for the name of a form."""
-    return "int8" if against.endswith(f" in {INT8}") else "coded" if against.endswith(", coded") else against
+    if against.endswith(", coded"):
+        return "coded"
+    return next((kind for kind in (INT8, INT4) if against.endswith(f" in {kind}")), against)
 
 
 def _beside(one: Mapping[str, Any]) -> str:
@@ -256,18 +274,17 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
     return f"To say {what}, the limit is {limit}: {enough} do, if the mean and the variances stay as they are."
 
 
-def _how(form: Mapping[str, Any]) -> tuple[str, str]:
-    folder = f"`artifacts/models/{form['allocation']}`"
+def _how(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
+    seed = report["seeds"][0]
+    command = f"python -m stages.export artifacts/models/{form['allocation']}/seed-{seed} model"
     if form["kind"] == CODED:
-        text = f"`dvc exp run -S method.name=coded -S derive.budget={form['bytes']}` trains full tables and codes them "
-        text += "in this size; its models are then the searched ones."
+        command += f" --budget {form['bytes']}"
     elif form["kind"] == INT8:
-        text = f"Pack a model of {folder} in int8; docs/serving.md shows how."
-    elif form["packed"]:
-        text = f"Pack a model of {folder}; docs/serving.md shows how."
-    else:
-        text = f"The models are in {folder}. This project has no packed file for them: serve the model itself."
-    return "How", text
+        command += " --int8"
+    elif not form["packed"]:
+        command += " --format trained"
+    text = f"`{command}` writes the model of seed {seed}, and `python -m stages.score model new.csv scores.csv` scores "
+    return "How", text + "new rows with it."
 
 
 def _signed(minus: Difference) -> str:

@@ -90,13 +90,21 @@ class Delimited:
         Raises:
             BadData: if the file is empty, or if a column is named twice.
         """
-        line = self.file.first_line()
-        if self.names is not None:
-            names = list(self.names)
+        if self.names is None:
+            names = self.first_values()
         else:
-            names = [name.strip() for name in self._split(self._decoded(line, 1), 1)]
+            self.file.first_line()
+            names = list(self.names)
         check_distinct(names, self.file, 1 if self.names is None else None)
         return names
+
+    def first_values(self) -> list[str]:
+        """The values of the first line, whether it is a header or not.
+
+        Raises:
+            BadData: if the file is empty.
+        """
+        return [value.strip() for value in self._split(self._decoded(self.file.first_line(), 1), 1)]
 
     def read(self, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         """The columns, batch by batch.

@@ -52,10 +52,7 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     Raises:
         BadData: if a column is missing or cannot be read.
     """
-    there = schema(file).names
-    absent = [name for name in names if name not in there]
-    if absent:
-        raise BadData(f"no column {', '.join(map(repr, absent))}", file=file, remedy=f"there are {there}")
+    check_columns(schema(file).names, names, file)
     with readable(file), pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
             batches = parquet.iter_batches(row_groups=[group], columns=list(names))
@@ -75,6 +72,13 @@ def _name_the_column(file: DataFile, parquet: pq.ParquetFile, group: int, names:
     for name in names:
         with readable(file, f"column {name!r} "):
             parquet.read_row_group(group, columns=[name])
+
+
+def check_columns(there: Sequence[str], names: Sequence[str], place: object) -> None:
+    """Raise BadData unless all the names are there."""
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise BadData(f"no column {', '.join(map(repr, absent))}", file=place, remedy=f"there are {list(there)}")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadColumn
 
 DATES = "dates"  # the kind of a column that fields are derived from
+KEPT = "kept"  # the kind of a column that is passed on unchanged
 EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}  # floats tell whole numbers below this apart
 
 
@@ -20,6 +21,8 @@ def plain(name: str, column: pa.Array, role: str) -> pa.Array:
         BadColumn: if its type does not suit the role.
     """
     types = pa.types
+    if role == KEPT:
+        return column
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     stored = column.type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, TIME, BadData, Source
+from pipeline.workflow.outputs import checksum
 from pipeline.workflow.progress import progress
 
 GROUP_ROWS = 1 << 17  # rows of a row group of the raw table; the table's checksum depends on it
@@ -43,7 +43,7 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress(desc="ingest", unit=" rows", unit_scale=True))
         writing: Future[None] | None = None
-        for table in _groups(source.batches):
+        for table in regrouped(source.batches, GROUP_ROWS):
             if schema is None:
                 schema = _checked_schema(source, table.schema)
                 options = {"dictionary_pagesize_limit": DICTIONARY_BYTES, "write_statistics": False}
@@ -62,12 +62,10 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         raise BadData("there are no rows", file=source.origin, remedy="give data with at least two different labels")
     kind = LABEL_TYPES[schema.field(LABEL).type]
     labels.check(source.origin, kind)
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "rows": labels.rows,
         "label": {"type": kind, "mean": labels.sum / labels.rows},
-        "sha256": checksum,
+        "sha256": checksum(path),
         "fields": dict(source.fields),
         TIME: TIME in schema.names,
         ORACLE: ORACLE in schema.names,
@@ -101,14 +99,14 @@ class _Labels:
             )
 
 
-def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The same rows in tables of GROUP_ROWS rows; the last table may be shorter, and none is empty."""
+def regrouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` rows; the last table may be shorter, and none is empty."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        while count + len(batch) >= GROUP_ROWS:
-            head = batch.slice(0, GROUP_ROWS - count)
-            batch = batch.slice(GROUP_ROWS - count)
+        while count + len(batch) >= rows:
+            head = batch.slice(0, rows - count)
+            batch = batch.slice(rows - count)
             yield pa.Table.from_batches([*waiting, head])
             waiting, count = [], 0
         if len(batch):

@@ -25,7 +25,15 @@ LABEL, TIME, ORACLE = "label", "time", "oracle"  # columns that are not fields
 
 
 class BadData(ValueError):
-    """Bad input: the message names the place, the problem, the value and the remedy."""
+    """Bad input: the message names the place, the problem, the value and the remedy.
+
+    Args:
+        problem: e.g. "label must be 0 or 1".
+        file: where it is; its ``str`` is shown.
+        line: of the file, from 1; None if the problem is not in one line.
+        value: the wrong value; None if there is none to show.
+        remedy: what the user can do.
+    """
 
     def __init__(
         self, problem: str, *, file: object, line: int | None = None, value: object = None, remedy: str

@@ -13,6 +13,7 @@ from pipeline.metrics.auc import auc, auc_influence
 from pipeline.metrics.probability import calibration_error, logloss
 from pipeline.models.model import Model, outputs
 
+ANSWER = "probability"  # of label 1
 METRICS = {"auc": "AUC", "logloss": "logloss", "calibration_error": "calibration error"}
 
 
@@ -56,6 +57,11 @@ def probe(model: Model, batch: Batch) -> Tensor:
 def predict(model: Model, split: Split) -> np.ndarray:
     """(n,) float32 logits."""
     return outputs(model, split)
+
+
+def answer(logits: Tensor) -> Tensor:
+    """(n,) probabilities of label 1."""
+    return logits.sigmoid()
 
 
 def measure(predictions: np.ndarray, split: Split) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""One experiment of an MLflow store: the only file that imports MLflow."""
+"""One experiment of an MLflow store. Only this file and `pyfunc` import MLflow."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import posixpath
@@ -240,6 +241,26 @@ class Store:
             folder: folder among the artifacts; "" for the top.
         """
         self._client.log_artifact(run.info.run_id, str(path), folder or None)
+
+    def register(self, folder: Path, name: str) -> str:
+        """Upload an MLflow model as the next version of a registered model, which is created if it does not exist.
+
+        Args:
+            folder: that `pipeline.tracking.pyfunc.write_pyfunc` wrote.
+            name: of the registered model.
+
+        Returns:
+            The version.
+        """
+        from mlflow import MlflowException
+
+        run = self._client.create_run(self._experiment_id, run_name=f"model {name}")
+        self._client.log_artifacts(run.info.run_id, str(folder), "model")
+        self.end(run, "FINISHED")
+        with contextlib.suppress(MlflowException):  # it exists
+            self._client.create_registered_model(name)
+        source = f"{run.info.artifact_uri}/model"
+        return str(self._client.create_model_version(name, source, run.info.run_id).version)
 
     def dataset(self, run: Any, dataset: Mapping[str, str]) -> None:
         """Record the data set of a run, unless the run has one with the same digest.

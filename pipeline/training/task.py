@@ -26,8 +26,8 @@ from pipeline.workflow.validation import checked_options, keywords
 class Contract(Protocol):
     """The names that a file in ``pipeline/tasks`` defines; options are keyword-only parameters.
 
-    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`, and
-    ``probe(model, batch) -> Tensor``, see `Task.probe`.
+    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``probe(model, batch) -> Tensor``,
+    see `Task.probe`; and ``answer(predictions) -> Tensor`` with its name ``ANSWER``, see `Task.answer`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -44,7 +44,7 @@ class Contract(Protocol):
         """
 
     def batches(self, split: Split, batch_size: int, seed: int | None = None) -> Batches:
-        """Batches of a split: with a seed in a new random order in every epoch, without one in order."""
+        """Batches of a split. With a seed, every epoch has a new random order; without one, the rows stay in order."""
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
@@ -131,6 +131,17 @@ class Task:
         """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""
         function = getattr(self.module, "ceiling", None)
         return None if function is None else float(function(expected, split))
+
+    @property
+    def answer_name(self) -> str:
+        """What `answer` returns, as the name of a column."""
+        return getattr(self.module, "ANSWER", "prediction")
+
+    def answer(self, predictions: Tensor) -> Tensor:
+        """What a user is told of each row, e.g. a probability; the predictions themselves by default."""
+        function = getattr(self.module, "answer", None)
+        answer: Tensor = predictions if function is None else function(predictions)
+        return answer
 
     def probe(self, model: Model, batch: Batch) -> Tensor:
         """A scalar whose gradients tell how sensitive the loss is to each row of a batch.

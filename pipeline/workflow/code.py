@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = "pipeline/tracking/"  # it records results and does not affect them
+
+
+def version() -> str:
+    """The version of this project; "unknown" where it is not installed."""
+    try:
+        return importlib.metadata.version("autodim-pipeline")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def closure(files: Iterable[str]) -> list[str]:

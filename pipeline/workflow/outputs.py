@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -11,12 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+UMASK = os.umask(0)  # asking for it means setting it
+os.umask(UMASK)
+
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield the path of a draft, which is moved to ``path`` only if the block ends without an error.
 
     The draft is in the same folder, and its name ends in the id of this process. Drafts of dead processes are removed.
+    Files that a library has made private (safetensors does) get the permissions of any other new file.
 
     Args:
         path: of the finished file or folder; its parent folders are created.
@@ -30,11 +35,18 @@ def whole(path: str | Path) -> Iterator[Path]:
     draft = final.with_name(f".{final.name}.{os.getpid()}")
     try:
         yield draft
+        _publish(draft)
         if final.is_dir() and draft.exists():
             shutil.rmtree(final)
         draft.replace(final)
     finally:
         _remove(draft)
+
+
+def _publish(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and file.stat().st_mode & 0o777 == 0o600:
+            file.chmod(0o666 & ~UMASK)
 
 
 def _remove(path: Path) -> None:
@@ -52,6 +64,12 @@ def _is_alive(pid: int) -> bool:
     except OSError:  # the process belongs to another user
         return True
     return True
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -112,7 +112,7 @@ def test_a_damaged_or_wrong_file_is_an_error(tmp_path):
 
 
 def test_the_error_for_missing_data_says_where_to_get_them(tmp_path):
-    with pytest.raises(NotFound, match=r"no flights-3m.parquet .*registry.npmjs.org.* into data/flights-3m"):
+    with pytest.raises(NotFound, match=r"no flights-3m.parquet .*npm pack vega-datasets.* into data/flights-3m"):
         flights_3m.read(tmp_path)
 
 

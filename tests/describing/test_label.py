@@ -24,7 +24,7 @@ def test_the_label_is_the_column_of_two_values_that_is_named_like_one(name: str)
 
 
 def test_a_column_of_more_values_is_no_label_by_its_name_alone() -> None:
-    with pytest.raises(ValueError, match=r"with --label; these have two values: 'sex' \(m, f\)"):
+    with pytest.raises(ValueError, match=r"with --label \(make: LABEL=...\); these have two values: 'sex' \(m, f\)"):
         label_of(columns(label=["1", "2", "3"]), None, None)
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.experiment.method import build
-from pipeline.experiment.saved import ALLOCATION, HISTORY, WEIGHTS, load, save
+from pipeline.experiment.saved import ABOUT, ALLOCATION, HISTORY, WEIGHTS, load, read, save
 from pipeline.models.model import assemble
 from tests.contracts import randomised
 from tests.experiment.small import experiment
@@ -24,12 +24,12 @@ def folder(encoded: Path, tmp_path: Path) -> Path:
     """Of a model that is saved."""
     here = experiment(encoded)
     model = randomised(assemble(here.schema, 4, PART, build, here.backbone, here.backbone_options))
-    save(tmp_path / "seed-0", model, PART, RECORD)
+    save(tmp_path / "seed-0", here, model, PART, RECORD)
     return tmp_path / "seed-0"
 
 
 def test_a_saved_model_is_loaded_as_it_was(encoded: Path, folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted([WEIGHTS, ALLOCATION, HISTORY])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([ABOUT, WEIGHTS, ALLOCATION, HISTORY])
     assert json.loads((folder / HISTORY).read_text()) == RECORD
     here = experiment(encoded)
     model, allocation = load(folder, here)
@@ -43,9 +43,10 @@ def test_a_saved_model_is_loaded_as_it_was(encoded: Path, folder: Path) -> None:
 
 def test_a_save_that_fails_leaves_what_was_there(encoded: Path, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    model, _ = load(folder, experiment(encoded))
+    here = experiment(encoded)
+    model, _ = load(folder, here)
     with pytest.raises(ValueError, match="Out of range float"):
-        save(folder, randomised(model, seed=1), PART, [{"auc": float("nan")}])
+        save(folder, here, randomised(model, seed=1), PART, [{"auc": float("nan")}])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["seed-0"]
 
@@ -54,7 +55,7 @@ def test_weights_of_another_model_or_of_none_are_refused_by_their_file(encoded: 
     here, weights = experiment(encoded), folder / WEIGHTS
     whole, state = weights.read_bytes(), load_file(weights)
     name = next(name for name in state if name.endswith("tables.4.weight"))
-    why = rf"{WEIGHTS}: does not hold the model that params.yaml, schema.json and allocation.json describe; delete it"
+    why = rf"{WEIGHTS}: does not hold the model that model.json and allocation.json describe; delete it"
     for wrong in ({**state, name: state[name][1:]}, {**state, "more": torch.zeros(1)}, {name: state[name]}):
         save_file(wrong, weights)
         with pytest.raises(ValueError, match=why):
@@ -69,8 +70,10 @@ def test_weights_of_another_model_or_of_none_are_refused_by_their_file(encoded: 
 
 
 def test_a_model_of_other_settings_or_other_fields_is_refused(encoded: Path, folder: Path) -> None:
-    with pytest.raises(ValueError, match=f"{WEIGHTS}: does not hold the model that params.yaml"):
-        load(folder, experiment(encoded, backbone={"name": "deepfm"}))
+    for change, part in (({"backbone": {"name": "deepfm"}}, "backbone"), ({"dim": 8}, "dim")):
+        with pytest.raises(ValueError, match=f"{ABOUT}: is of a model with another {part}"):
+            load(folder, experiment(encoded, **change))
+    assert read(folder)[1] == PART  # which asks no experiment
     record = json.loads((folder / ALLOCATION).read_text())
     record["dims"]["zip"] = record["dims"].pop("tags")
     (folder / ALLOCATION).write_text(json.dumps(record))

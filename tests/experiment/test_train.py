@@ -121,7 +121,7 @@ def test_dense_weights_are_rounded_after_training_and_stay_so(encoded: Path, tmp
     for layer in layers:
         codes = layer.weight.detach() / layer.scale.float()[:, None]
         torch.testing.assert_close(codes, codes.round().clamp(-3, 3), atol=1e-4, rtol=0)
-    save(tmp_path / "saved", trained.model, HALF, trained.history)
+    save(tmp_path / "saved", here, trained.model, HALF, trained.history)
     loaded, _ = load(tmp_path / "saved", here)
     val = here.data.split("val")
     assert here.task.measure(here.task.predict(loaded, val), val) == trained.validation

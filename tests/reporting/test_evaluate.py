@@ -1,9 +1,11 @@
 """What the report computes, against the saved models and against numbers worked by hand."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Field, Schema
@@ -13,7 +15,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.saved import load
 from pipeline.metrics.auc import auc, auc_influence
 from pipeline.metrics.difference import difference, row_variance
-from pipeline.models.model import outputs
+from pipeline.models.model import Model, outputs
 from pipeline.reporting.evaluate import planted
 from pipeline.serving.served import Served
 from pipeline.workflow.params import Params
@@ -41,6 +43,18 @@ def test_a_comparison_pairs_the_seeds_and_knows_the_rows(finished: Project) -> N
     assert compared["bytes_ratio"] == sizes["searched"] / sizes["uniform"]
 
 
+def in_int4(model: Model) -> Model:
+    """A copy with 15 levels for the numbers of each row, and the step between them in float16."""
+    rounded = copy.deepcopy(model)
+    for table in rounded.embedding.tables.values():
+        values = table.weight.detach().numpy()
+        exact = np.abs(values).max(1, keepdims=True).astype(np.float64) / 7
+        step = exact.astype(np.float16)
+        step = np.where(step < exact, np.nextafter(step, np.float16(np.inf)), step).astype(np.float64)
+        table.weight.data.copy_(torch.from_numpy(np.round(values / step) * step))
+    return rounded
+
+
 def test_a_form_is_measured_on_val_and_on_test_and_compared_at_its_size(finished: Project) -> None:
     params, encoded = finished.folder / "params.yaml", finished.folder / "artifacts/encoded"
     experiment = Experiment(Params.load(params), Encoded.load(encoded))
@@ -49,6 +63,7 @@ def test_a_form_is_measured_on_val_and_on_test_and_compared_at_its_size(finished
     size = report["allocations"]["searched"]["bytes"]
     made = {
         "full in int8": [Served.of(model, int8=True) for model in full],
+        "full in int4": [in_int4(model) for model in full],
         "full, coded": [Coder(experiment, model).coded(size) for model in full],
     }
     values = {}
@@ -56,10 +71,12 @@ def test_a_form_is_measured_on_val_and_on_test_and_compared_at_its_size(finished
         rows = experiment.data.split(part)
         for name, models in made.items():
             values[name, part] = [auc(rows.all_labels(), outputs(model, rows)) for model in models]
-    (int8,) = [form for form in report["forms"] if form["name"] == "full in int8"]
-    assert [int8[part]["values"] for part in ("val", "test")] == [
-        values["full in int8", part] for part in ("val", "test")
-    ]
+    for name, size in (("full in int8", 8), ("full in int4", 4)):
+        (of_kind,) = [form for form in report["forms"] if form["name"] == name]
+        for part in ("val", "test"):
+            assert of_kind[part]["values"] == pytest.approx(values[name, part], abs=1e-4)
+        rows = experiment.schema.num_rows
+        assert of_kind["bytes"] == rows * experiment.dim * size // 8 + 2 * rows  # a scale of float16 for each row
     searched = report["allocations"]["searched"]["metrics"]["auc"]["mean"]
     (compared,) = [one for one in report["comparisons"] if one["against"] == "full, coded"]
     assert compared["mean"] == pytest.approx(searched - np.mean(values["full, coded", "test"]))

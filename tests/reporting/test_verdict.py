@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from pipeline.metrics.difference import Difference, difference
-from pipeline.reporting.forms import CODED, INT8, Form, deploy
+from pipeline.reporting.forms import CODED, INT4, INT8, Form, deploy
 from pipeline.reporting.verdict import unequal, verdict
 from tests.reporting.reports import form, judged
 
@@ -65,6 +65,31 @@ def test_a_larger_form_that_is_better_on_val_is_named() -> None:
     assert said.endswith("searched is the best on val: 0.7600 in 2,000 bytes, 0.7510 on test.")
 
 
+def test_a_small_form_stands_beside_the_smallest_tables_of_one_dimension_that_are_as_good() -> None:
+    coded = model("full", 100, 0.7498, 0.74, CODED)
+    int4 = model("full", 1250, 0.7497, 0.74, INT4)
+    words = "The smallest tables of one dimension that are as good, in float32, int8 or int4, are "
+    for beside, named in (
+        ([int4], "full in int4: 1,250 bytes, 12.5 times as many. This project has no packed file for int4."),
+        (
+            [model("full", 1250, 0.7, 0.74, INT4), model("uniform", 900, 0.7499, 0.7, INT8)],
+            "uniform in int8: 900 bytes",
+        ),
+        ([], "full: 8,000 bytes, 80.0 times as many."),
+    ):
+        assert f"{words}{named}" in points(judged([SEARCHED, FULL, coded, UNIFORM, *beside]))["Choice"]
+    assert words not in points(judged([model("searched", 2000, 0.7, 0.9), FULL, UNIFORM]))["Choice"]
+
+
+def test_tables_in_int4_are_a_control_and_never_deployed() -> None:
+    report = judged([SEARCHED, FULL, UNIFORM, model("full", 1250, 0.7499, 0.74, INT4)])
+    assert report["deploy"] == "searched"
+    assert "of 3 forms, the smallest" in points(report)["Choice"]
+    assert "are full in int4: 1,250 bytes, 0.6 times as many." in points(report)["Choice"]
+    missing = "There is no control of random dimensions, tables in int8 and coded full models."
+    assert missing in points(report)["The search"]
+
+
 def test_without_full_models_the_best_form_on_val_is_the_measure() -> None:
     report = judged([SEARCHED, UNIFORM])
     said = points(report)
@@ -82,19 +107,20 @@ def test_a_curve_without_a_knee_is_told() -> None:
     curve = {"points": [{}, {}], "knee": None}
     said = points(judged([SEARCHED, FULL, UNIFORM], curve=curve))["Choice"]
     assert "of 3 forms and 2 sizes of coded full models, the smallest" in said
-    assert said.endswith("Coded full models lose more at every size.")
+    assert "Coded full models lose more at every size." in said
 
 
 @pytest.mark.parametrize(
     ("kind", "packed", "words"),
     [
-        (CODED, True, "`dvc exp run -S method.name=coded -S derive.budget=100` trains full tables"),
-        (INT8, True, "Pack a model of `artifacts/models/full` in int8"),
-        ("as trained", False, "This project has no packed file for them"),
+        (CODED, True, "`python -m stages.export artifacts/models/full/seed-0 model --budget 100` writes"),
+        (INT8, True, "artifacts/models/full/seed-0 model --int8` writes the model of seed 0"),
+        ("as trained", True, "artifacts/models/full/seed-0 model` writes the model of seed 0"),
+        ("as trained", False, "artifacts/models/searched/seed-0 model --format trained` writes"),
     ],
 )
 def test_the_way_to_the_model_fits_its_form(kind: str, packed: bool, words: str) -> None:
-    name = "full" if kind != "as trained" else "searched"
+    name = "full" if packed else "searched"
     report = judged(
         [
             form(name, 100, [0.75], [0.74], kind, packed=packed),
@@ -114,7 +140,10 @@ def test_a_search_that_beats_one_dimension_is_said_to_and_one_that_loses_too() -
     assert "It is shown to be better than uniform (+0.0150, " in said
     assert "It is shown to be worse than full, coded (-0.0250, " in said
     assert "No difference is shown from random (+0.0000, " in said
-    assert "There is no control of tables in int8." in said and "Holm-corrected for 3 comparisons" in said
+    assert (
+        "There is no control of tables in int8 and tables in int4." in said
+        and "Holm-corrected for 3 comparisons" in said
+    )
 
 
 def test_a_difference_that_only_holds_before_correction_is_not_shown() -> None:

@@ -271,9 +271,7 @@ def test_sizes_that_the_tensors_do_not_have_are_refused_before_they_take_memory(
         about, tensors = json.loads(file.metadata()["served"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(about)
     save_file(tensors, path, {"served": json.dumps(about)})
-    with pytest.raises(
-        ValueError, match=rf"model\.safetensors: is not a complete file .*{why}.*; save the model a"
-    ):
+    with pytest.raises(ValueError, match=rf"model\.safetensors: is not a complete file .*{why}.*; save the model a"):
         Served.load(path)
 
 

@@ -67,7 +67,7 @@ def _check_forms(report: dict[str, Any]) -> None:
     assert forms["full"]["val"] == report["curve"]["full"]["val"]
     assert ("full, coded" in forms) == (report["curve"]["knee"] is not None)
     least = forms["full"]["val"]["mean"] - report["tolerance"]
-    near = [name for name, form in forms.items() if form["val"]["mean"] > least]
+    near = [name for name, form in forms.items() if form["val"]["mean"] > least and form["kind"] != "int4"]
     assert report["deploy"] == near[0] or forms[report["deploy"]]["bytes"] == forms[near[0]]["bytes"]
 
 

@@ -23,6 +23,16 @@ def test_a_file_or_folder_appears_only_if_all_of_it_was_written(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "folder", "two"]
 
 
+def test_files_that_a_library_made_private_can_be_read_like_any_other_new_file(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    for path in (tmp_path / "file", tmp_path / "folder/file"):
+        with whole(path if path.parent == tmp_path else path.parent) as draft:
+            file = draft if path.parent == tmp_path else draft / "file"
+            file.parent.mkdir(exist_ok=True)
+            os.close(os.open(file, os.O_CREAT, 0o600))
+        assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
