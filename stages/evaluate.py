@@ -68,7 +68,8 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
             file = MODELS / name / f"seed-{seed}" / HISTORY
             histories[name, seed] = history = read_json(file)
             wanted = {"step", results["objective"]}
-            if not isinstance(history, list) or not history or not all(wanted <= {*epoch} for epoch in history):
+            epochs = history if isinstance(history, list) else []
+            if not epochs or not all(isinstance(epoch, dict) and wanted <= {*epoch} for epoch in epochs):
                 raise broken(file, f"is not a list of epochs with {' and '.join(sorted(wanted))}")
     return [
         {"allocation": name, "seed": seed, "step": entry["step"], "objective": entry[results["objective"]]}

@@ -33,7 +33,7 @@ def check_batch_size(experiment: Experiment, section: str, settings: Training, *
 
 
 def check_feasible(experiment: Experiment, params: Params) -> None:
-    """Check the batch sizes, and that the method has an allocation within ``derive.budget``.
+    """Check the batch sizes, the interval of the architecture's steps, and ``derive.budget``.
 
     The budget is checked for methods that derive from the data alone, or only from scores of their candidates: they
     derive here from equal scores. What the others can reach is known only after their search.
@@ -49,7 +49,7 @@ def check_feasible(experiment: Experiment, params: Params) -> None:
     if method.trains:
         check_batch_size(experiment, "search", params.search, "train")
         steps = params.search.epochs * -(-experiment.data.labels["train"].rows // params.search.batch_size)
-        if experiment.architecture.every > steps:
+        if experiment.architecture.level == "bilevel" and experiment.architecture.every > steps:
             raise ValueError(
                 f"params.yaml: search.architecture.every must be at most {steps:,}, the steps of the search, got "
                 f"{experiment.architecture.every:,}; lower it, or train for more epochs"

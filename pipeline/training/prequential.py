@@ -11,12 +11,13 @@ the weights were just trained; it never chooses a dimension, so it saves no memo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from pipeline.data.batches import Batch
@@ -72,14 +73,7 @@ def prequential(
     if controllers is not None and level == "single":
         optimizers.append(controllers)
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in ("outputs", *(["hard"] if hard else []))}
-
-    def check(finite: bool, what: str, step: int) -> None:
-        if not finite:
-            raise Diverged(
-                f"{what} is not finite at step {step:,}, so the training has diverged; lower the learning rates: "
-                f"stream.lr is {lr:g}, and that of the controllers {arch_lr:g}"
-            )
-
+    check = partial(_check, lr, arch_lr)
     for step, start in enumerate(range(0, len(ids), batch_size), 1):
         batch_labels = torch.from_numpy(labels[start : start + batch_size].astype(np.float32))
         batch = Batch(torch.from_numpy(ids[start : start + batch_size]), batch_labels)
@@ -97,16 +91,29 @@ def prequential(
                 with frozen_statistics(model):
                     architecture_gradient(loss, loss, arch, [*tables, *weights])
                 controllers.step()
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            weight_loss = loss()
-            check(bool(weight_loss.isfinite()), "the loss", step)
-            weight_loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            check(_stepped(loss, optimizers), "the loss", step)
         embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
     check(all(bool(p.isfinite().all()) for p in model.parameters()), "a weight", step)
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+
+def _stepped(loss: Callable[[], Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+    """One step of all optimizers; whether the loss was finite."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    value = loss()
+    value.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    return bool(value.isfinite())
+
+
+def _check(lr: float, arch_lr: float, finite: bool, what: str, step: int) -> None:
+    if not finite:
+        raise Diverged(
+            f"{what} is not finite at step {step:,}, so the training has diverged; lower the learning rates: stream.lr "
+            f"is {lr:g}, and that of the controllers {arch_lr:g}"
+        )
 
 
 def _tables_and_weights(model: Model, arch: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:

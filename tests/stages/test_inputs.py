@@ -201,7 +201,7 @@ def test_weights_that_are_not_finite_or_of_another_type_are_refused(spoilable: P
     name = "models/full/seed-1/model.safetensors"
     for change, named in (
         (lambda tensor: tensor * float("nan"), "holds numbers that are not finite; delete it and run `dvc repro`"),
-        (lambda tensor: tensor.half(), "does not hold the model that params.yaml"),
+        (lambda tensor: tensor.half(), "does not hold the model that model.json and"),
     ):
         with spoilt(spoilable, name) as file:
             state = load_file(file)

@@ -1,6 +1,7 @@
 """What users get wrong in params.yaml, and which parameters a stage may read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,13 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("retrain", {"retrain__weight_decay": -0.1}, "retrain.weight_decay must be a number of at least 0, got -0.1"),
     ("retrain", {"retrain__nope": 1}, "retrain: there is no 'nope'; valid are batch_size, epochs, lr,"),
     ("retrain", {"retrain": gone}, "params.yaml: 'retrain' is missing"),
-    ("evaluate", {"retrain__seeds": [0, 7]}, "no artifacts/models/searched/seed-7/allocation.json; run `dvc repro`"),
-    ("evaluate", {"backbone__name": "fm"}, "searched/seed-0/model.safetensors: does not hold the model that params"),
-    ("evaluate", {"dim": 16}, "searched/seed-0/model.safetensors: does not hold the model that params.yaml"),
+    ("evaluate", {"retrain__seeds": [0, 7]}, "there is no artifacts/models/searched/seed-7; run `dvc repro`"),
+    (
+        "evaluate",
+        {"backbone__name": "fm"},
+        "searched/seed-0/model.json: is of a model with another backbone than that of",
+    ),
+    ("evaluate", {"dim": 16}, "searched/seed-0/model.json: is of a model with another dim than that of this exp"),
 ]
 NEED_DATA = (
     "the rows of",
@@ -143,6 +148,17 @@ def test_a_path_without_data_is_refused_before_the_first_stage(spoilable: Projec
     with unharmed(spoilable):
         message = spoilable.give(dataset__path="nowhere/clicks.csv").error("check")
     assert message.startswith("params.yaml: dataset.path: there is no 'nowhere/clicks.csv' in ")
+
+
+def test_a_pipe_or_a_device_as_the_data_is_refused_before_anything_reads_it(spoilable: Project) -> None:
+    os.mkfifo(spoilable.folder / "pipe")
+    try:
+        for path in ("pipe", "/dev/zero"):
+            with unharmed(spoilable):
+                message = spoilable.give(dataset__path=path).error("check")
+            assert "dataset.path: there is no file or folder, but a pipe or a device, at " in message
+    finally:
+        (spoilable.folder / "pipe").unlink()
 
 
 def test_parameters_that_are_no_yaml_are_refused_in_one_line(spoilable: Project) -> None:
