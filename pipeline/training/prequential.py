@@ -88,13 +88,19 @@ def prequential(
         if len(batch.ids) > 1:  # BatchNorm needs two rows
             loss = partial(task.loss, model, batch)
             if controllers is not None and level == "bilevel":
-                with frozen_statistics(model):
-                    architecture_gradient(loss, loss, arch, [*tables, *weights])
-                controllers.step()
+                _arch_step(model, loss, controllers, [*tables, *weights])
             check(_stepped(loss, optimizers), "the loss", step)
         embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
     check(all(bool(p.isfinite().all()) for p in model.parameters()), "a weight", step)
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+
+def _arch_step(
+    model: Model, loss: Callable[[], Tensor], controllers: torch.optim.Optimizer, weights: Sequence[Parameter]
+) -> None:
+    with frozen_statistics(model):
+        architecture_gradient(loss, loss, model.embedding.arch_parameters(), weights)
+    controllers.step()
 
 
 def _stepped(loss: Callable[[], Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> bool:

@@ -102,7 +102,7 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     (
         "evaluate",
         {"backbone__name": "fm"},
-        "searched/seed-0/model.json: is of a model with another backbone than that of",
+        "searched/seed-0/model.json: is of a model with another backbone than that",
     ),
     ("evaluate", {"dim": 16}, "searched/seed-0/model.json: is of a model with another dim than that of this exp"),
 ]
