@@ -40,8 +40,9 @@ from pipeline.studies.grid import merged
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.outputs import write_json
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import read_yaml
 
 DATA = "../ml-1m"
 DIM, LR, EPOCHS = 16, 0.003, 8

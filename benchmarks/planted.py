@@ -27,9 +27,10 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
 from pipeline.experiment.train import train
 from pipeline.studies.grid import merged
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.places import ENCODED
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import read_yaml
 
 PATIENCE = 2
 

@@ -17,10 +17,11 @@ from pipeline.experiment.experiment import check_params
 from pipeline.sources.opening import opened
 from pipeline.workflow import process
 from pipeline.workflow.outputs import whole
-from pipeline.workflow.overlay import FOLDER, committed, laid_over, values_of
+from pipeline.workflow.overlay import FOLDER, committed, laid_over
 from pipeline.workflow.params import FILE, Params
 from pipeline.workflow.places import root
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import values_of
 
 ROWS = 200_000  # that are read with the settings before these are kept
 

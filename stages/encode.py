@@ -9,11 +9,12 @@ import time
 
 from pipeline.encoding.encode import FIELDS_FILE, encode
 from pipeline.encoding.fields import lines
+from pipeline.encoding.raw_table import raw_record
 from pipeline.encoding.vocabulary import cut_sentences
 from pipeline.tracking.stage import stage_tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import read_json, whole
+from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ENCODED, RAW
 
@@ -21,7 +22,7 @@ from pipeline.workflow.places import ENCODED, RAW
 def run() -> None:
     started = time.time()
     params = Params.of_stage("encode")
-    raw_sha256 = read_json(RAW / "raw.json")["sha256"]
+    raw_sha256 = raw_record(RAW)["sha256"]
     key = content_key(["stages/encode.py"], params.to_dict(), inputs=[RAW / "raw.json"])
     with stage_tracker("encode", key, raw_sha256) as tracker:
         tracked = tracker.run(params=params.to_dict(), started=started)

@@ -25,7 +25,7 @@ from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import read_json, whole, write_json, write_text
+from pipeline.workflow.outputs import broken, read_json, whole, write_json, write_text
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, METRICS, MODELS, REPORT, SCORES, TRAJECTORY, root
 from pipeline.workflow.plug import file_of
@@ -36,15 +36,17 @@ def run() -> None:
     params = Params.of_stage("evaluate")
     experiment = Experiment(params, Encoded.load(ENCODED))
     found = Found.load(SCORES, experiment.schema)
+    trajectory = _trajectory()
     results = evaluate(experiment, MODELS, found)
+    curves = _curves(found, results)
     write_json(REPORT, results)
     write_text(REPORT.with_suffix(".md"), report.markdown(results) + "\n")
     write_json(METRICS, report.metrics(results))
     with whole(REPORT.with_name("curves.csv")) as file:
-        pd.DataFrame(_curves(found, results)).round(6).to_csv(file, index=False)
+        pd.DataFrame(curves).round(6).to_csv(file, index=False)
     with whole(REPORT.with_name("allocations.csv")) as file:
         pd.DataFrame(report.points(results)).round(6).to_csv(file, index=False)
-    drawn = _draw(experiment, results)
+    drawn = _draw(experiment, results, trajectory)
     write_text(REPORT.with_suffix(".md"), report.markdown(results, drawn) + "\n")
     records = sorted([*MODELS.rglob(HISTORY), *MODELS.rglob(ALLOCATION.name)])
     code = ["stages/evaluate.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
@@ -63,7 +65,12 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
     histories = {("supernet", found.seed): found.validation}
     for name in results["allocations"]:
         for seed in results["seeds"]:
-            histories[name, seed] = read_json(MODELS / name / f"seed-{seed}" / HISTORY)
+            file = MODELS / name / f"seed-{seed}" / HISTORY
+            histories[name, seed] = history = read_json(file)
+            wanted = {"step", results["objective"]}
+            epochs = history if isinstance(history, list) else []
+            if not epochs or not all(isinstance(epoch, dict) and wanted <= {*epoch} for epoch in epochs):
+                raise broken(file, f"is not a list of epochs with {' and '.join(sorted(wanted))}")
     return [
         {"allocation": name, "seed": seed, "step": entry["step"], "objective": entry[results["objective"]]}
         for (name, seed), history in histories.items()
@@ -71,11 +78,18 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(experiment: Experiment, results: dict[str, Any]) -> list[str]:
+def _trajectory() -> pd.DataFrame:
+    with TRAJECTORY.open("rb") as file:  # pandas' own error does not name a missing file
+        try:
+            return pd.read_parquet(file)
+        except (ValueError, OSError) as error:
+            raise broken(TRAJECTORY, f"is not a Parquet file ({error})") from error
+
+
+def _draw(experiment: Experiment, results: dict[str, Any], trajectory: pd.DataFrame) -> list[str]:
     """Write the figures; the names of those that could be drawn, in the order of `report.FIGURES`."""
     ranks = {row["feature"]: row["rank"] for row in results.get("planted", [])}
     dims = results["allocations"]["searched"]["dims"]
-    trajectory = pd.read_parquet(TRAJECTORY)
     draw: dict[str, Callable[[], Figure]] = {
         "objective_against_bytes": lambda: figures.objective_against_bytes(results),
         "trajectories": lambda: figures.trajectories(trajectory, report.by_bytes(results)),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.feasible import check_batch_size
 from pipeline.experiment.saved import ENCODING, copy_encoding, save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
@@ -56,6 +57,7 @@ def run() -> None:
         process.share_cores(workers)
         start_server("pipeline.experiment.train")
     experiment = Experiment(params, Encoded.load(ENCODED))
+    check_batch_size(experiment, "retrain", params.retrain, "train", "arch")
     models = _models(experiment)
     methods = sorted({allocation.method for _, _, allocation in models})
     code = ["stages/retrain.py", file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)]
@@ -148,14 +150,16 @@ def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:
     check_name("methods", searched.method, f"{ALLOCATION}: method")
     models = [("searched", seed, searched) for seed in seeds]
     controls = read_json(CONTROLS)
-    if not isinstance(controls, dict):
-        raise broken(CONTROLS, "is not a mapping of controls")
+    if not (isinstance(controls, dict) and all(isinstance(by_seed, dict) for by_seed in controls.values())):
+        raise broken(CONTROLS, "is not a mapping of controls to seeds and allocations")
     for name, by_seed in controls.items():
         for seed in seeds:
             if str(seed) not in by_seed:
                 raise broken(CONTROLS, f"{name} has no seed {seed} of retrain.seeds in params.yaml")
-            allocation = Allocation.from_dict(by_seed[str(seed)])
-            allocation.check(experiment.schema)
+            try:
+                allocation = Allocation.from_dict(by_seed[str(seed)], experiment.schema)
+            except (TypeError, ValueError) as error:
+                raise broken(CONTROLS, f"{name}, seed {seed}: {error}") from error
             check_name("methods", allocation.method, f"{CONTROLS}: method")
             models.append((name, seed, allocation))
     return models

@@ -11,6 +11,7 @@ import time
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.feasible import check_feasible
 from pipeline.experiment.find import find
 from pipeline.experiment.found import Found
 from pipeline.experiment.trajectory import long_form, thinned
@@ -27,6 +28,7 @@ def run() -> None:
     params = Params.of_stage("search")
     experiment = Experiment(params, Encoded.load(ENCODED))
     experiment.check()
+    check_feasible(experiment, Params.load())  # also parameters that do not affect this stage
     code = experiment.code("stages/search.py")
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json"])
     folder = work("ckpt", "search", key)

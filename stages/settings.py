@@ -14,9 +14,10 @@ import sys
 
 from pipeline.workflow import process
 from pipeline.workflow.outputs import write_text
-from pipeline.workflow.overlay import FOLDER, committed, differences, keep, laid_over, overlays, values_of
-from pipeline.workflow.params import FILE, Params, read_yaml
+from pipeline.workflow.overlay import FOLDER, committed, differences, keep, laid_over, overlays
+from pipeline.workflow.params import FILE, Params
 from pipeline.workflow.validation import suggestion, validated
+from pipeline.workflow.yaml_values import read_yaml, values_of
 
 
 def run(name: str | None) -> None:

@@ -46,6 +46,10 @@ def run() -> None:
     for sentence in cut_sentences(cut):
         print(f"stream: {sentence}")
     log = Log(schema, ids, labels).head(settings.rows)
+    for name in ("windows", "batch_size"):
+        if (number := getattr(settings, name)) > len(log):
+            allowed = f"at most {len(log):,}, the rows of the log"
+            raise ValueError(f"params.yaml: stream.{name} must be {allowed}, got {number:,}; lower it")
     comparison = Comparison(log, task, backbone, options, settings)
     kept = work("stream", _key(params))
     files = {

@@ -20,8 +20,9 @@ from pipeline.tracking.follow import follow
 from pipeline.tracking.place import EXPERIMENT, StoreError
 from pipeline.tracking.sync import synchronise
 from pipeline.workflow import process
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.places import RUNS, root
+from pipeline.workflow.yaml_values import read_yaml
 
 
 def run() -> None:

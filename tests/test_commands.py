@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.params import read_yaml
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, SMALL, Project
 from tests.tracking.conftest import free_address
 from tests.tracking.stores import followers, runs, until

@@ -25,9 +25,10 @@ from torch import nn
 from pipeline.compress import restore
 from pipeline.experiment.experiment import check_params
 from pipeline.reporting.report import markdown
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.plug import FOLDERS, names
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, SMALL, STAGES, Project
 
 PAGES = [

@@ -13,9 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.workflow.params import FILE, Params, read_yaml  # noqa: E402
+from pipeline.workflow.params import FILE, Params  # noqa: E402
 from pipeline.workflow.reference import Entry, entries  # noqa: E402
 from pipeline.workflow.validation import shown  # noqa: E402
+from pipeline.workflow.yaml_values import read_yaml  # noqa: E402
 
 REFERENCE = Path(__file__).with_name("reference.md")
 HOME, INDEX = Path("README.md"), Path("index.md")

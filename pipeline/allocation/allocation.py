@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.allocation.arrays import decoded, encoded
+from pipeline.allocation.arrays import decoded, encoded, most_bytes
 from pipeline.data.schema import Schema
 from pipeline.workflow.outputs import write_text
+from pipeline.workflow.validation import repeated
 
 KEYS = ("method", "dims", "settings", "arrays")
 
@@ -102,17 +103,26 @@ class Allocation:
         return record | ({"arrays": encoded(self.arrays)} if self.arrays else {})
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Allocation:
+    def from_dict(cls, record: Mapping[str, Any], schema: Schema | None = None) -> Allocation:
         """The allocation that `to_dict` wrote.
 
+        Args:
+            record: of `to_dict`.
+            schema: if given, the allocation must name exactly its fields, see `check`, and have arrays of their size.
+
         Raises:
-            ValueError: if keys are unknown or missing, or a value is wrong.
+            ValueError: if keys are unknown or missing, a value is wrong, or the allocation does not fit the schema.
         """
         unknown = sorted(set(record) - set(KEYS))
         missing = sorted({"method", "dims"} - set(record))
         if unknown or missing:
             raise ValueError(f"the keys of an allocation must be {list(KEYS)}, got {unknown=}, {missing=}")
-        return cls(record["method"], record["dims"], record.get("settings", {}), decoded(record.get("arrays", {})))
+        most = None if schema is None else most_bytes(schema.num_rows)
+        arrays = decoded(record.get("arrays", {}), most)
+        allocation = cls(record["method"], record["dims"], record.get("settings", {}), arrays)
+        if schema is not None:
+            allocation.check(schema)
+        return allocation
 
     @classmethod
     def load(cls, path: str | Path, schema: Schema | None = None) -> Allocation:
@@ -130,12 +140,9 @@ class Allocation:
             record = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct)
             if not isinstance(record, dict):
                 raise ValueError(f"an allocation must be a mapping with the keys {list(KEYS)}, got {record!r}")
-            allocation = cls.from_dict(record)
-            if schema is not None:
-                allocation.check(schema)
-        except ValueError as error:
+            return cls.from_dict(record, schema)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}; edit the file, or derive it again") from error
-        return allocation
 
     def save(self, path: str | Path) -> None:
         """Write the allocation, whole or not at all; equal allocations give equal bytes."""
@@ -144,7 +151,7 @@ class Allocation:
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = repeated(names)
     if twice:
         raise ValueError(f"names must be unique, got {twice} twice")
     return dict(pairs)

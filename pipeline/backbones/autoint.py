@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.dense import Dense
-from pipeline.workflow.validation import Count
+from pipeline.workflow.validation import Count, Layers
 
 
 class Interacting(nn.Module):
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         schema: Schema,
         dim: int,
         *,
-        layers: Count = 3,
+        layers: Layers = 3,
         heads: Count = 2,
         attention_dim: Count = 32,
     ) -> None:

@@ -9,7 +9,7 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
 from pipeline.models.dense import Dense
 from pipeline.models.layers import MLP
-from pipeline.workflow.validation import Count, Fraction
+from pipeline.workflow.validation import Count, Fraction, Layers
 
 
 class Backbone(nn.Module):
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         dim: int,
         *,
         structure: Literal["parallel", "stacked"] = "stacked",
-        layers: Count = 2,
+        layers: Layers = 2,
         rank: Count | None = None,
         hidden: Sequence[Count] = (128, 128),
         dropout: Fraction = 0.2,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.schema import Schema
+import numpy as np
+
+from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.data.split import PARTS, Part, Split
-from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.outputs import broken, checksum, read_json
 
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.parquet"
 
@@ -77,14 +80,46 @@ class Encoded:
         return facts
 
     def split(self, *parts: Part) -> Split:
-        """The rows of the named parts, memory-mapped.
+        """The rows of the named parts, memory-mapped. A process reads each file once to check it.
 
         Raises:
-            ValueError: naming a broken file.
+            ValueError: naming a file that is broken, or not as ``encode`` wrote it.
         """
-        return Split.load(self.folder, *parts)
+        rows = Split.load(self.folder, *parts)
+        sums = self.record.get("sha256", {})
+        for part in parts:
+            for file in (self.folder / part / "ids.npy", self.folder / part / "labels.npy"):
+                about = file.stat()
+                _check(file, about.st_mtime_ns, about.st_size, sums.get(f"{part}/{file.name}"), self.schema)
+        return rows
 
     def expected_labels(self, part: Part) -> Path | None:
         """The .npy file of the true expected labels, (n,) float64; None if the data are not planted."""
         file = self.folder / part / "oracle.npy"
         return file if file.is_file() else None
+
+
+@functools.lru_cache
+def _check(file: Path, changed: int, size: int, sha256: str | None, schema: Schema) -> None:
+    """Check an array of ``encode``; not again while the file, its time of change and its size stay the same.
+
+    Args:
+        file: ids.npy or labels.npy of a part.
+        changed, size: of the file.
+        sha256: its checksum; None if it is not known.
+        schema: of the ids.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    if sha256 is not None and checksum(file) != sha256:
+        raise broken(file, f"is not as encode wrote it: its checksum is not that of {SCHEMA_FILE}")
+    if file.name == "ids.npy":
+        ids = np.load(file, mmap_mode="r")
+        if ids.shape[1] != schema.num_slots:
+            raise broken(file, f"must have {schema.num_slots} slots, as {SCHEMA_FILE} says, got {ids.shape[1]}")
+        least = np.where(schema.widths == 1, UNKNOWN, PADDING)[schema.slot_fields]
+        wrong = (ids.min(0, initial=0) < least) | (ids.max(0, initial=0) >= schema.cardinalities[schema.slot_fields])
+        if wrong.any():
+            name = schema.names[schema.slot_fields[wrong.argmax()]]
+            raise broken(file, f"has ids of field {name!r} that {SCHEMA_FILE} does not have")

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.validation import repeated
 
 UNKNOWN = 0  # feature id of all values that are too rare in training rows to have their own
+MOST_IDS = 2**31 - 1  # of all fields; ids are int32
+MOST_SLOTS = 2**17  # of all fields
 PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
 
 
@@ -30,7 +33,7 @@ class Field:
             slots, `PADDING` fills the rest, and the vectors of the values are averaged.
 
     Raises:
-        ValueError: if ``cardinality`` or ``width`` is below 1.
+        ValueError: if ``cardinality`` or ``width`` is no whole number of at least 1.
     """
 
     name: str
@@ -38,10 +41,10 @@ class Field:
     width: int = 1
 
     def __post_init__(self) -> None:
-        if self.cardinality < 1 or self.width < 1:
+        if any(type(number) is not int or number < 1 for number in (self.cardinality, self.width)):
             raise ValueError(
-                f"field {self.name!r}: cardinality and width must be at least 1, "
-                f"got {self.cardinality} and {self.width}"
+                f"field {self.name!r}: cardinality and width must be whole numbers of at least 1, "
+                f"got {self.cardinality!r} and {self.width!r}"
             )
 
 
@@ -56,7 +59,7 @@ class Schema:
         fields: in the order of their slots.
 
     Raises:
-        ValueError: if there is no field, or a name occurs twice.
+        ValueError: if there is no field, a name occurs twice, or there are too many ids or slots.
     """
 
     fields: tuple[Field, ...]
@@ -65,9 +68,14 @@ class Schema:
         if not self.fields:
             raise ValueError("a schema must have at least one field")
         names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = repeated(names)
         if twice:
             raise ValueError(f"field names must be unique, got {twice} twice")
+        ids, slots = (sum(getattr(field, of) for field in self.fields) for of in ("cardinality", "width"))
+        if ids > MOST_IDS or slots > MOST_SLOTS:
+            raise ValueError(
+                f"a schema must have at most {MOST_IDS:,} ids and {MOST_SLOTS:,} slots, got {ids:,} and {slots:,}"
+            )
 
     def __len__(self) -> int:
         return len(self.fields)

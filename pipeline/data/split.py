@@ -15,8 +15,12 @@ PARTS: tuple[Part, ...] = get_args(Part)
 LEAST_ROWS = 50  # of val or test; fewer are too few to judge by
 
 
-def _mapped(path: Path, dimensions: int) -> np.ndarray:
-    """A memory-mapped .npy file, checked."""
+def mapped(path: Path, dimensions: int) -> np.ndarray:
+    """A memory-mapped .npy file of so many dimensions.
+
+    Raises:
+        ValueError: naming the file, if it is broken.
+    """
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
@@ -49,8 +53,8 @@ class Split:
             ValueError: naming a broken file.
         """
         folder = Path(folder)
-        ids = tuple(_mapped(folder / part / "ids.npy", 2) for part in parts)
-        labels = tuple(_mapped(folder / part / "labels.npy", 1) for part in parts)
+        ids = tuple(mapped(folder / part / "ids.npy", 2) for part in parts)
+        labels = tuple(mapped(folder / part / "labels.npy", 1) for part in parts)
         for part, part_ids, part_labels in zip(parts, ids, labels, strict=True):
             if len(part_ids) != len(part_labels):
                 raise broken(folder / part, f"has {len(part_ids)} rows in ids.npy and {len(part_labels)} in labels.npy")

@@ -19,6 +19,7 @@ from pipeline.sources.labels import BinaryLabels
 from pipeline.sources.source import BAG, CATEGORICAL, NUMERIC, Source
 from pipeline.sources.tables import ParquetTable, Rows, TextTable, alike, batches
 from pipeline.sources.times import Part
+from pipeline.workflow.validation import repeated
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 
@@ -181,7 +182,7 @@ def _fields(
     fields = [name for group in by_kind.values() for name in group]
     own_times = [time] if time and time not in dates else []  # the column of the time may also be one of dates
     named = [*([label] if label else []), *own_times, *fields, *dates]
-    twice = sorted({name for name in named if named.count(name) > 1})
+    twice = repeated(named)
     if twice:
         raise ValueError(
             f"dataset.options: no column may be named twice, got {twice}; each is the label, the time or one field"

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources import parquet
-from pipeline.sources.delimited import Column, Delimited
-from pipeline.sources.files import GZIP_MARK, DataFile
+from pipeline.sources.delimited import Column, Delimited, check_distinct
+from pipeline.sources.files import GZIP_MARK, LONGEST_LINE, DataFile
 from pipeline.sources.source import BadData
 
 ROWS = 200_000  # the most rows of an excerpt
@@ -75,10 +75,9 @@ def text(files: Sequence[DataFile]) -> Excerpt:
     wanted = min(BYTES, ROWS * len(head) // max(1, head.count(b"\n")))
     chosen = _spread(files)
     size = sum(_unpacked_bytes(file) for file in files)
-    whole = size <= wanted
-    if whole:
-        pieces = [_bytes(file) for file in files]
-    else:
+    pieces = _all(files, wanted) if size <= wanted else None
+    whole = pieces is not None
+    if pieces is None:
         each = PIECES // len(chosen)
         pieces = [piece for file in chosen for piece in _pieces(file, each, wanted // len(chosen) // each)]
     first_line = head.split(b"\n", 1)[0] + b"\n"
@@ -122,10 +121,7 @@ def read_parquet(files: Sequence[DataFile]) -> Rows:
 
 def _row_groups(file: DataFile) -> int:
     with parquet.readable(file), pq.ParquetFile(file.path) as source:
-        names = source.schema_arrow.names
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise BadData("no two columns may have the same name", file=file, value=twice, remedy="rename one of each")
+        check_distinct(source.schema_arrow.names, file)
         return source.num_row_groups
 
 
@@ -150,8 +146,19 @@ def _is_packed(file: DataFile) -> bool:
         return stream.read(len(GZIP_MARK)) == GZIP_MARK
 
 
-def _bytes(file: DataFile, count: int | None = None) -> bytes:
-    """The first ``count`` bytes of the unpacked text, or all of them."""
+def _all(files: Sequence[DataFile], most: int) -> list[bytes] | None:
+    """The unpacked text of each file; None if they have more than ``most`` bytes, which an estimate can miss."""
+    pieces: list[bytes] = []
+    for file in files:
+        pieces.append(_bytes(file, most + 1))
+        most -= len(pieces[-1])
+        if most < 0:
+            return None
+    return pieces
+
+
+def _bytes(file: DataFile, count: int) -> bytes:
+    """The first ``count`` bytes of the unpacked text."""
     try:
         with file.open() as stream:
             return stream.read(count)
@@ -174,17 +181,30 @@ def _unpacked_bytes(file: DataFile) -> int:
 def _pieces(file: DataFile, count: int, length: int) -> list[bytes]:
     """Whole lines from ``count`` places of a plain file, or from the start of a packed one."""
     if _is_packed(file):
-        return [_whole_lines(_bytes(file, length * count))]
+        return [_whole_lines(_bytes(file, length * count), file)]
     size, pieces = file.path.stat().st_size, []
     with file.path.open("rb") as stream:
         for place in range(count):
             start = place * size // count
             stream.seek(max(0, start - 1))
             if start:
-                stream.readline()  # the rest of a line that began before the piece
-            pieces.append(_whole_lines(stream.read(length)))
+                rest = stream.readline(LONGEST_LINE + 2)  # of a line that began before the piece
+                if len(rest) > LONGEST_LINE + 1:
+                    raise _too_long(file)
+            pieces.append(_whole_lines(stream.read(length), file))
     return pieces
 
 
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
+def _whole_lines(content: bytes, file: DataFile) -> bytes:
+    end = content.rfind(b"\n") + 1
+    if len(content) - end > LONGEST_LINE:
+        raise _too_long(file)
+    return content[:end]
+
+
+def _too_long(file: DataFile) -> BadData:
+    return BadData(
+        f"has a line of more than {LONGEST_LINE:,} bytes",
+        file=file,
+        remedy="add the missing line end, shorten the value, or give a text table",
+    )

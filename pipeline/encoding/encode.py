@@ -29,13 +29,13 @@ from pipeline.encoding.arrays import ArrayFile
 from pipeline.encoding.buckets import quantile_edges
 from pipeline.encoding.fields import JUDGING, SAMPLE, Summary, part_warnings, warnings, write_table
 from pipeline.encoding.parts import TRAIN, PartLabels, Parts
-from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable
+from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable, checked_table, raw_record
 from pipeline.encoding.tally import Tally
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Counts, Cut, Vocabulary, cut_of, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
 from pipeline.sources.source import BAG, LABEL, ORACLE, TIME, BadData
-from pipeline.workflow.outputs import checksum, read_json, write_json
+from pipeline.workflow.outputs import checksum, write_json
 from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
@@ -307,9 +307,9 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
         schema; ids (n, S) int32, where `UNKNOWN` means an empty bag; labels (n,), uint8 for raw labels of uint8 and
         float32 for float64; what was cut from the bags.
     """
-    record = read_json(raw / "raw.json")
+    record = raw_record(raw)
     max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
-    table = pq.read_table(raw / "table.parquet")
+    table = pq.read_table(checked_table(raw, record))
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
     fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,39 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.encoding.threads import progress_bar
-from pipeline.sources.source import CATEGORICAL, LABEL
-from pipeline.workflow.outputs import broken, read_json
+from pipeline.sources.source import CATEGORICAL, KINDS, LABEL, ORACLE, TIME
+from pipeline.workflow.outputs import broken, checksum, read_json
 
 LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, and of encoded labels
+
+
+def raw_record(folder: Path) -> dict[str, Any]:
+    """The contents of the raw.json that ``ingest`` wrote to a folder.
+
+    Raises:
+        ValueError: if it is not a record of a raw table; the message names the file.
+        FileNotFoundError: if it is missing.
+    """
+    record = read_json(folder / "raw.json")
+    types = {"rows": int, "sha256": str, "fields": dict, TIME: bool, ORACLE: bool, "defaults": dict, "facts": dict}
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in types.items()):
+        raise broken(folder / "raw.json", f"is not a record with {', '.join(types)}")
+    if foreign := {name: kind for name, kind in record["fields"].items() if kind not in KINDS}:
+        raise broken(folder / "raw.json", f"has fields of kinds other than {', '.join(KINDS)}: {foreign}")
+    return record
+
+
+def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
+    """The path of the table.parquet in a folder, which is as ``ingest`` wrote it.
+
+    Raises:
+        ValueError: if its checksum is not that of the record.
+        FileNotFoundError: if it is missing.
+    """
+    path = folder / "table.parquet"
+    if checksum(path) != record["sha256"]:
+        raise broken(path, "is not as ingest wrote it: its checksum is not that of raw.json")
+    return path
 
 
 class RawTable:
@@ -32,29 +62,36 @@ class RawTable:
 
     def __init__(self, folder: Path, batch_rows: int) -> None:
         self.folder, self.batch_rows = folder, batch_rows
-        self.record: dict[str, Any] = read_json(folder / "raw.json")
+        self.record = raw_record(folder)
         self.kinds: dict[str, str] = self.record["fields"]
-        self.path = folder / "table.parquet"
-        self.path.stat()  # pyarrow's own error does not name the file
-        try:
-            self.metadata = pq.read_metadata(self.path)
-        except pa.ArrowInvalid as error:
-            raise broken(self.path, f"is not a Parquet file ({error})") from error
-        self.label_dtype = LABEL_DTYPES[self.metadata.schema.to_arrow_schema().field(LABEL).type]
+        self.path = checked_table(folder, self.record)
+        self.metadata = pq.read_metadata(self.path)
+        schema = self.metadata.schema.to_arrow_schema()
+        if absent := sorted({LABEL, *self.kinds} - set(schema.names)):
+            raise broken(folder / "raw.json", f"names columns that {self.path.name} does not have: {absent}")
+        self.label_dtype = LABEL_DTYPES[schema.field(LABEL).type]
         self.groups = self.metadata.num_row_groups
         self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
         self.firsts = [0, *itertools.accumulate(self.sizes)]
         self.coded = [name for name, kind in self.kinds.items() if kind == CATEGORICAL]  # read as dictionary arrays
+        self._files = threading.local()
 
     def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Pairs (number of the first row, batch) of one row group, or of all row groups in turn."""
-        with pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=self.coded) as file:
-            for number in range(self.groups) if group is None else [group]:  # iter_batches would keep all row groups
-                first = self.firsts[number]
-                rows = file.read_row_group(number, columns=columns, use_threads=False)
-                for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
-                    yield first, batch
-                    first += len(batch)
+        file = self._opened()
+        for number in range(self.groups) if group is None else [group]:  # iter_batches would keep all row groups
+            first = self.firsts[number]
+            rows = file.read_row_group(number, columns=columns, use_threads=False)
+            for batch in rows.combine_chunks().to_batches(max_chunksize=self.batch_rows):
+                yield first, batch
+                first += len(batch)
+
+    def _opened(self) -> pq.ParquetFile:
+        """The open file of this thread. To open it takes time in proportion to all columns, of which few are read."""
+        if not hasattr(self._files, "own"):
+            self._files.own = pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=self.coded)
+        file: pq.ParquetFile = self._files.own
+        return file
 
     def column(self, name: str) -> np.ndarray:
         """(n,): a whole column without missing values."""

@@ -197,7 +197,7 @@ def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: 
         The schema of the fields.
 
     Raises:
-        ValueError: if there are more values than an id can number.
+        ValueError: if no value has an id, or if there are more values than an id can number.
     """
     fields = []
     kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
@@ -209,6 +209,11 @@ def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: 
                 known = known.append_column("feature", names).select(list(kinds))
                 writer.write_table(known.cast(writer.schema))
     total = sum(field.cardinality for field in fields)
+    if total == len(fields):
+        raise ValueError(
+            "no value of any field occurs in enough training rows to get an id; lower encode.min_count in params.yaml, "
+            "or give more rows"
+        )
     if total >= 2**31:
         raise ValueError(f"there must be at most 2**31 - 1 ids, got {total:,}; raise encode.min_count in params.yaml")
     return Schema(tuple(fields))

@@ -109,7 +109,7 @@ def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
     """The candidate dims, ascending, that ``search.candidates`` names, by field or "default".
 
     Raises:
-        ValueError: if there is no such set, or a dim in it is above ``dim``.
+        ValueError: if there is no such set, a dim in it is above ``dim``, or no dim is above 0.
     """
     choice, sets = params.search.candidates, params.candidates
     named = {"default": choice} if isinstance(choice, str) else choice
@@ -125,6 +125,10 @@ def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
                 f"params.yaml: candidates.{key} goes up to {max(sets[key])}, and dim is {params.dim}; raise dim, or "
                 "choose another set in search.candidates"
             )
+    if not any(max(sets[key]) for key in named.values()):
+        raise ValueError(
+            f"params.yaml: candidates.{min(named.values())} has only 0, which drops every field; add a dim above 0"
+        )
     return {field: tuple(sorted(sets[key])) for field, key in named.items()}
 
 
@@ -135,10 +139,12 @@ def check_params(params: Params) -> None:
     Raises:
         ValueError: naming a wrong parameter, its value, and the valid ones.
     """
-    if not (root() / params.dataset.path).exists():
+    place = root() / params.dataset.path
+    if not (place.is_file() or place.is_dir()):
+        kind = "no file or folder, but a pipe or a device, at" if place.exists() else "no"
         raise ValueError(
-            f"params.yaml: dataset.path: there is no {params.dataset.path!r} in {root()}; give the file or the folder "
-            "of the data set"
+            f"params.yaml: dataset.path: there is {kind} {params.dataset.path!r} in {root()}; give the file or the "
+            "folder of the data set"
         )
     checked_options(
         [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"

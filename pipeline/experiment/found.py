@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.allocation.arrays import decoded, encoded
+from pipeline.allocation.arrays import decoded, encoded, most_bytes
 from pipeline.allocation.evidence import Trial
 from pipeline.data.schema import Schema
 from pipeline.workflow.outputs import broken, read_json
+from pipeline.workflow.params import LARGEST_DIM
 
 Trajectory = list[tuple[int, float, Tensor]]  # step, tau, probabilities (F, N)
 
@@ -85,31 +86,35 @@ class Found:
         """
         record = read_json(path)
         try:
-            found = cls._from_dict(record)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise broken(path, f"is not what a search writes ({error!r})") from error
+            found = cls._from_dict(record, schema)
+        except ValueError as error:
+            raise broken(path, f"is not what a search writes: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise broken(path, f"is not what a search writes ({type(error).__name__}: {error})") from error
         if found.names != schema.names:
             raise broken(path, "has other fields than the schema of the encoded data")
-        if found.scores is not None and list(map(len, found.scores)) != list(map(len, found.candidates)):
-            raise broken(path, "does not have one score for each candidate")
         return found
 
     @classmethod
-    def _from_dict(cls, record: Mapping[str, Any]) -> Found:
+    def _from_dict(cls, record: Mapping[str, Any], schema: Schema) -> Found:
         features = record["features"]
-        scored = features and all("log_probability" in feature for feature in features.values())
+        scored = any("log_probability" in feature for feature in features.values())
         trials = [
-            Trial(Allocation.from_dict(trial["allocation"]), float(trial["quality"]), int(trial["bytes"]))
+            Trial(Allocation.from_dict(trial["allocation"], schema), float(trial["quality"]), int(trial["bytes"]))
             for trial in record.get("trials", [])
         ]
+        dim = _whole("dim", record["dim"], 1, LARGEST_DIM)
         return cls(
             method=str(record["method"]),
-            seed=int(record["seed"]),
-            dim=int(record["dim"]),
+            seed=_whole("seed", record["seed"], 0),
+            dim=dim,
             names=tuple(features),
-            candidates=tuple(tuple(map(int, feature["candidates"])) for feature in features.values()),
-            scores=tuple(tuple(f["log_probability"]) for f in features.values()) if scored else None,
-            arrays=decoded(record.get("arrays", {})),
+            candidates=tuple(
+                tuple(_whole(f"a candidate of {name!r}", d, 0, dim) for d in feature["candidates"])
+                for name, feature in features.items()
+            ),
+            scores=tuple(_scores(name, f) for name, f in features.items()) if scored else None,
+            arrays=decoded(record.get("arrays", {}), most_bytes(schema.num_rows)),
             trials=tuple(trials),
             undecided=tuple(record["undecided"]),
             validation=tuple(record["validation"]),
@@ -117,3 +122,19 @@ class Found:
             planned_steps=record.get("planned_steps"),
             training_bytes=record.get("training_bytes"),
         )
+
+
+def _whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most:,}"
+        raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
+    return value
+
+
+def _scores(name: str, feature: Mapping[str, Any]) -> tuple[float, ...]:
+    """The scores of a field, one for each candidate; NaN is left to the derivation."""
+    scores = feature.get("log_probability")
+    wanted = len(feature["candidates"])
+    if not isinstance(scores, list) or len(scores) != wanted or any(type(s) not in (int, float) for s in scores):
+        raise ValueError(f"field {name!r} must have {wanted} numbers as scores, one for each candidate, got {scores!r}")
+    return tuple(scores)

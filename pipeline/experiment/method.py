@@ -16,7 +16,8 @@ An option ``target`` of ``find`` is the size at which the search aims: bytes, or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -102,7 +103,8 @@ class Method:
 
     def derive(self, evidence: Evidence) -> Allocation:
         """The method's allocation; its size is not checked here."""
-        allocation: Allocation = self.module.derive(evidence, **self._options_of(self.module.derive))
+        with self._needed("of its search", "search again"):
+            allocation: Allocation = self.module.derive(evidence, **self._options_of(self.module.derive))
         return allocation
 
     def build(self, schema: Schema, dim: int, allocation: Allocation) -> FieldEmbedding:
@@ -116,8 +118,17 @@ class Method:
         build = getattr(self.module, "build", None)
         if build is None:
             return MixedTables(schema, allocation.dims, dim)
-        embedding: FieldEmbedding = build(schema, dim, allocation)
+        with self._needed("of its allocation", "derive it again"):
+            embedding: FieldEmbedding = build(schema, dim, allocation)
         return embedding
+
+    @contextlib.contextmanager
+    def _needed(self, whose: str, remedy: str) -> Iterator[None]:
+        """Turns a `KeyError` of the block, for an array or a setting that is not there, into a `ValueError`."""
+        try:
+            yield
+        except KeyError as error:
+            raise ValueError(f"{self.name} needs {error} {whose}, and it is not there; {remedy}") from error
 
     def _options_of(self, function: Any) -> dict[str, Any]:
         return {name: value for name, value in self.options.items() if name in keywords(function)}

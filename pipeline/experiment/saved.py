@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -156,10 +157,19 @@ def read(folder: Path) -> tuple[Model, Allocation, About]:
     model = assemble(about.schema, about.dim, allocation, build, backbone, options)
     weights = folder / WEIGHTS
     weights.stat()  # the error of safetensors does not name a missing file
+    if not weights.is_file():
+        raise broken(weights, "must be a file")
     try:
-        model.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        if types != {name: tensor.dtype for name, tensor in state.items()}:
+            raise RuntimeError("other tensors, or of other types")
+        model.load_state_dict(state)
     except (RuntimeError, SafetensorError) as error:
         raise broken(weights, f"does not hold the model that {ABOUT} and {ALLOCATION} describe") from error
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise broken(weights, f"{name} holds numbers that are not finite")
     return model.eval(), allocation, about
 
 

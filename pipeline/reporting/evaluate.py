@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.data.split import Split
+from pipeline.data.split import Split, mapped
 from pipeline.embeddings.cost import bytes_per_field, cost, full_tables
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.embeddings.rounded import RoundedTables
@@ -30,6 +30,7 @@ from pipeline.reporting.forms import INT4, INT8, TRAINED, Form, Quality, deploy,
 from pipeline.reporting.forms import entries as form_entries
 from pipeline.serving.latency import BATCHES, measured
 from pipeline.serving.latency import forms as forms_of
+from pipeline.workflow.places import SCORES
 
 ONE_DIMENSION = ("full", "uniform")  # the controls whose fields all have the same dimension
 SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
@@ -74,6 +75,11 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         for name in names:
             for seed in seeds:
                 model, allocation = load(models / name / f"seed-{seed}", experiment)
+                if name == "searched" and allocation.method != found.method:
+                    raise ValueError(
+                        f"the models are of method {allocation.method}, but {SCORES} is of {found.method}; run "
+                        "`dvc repro`, which makes both again"
+                    )
                 if name == "full":
                     full_models.append(model)
                 timed = files if seed == seeds[0] else None
@@ -255,7 +261,7 @@ def planted(experiment: Experiment, dims: Mapping[str, int], test: Split) -> dic
     if len(set(chosen.values())) > 1:
         correlation = float(spearmanr(list(ranks.values()), list(chosen.values())).statistic)
     expected = experiment.data.expected_labels("test")
-    ceiling = None if expected is None else experiment.task.ceiling(np.load(expected), test)
+    ceiling = None if expected is None else experiment.task.ceiling(mapped(expected, 1), test)
     return {
         "rank_correlation": correlation,
         "best_possible": ceiling,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.data.schema import PADDING, Schema
+from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.coded import CodedTables
 from pipeline.embeddings.mixed import MixedTables
@@ -25,7 +25,9 @@ from pipeline.serving.coded import BitTables
 from pipeline.serving.packed import PackedTables
 from pipeline.serving.tables import ServedTables
 from pipeline.workflow.outputs import whole
+from pipeline.workflow.params import LARGEST_DIM
 from pipeline.workflow.plug import plug
+from pipeline.workflow.validation import checked_options
 
 KINDS: dict[str, type[ServedTables]] = {"packed": PackedTables, "coded": BitTables}  # of tables, as a file names them
 BY_ROW = ("table", "scale", "table.weight")  # suffixes of the names of tensors that are read row by row
@@ -53,6 +55,8 @@ class Served(nn.Module):
         self.offsets = torch.from_numpy(kept.first_rows[kept.slot_fields]).int()  # of each slot, in a joint table
         self.slot_fields = torch.from_numpy(kept.slot_fields)
         self.slot_starts = torch.from_numpy(np.cumsum(kept.widths) - kept.widths)
+        self.least = np.where(kept.widths == 1, UNKNOWN, PADDING)[kept.slot_fields]  # id of each slot
+        self.most = kept.cardinalities[kept.slot_fields] - 1
         for module in self.backbone.modules():
             if isinstance(module, Dense):
                 module.bits = 0  # its weights are settled, so rounding them again would only take time
@@ -85,8 +89,12 @@ class Served(nn.Module):
 
     @torch.inference_mode()
     def forward(self, ids: Tensor) -> Tensor:
+        if ids.ndim != 2 or ids.shape[1] != self.schema.num_slots:
+            shape = (len(ids), self.schema.num_slots)
+            raise ValueError(f"ids must have the shape {shape}, got {tuple(ids.shape)}; encode the rows")
         if self.chosen is not None:
             ids = ids.index_select(1, self.chosen)
+        self._check(ids.numpy())
         weights = starts = None
         if self.has_bags:
             present = ids != PADDING
@@ -98,7 +106,20 @@ class Served(nn.Module):
         occ, embedded = self.tables.look_up(ids, occ)
         if isinstance(embedded, Vectors) and not self.factored:
             embedded = embedded.dense()
-        return self.backbone(occ, embedded)  # type: ignore[no-any-return]
+        logits: Tensor = self.backbone(occ, embedded)
+        if not bool(logits.isfinite().all()):
+            raise ValueError("a logit is not finite, so a table or a weight of the model is damaged; save it again")
+        return logits
+
+    def _check(self, ids: np.ndarray) -> None:
+        """Raise a ValueError for ids of kept fields that do not exist: they would read the rows of other fields."""
+        if (ids < self.least).any() or (ids > self.most).any():
+            row, slot = np.argwhere((ids < self.least) | (ids > self.most))[0]
+            kept = self.tables.schema
+            raise ValueError(
+                f"row {row}, field {kept.names[kept.slot_fields[slot]]!r}: an id must be from {self.least[slot]} to "
+                f"{self.most[slot]}, got {ids[row, slot]}; encode the rows with the vocabulary of the model"
+            )
 
     def packed(self) -> dict[str, Tensor]:
         """The tensors of the tables, for `pipeline.embeddings.cost.cost`."""
@@ -133,22 +154,44 @@ class Served(nn.Module):
         """
         path = Path(path)
         path.stat()  # the error of safetensors does not name a missing file
+        if not path.is_file():
+            raise ValueError(f"{path}: must be a file of a served model; name the file")
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["served"])
                 mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             tensors = {name: value if name.endswith(BY_ROW) else value.clone() for name, value in mapped.items()}
             schema, dim, made = Schema.from_dict(about["schema"]), about["dim"], about["backbone"]
+            if type(dim) is not int or not 1 <= dim <= LARGEST_DIM:
+                raise ValueError(f"dim must be a whole number from 1 to {LARGEST_DIM:,}, got {dim!r}")
+            for name, value in tensors.items():
+                if not name.endswith(BY_ROW) and not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{name} holds numbers that are not finite")
             kept = schema.subset(about["kept"])
             packed = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
             tables = KINDS[about["tables"]["kind"]].restored(kept, dim, packed, about["tables"]["settings"])
+            make = plug("backbones", made["name"]).Backbone
+            options = checked_options([make], made["options"], "backbone")
+            longest = max((len(value) for value in options.values() if isinstance(value, list | tuple)), default=0)
+            if longest > len(tensors):
+                raise ValueError(f"its backbone has {longest:,} layers, but there are {len(tensors):,} tensors")
             with torch.device("meta"):
-                backbone = plug("backbones", made["name"]).Backbone(kept, dim, **made["options"])
+                backbone = make(kept, dim, **options)
             if tables.first_order and (first_order := first_order_of(backbone)):
                 first_order.table = None
             state = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
             backbone.load_state_dict(state, assign=True)
-            return cls(schema, tables, backbone, (made["name"], made["options"]))
-        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            why = f"is not a complete file of a served model ({type(error).__name__}: {error})"
-            raise ValueError(f"{path}: {why}; save the model again") from error
+            return cls(schema, tables, backbone, (made["name"], options))
+        except (
+            SafetensorError,
+            MemoryError,
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise ValueError(
+                f"{path}: is not a complete file of a served model ({why}); save the model again"
+            ) from error

@@ -21,6 +21,7 @@ import pyarrow.csv
 
 from pipeline.sources.files import DAMAGE, LONGEST_LINE, DataFile
 from pipeline.sources.source import BadData
+from pipeline.workflow.validation import repeated
 
 # Of text parsed at a time. Blocks of 8 MiB do not fit into the cache and take 1.5 times as long.
 BLOCK_BYTES = LONGEST_LINE
@@ -112,7 +113,8 @@ class Delimited:
             BadData: for a bad line or value; the message names the line, the value and the remedy.
         """
         names = self.header()
-        absent = [column.name for column in columns if column.name not in names]
+        there = set(names)
+        absent = [column.name for column in columns if column.name not in there]
         if absent:
             wanted = {column.name for column in columns}
             other = self._other_delimiter(1, lambda values: wanted <= {value.strip() for value in values})
@@ -287,7 +289,7 @@ class Delimited:
 
 def check_distinct(names: Sequence[str], file: DataFile, line: int | None = None) -> None:
     """Raise BadData if two columns of a file have the same name."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = repeated(names)
     if twice:
         raise BadData(
             "no two columns may have the same name", file=file, line=line, value=twice, remedy="rename one of each"

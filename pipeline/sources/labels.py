@@ -50,6 +50,8 @@ class BinaryLabels:
         Raises:
             BadColumn: if a value is missing or has no meaning.
         """
+        if pa.types.is_float16(column.type):
+            column = column.cast(pa.float32())  # pyarrow does not group half floats
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         if column.null_count:

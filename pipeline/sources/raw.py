@@ -139,10 +139,11 @@ def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
     Raises:
         BadData: if a column is missing, or if `Source` does not allow its type.
     """
-    optional = [name for name in (TIME, ORACLE) if name in schema.names]
+    there = set(schema.names)
+    optional = [name for name in (TIME, ORACLE) if name in there]
     kinds = {LABEL: LABEL, **source.fields, **dict(zip(optional, optional, strict=True))}
     for name, kind in kinds.items():
-        if name not in schema.names:
+        if name not in there:
             raise BadData(f"no column {name!r}", file=source.origin, remedy=f"there are {schema.names}")
         words, suits = _RULES[kind]
         if not suits(schema.field(name).type):

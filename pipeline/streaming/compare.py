@@ -16,6 +16,7 @@ from pipeline.embeddings.popularity import By, ByPopularity
 from pipeline.models.model import MakeBackbone, Model
 from pipeline.training.prequential import Level, prequential, seen_before
 from pipeline.training.task import Task
+from pipeline.training.weights import Diverged
 from pipeline.workflow.params import Stream
 
 SEEN = ((0, 5), (6, 20), (21, 100), (101, None))  # times that a value was seen before
@@ -106,18 +107,21 @@ class Comparison:
         torch.manual_seed(seed)
         embedding = ByPopularity(log.schema, list(arm.dims), max(settings.dims), arm.by)
         model = Model(log.schema, embedding, self._backbone, self._options)
-        outputs = prequential(
-            model,
-            self.task,
-            log.ids,
-            log.labels,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            arch_lr=settings.lr if arm.level == "single" else settings.arch_lr,
-            level=arm.level,
-            hard=arm.name == "AutoEmb",
-            passed=passed,
-        )
+        try:
+            outputs = prequential(
+                model,
+                self.task,
+                log.ids,
+                log.labels,
+                batch_size=settings.batch_size,
+                lr=settings.lr,
+                arch_lr=settings.lr if arm.level == "single" else settings.arch_lr,
+                level=arm.level,
+                hard=arm.name == "AutoEmb",
+                passed=passed,
+            )
+        except Diverged as error:
+            raise Diverged(f"{arm.name}, seed {seed}: {error}") from error
         results = {}
         for kind, values in outputs.items():
             embedding.hard = kind == "hard"

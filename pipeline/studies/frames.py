@@ -14,6 +14,7 @@ from pipeline.studies.grid import Study
 from pipeline.tracking.place import StoreError
 from pipeline.tracking.sync import run_ids
 from pipeline.workflow.places import root
+from pipeline.workflow.validation import repeated
 
 Result = Mapping[str, Any]  # the result of one cell, see `pipeline.studies.cell.run`
 
@@ -79,7 +80,7 @@ class Frames:
         metrics = {objective: metrics[objective], **metrics}
         columns = [*study.grid, *metrics, f"val_{objective}", *COLUMNS]
         for names in (columns, [*study.grid, *SEARCH_COLUMNS]):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+            if twice := repeated(names):
                 raise ValueError(
                     f"study {study.name}: the tables have a column {twice[0]} of their own; rename the grid's key or "
                     "the metric of this name"

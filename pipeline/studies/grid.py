@@ -21,9 +21,10 @@ from pipeline.experiment.experiment import CONTROLS
 from pipeline.experiment.method import Method
 from pipeline.workflow.code import ROOT, content_key
 from pipeline.workflow.overlay import merged
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.plug import file_of
 from pipeline.workflow.validation import AsTuple, Budget, Positive, Section, validated
+from pipeline.workflow.yaml_values import read_yaml
 
 STUDIES = ROOT / "studies"
 SIZED = ("searched", "uniform", "random")  # arms whose size depends on the budget

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pipeline.workflow.overlay import values_of
 from pipeline.workflow.params import FILE, value_at
 from pipeline.workflow.places import METRICS
+from pipeline.workflow.yaml_values import values_of
 
 WORKSPACE = "workspace"
 CHECK, LAST = "check", "evaluate"  # stages; no result depends on the first one, which reads all parameters and code
@@ -130,7 +130,7 @@ def _state_of_workspace() -> str:
 def _state_of_commit(shown: Mapping[str, Any]) -> str:
     """Empty if the results that dvc.lock names are those of the parameters."""
     try:
-        stages = values_of(_output(["git", "show", f"{shown['rev']}:./dvc.lock"]))["stages"]
+        stages = values_of(_output(["git", "show", f"{shown['rev']}:./dvc.lock"]), "dvc.lock")["stages"]
     except subprocess.CalledProcessError:  # it has no dvc.lock
         stages = {}
     if LAST not in stages:

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from pipeline.data.batches import Batch
@@ -27,6 +28,7 @@ from pipeline.models.model import Model
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
+from pipeline.training.weights import Diverged
 
 Level = Literal["bilevel", "single"]
 
@@ -60,6 +62,9 @@ def prequential(
 
     Returns:
         ``outputs`` (n,): the outputs of the model before it was trained on the row; with ``hard``, also ``hard`` (n,).
+
+    Raises:
+        Diverged: if an output, a loss or a weight is not finite.
     """
     embedding = model.embedding
     assert isinstance(embedding, ByPopularity)
@@ -67,37 +72,59 @@ def prequential(
     tables, weights = _tables_and_weights(model, arch)
     optimizers: list[torch.optim.Optimizer] = [RowAdam(tables, lr=lr), torch.optim.Adam(weights, lr=lr, fused=True)]
     controllers = torch.optim.Adam(arch, lr=arch_lr) if arch else None
-    if controllers is not None and level == "single":
-        optimizers.append(controllers)
+    optimizers += [controllers] if controllers is not None and level == "single" else []
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in ("outputs", *(["hard"] if hard else []))}
-    for start in range(0, len(ids), batch_size):
-        batch_labels = torch.from_numpy(labels[start : start + batch_size].astype(np.float32))
-        batch = Batch(torch.from_numpy(ids[start : start + batch_size]), batch_labels)
+    check = partial(_check, lr, arch_lr)
+    for step, start in enumerate(range(0, len(ids), batch_size), 1):
+        batch = _batch(ids[start : start + batch_size], labels[start : start + batch_size])
         model.eval()
         for name in outputs:
             embedding.hard = name == "hard"
             with torch.no_grad():
                 outputs[name].append(model(batch.ids).numpy())
+            check(bool(np.isfinite(outputs[name][-1]).all()), "an output", step)
         embedding.hard = False
         model.train()
         if len(batch.ids) > 1:  # BatchNorm needs two rows
             loss = partial(task.loss, model, batch)
             if controllers is not None and level == "bilevel":
-                with frozen_statistics(model):
-                    architecture_gradient(loss, loss, arch, [*tables, *weights])
-                controllers.step()
-            _step(optimizers, loss)
+                _arch_step(model, loss, controllers, [*tables, *weights])
+            check(_stepped(loss, optimizers), "the loss", step)
         embedding.count((batch.ids + model.lookup.offsets)[batch.ids != PADDING])
         passed(len(batch.ids))
+    check(all(bool(p.isfinite().all()) for p in model.parameters()), "a weight", step)
     return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
 
-def _step(optimizers: Sequence[torch.optim.Optimizer], loss: Callable[[], torch.Tensor]) -> None:
+def _batch(ids: np.ndarray, labels: np.ndarray) -> Batch:
+    return Batch(torch.from_numpy(ids), torch.from_numpy(labels.astype(np.float32)))
+
+
+def _arch_step(
+    model: Model, loss: Callable[[], Tensor], controllers: torch.optim.Optimizer, weights: Sequence[Parameter]
+) -> None:
+    with frozen_statistics(model):
+        architecture_gradient(loss, loss, model.embedding.arch_parameters(), weights)
+    controllers.step()
+
+
+def _stepped(loss: Callable[[], Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+    """One step of all optimizers; whether the loss was finite."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss().backward()
+    value = loss()
+    value.backward()
     for optimizer in optimizers:
         optimizer.step()
+    return bool(value.isfinite())
+
+
+def _check(lr: float, arch_lr: float, finite: bool, what: str, step: int) -> None:
+    if not finite:
+        raise Diverged(
+            f"{what} is not finite at step {step:,}, so the training has diverged; lower the learning rates: stream.lr "
+            f"is {lr:g}, and that of the controllers {arch_lr:g}"
+        )
 
 
 def _tables_and_weights(model: Model, arch: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:

@@ -15,7 +15,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.workflow.outputs import write_text
-from pipeline.workflow.params import FILE, PLUGS, read_yaml
+from pipeline.workflow.params import FILE, PLUGS
+from pipeline.workflow.yaml_values import read_yaml, values_of
 
 FOLDER = Path("params")
 
@@ -107,11 +108,6 @@ class _Representer(RoundTripRepresenter):
 
 
 _Representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-
-
-def values_of(text: str) -> Any:
-    """The values of a text in YAML, as `read_yaml` reads them."""
-    return YAML(typ="safe", pure=True).load(text)
 
 
 def _set(node: Any, values: Mapping[str, Any]) -> None:

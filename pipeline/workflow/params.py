@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.workflow.plug import check_name
-from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, Whole, validated
+from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, validated
+from pipeline.workflow.yaml_values import read_yaml
 
 FILE = Path("params.yaml")
 BESIDE = ("sweep", "stream")  # sections that no stage of the main job reads
@@ -31,8 +30,11 @@ def _word(value: str) -> str:
     return value
 
 
-Seeds = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
-Dims = Annotated[tuple[Whole, ...], AsTuple, AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as Optuna takes it
+Seeds = Annotated[tuple[Seed, ...], AsTuple, AfterValidator(_distinct)]
+LARGEST_DIM = 4096
+Dim = Annotated[int, Field(ge=1, le=LARGEST_DIM)]
+Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_DIM)], ...], AsTuple, AfterValidator(_distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
 DenseBits = Annotated[int, Field(ge=2, le=8)]
@@ -90,11 +92,11 @@ class Encode(Section):
     """training rows that a value needs to get its own id; null: the data set's default"""
     numeric: Literal["log-square", "quantiles"] = "log-square"
     """how numbers become categories; log-square is for counts, quantiles for everything else"""
-    buckets: Annotated[int, Field(ge=2)] = 20
+    buckets: Annotated[int, Field(ge=2, le=2**16)] = 20
     """the most quantile buckets of a field"""
-    max_bag: Count | None = None
+    max_bag: Annotated[int, Field(ge=1, le=2**12)] | None = None
     """the most values that a bag keeps; null: the data set's default"""
-    seed: Whole = 0
+    seed: Seed = 0
     """seed of the random split, and of the sample for quantiles"""
 
 
@@ -152,7 +154,7 @@ class Search(Training):
 
     candidates: str | dict[str, str]
     """name of a set of candidates, or names by field, with the key default for the other fields"""
-    seed: Whole
+    seed: Seed
     """seed of the search"""
     architecture: Architecture
     """how the architecture is trained"""
@@ -205,7 +207,7 @@ class Sweep(Section):
     """name of the study in Optuna"""
     trials: Count
     """finished trials; a larger number continues the same study"""
-    seed: Whole
+    seed: Seed
     """seed of the sampler"""
     sampler: Literal["tpe", "random", "nsga2"]
     """sampler of Optuna"""
@@ -229,7 +231,7 @@ class Sweep(Section):
 class Stream(Section):
     """The settings of AutoEmb along the rows in the order of time."""
 
-    dims: Annotated[tuple[Count, ...], AsTuple, AfterValidator(_distinct)]
+    dims: Annotated[tuple[Dim, ...], AsTuple, AfterValidator(_distinct)]
     """candidate dimensions of every field, ascending; the last is D"""
     seeds: Seeds
     """each method runs once for each"""
@@ -257,7 +259,7 @@ class Params(Section):
     dataset: Dataset
     encode: Encode
     task: Plug
-    dim: Count
+    dim: Dim
     """D, the full dimension of a field, and the width of the vectors that the backbone takes"""
     candidates: dict[str, Dims]
     """named sets of candidate dimensions; 0 drops a field"""
@@ -320,18 +322,6 @@ def _restricted(section: Section, paths: list[list[str]]) -> Any:
         value = getattr(section, name)
         values[name] = value if [] in inner else _restricted(value, inner)
     return type(section).model_construct(_fields_set=set(values), **values)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The value in a YAML file, read as DVC reads it: in YAML 1.2, ``1e-05`` is a number and ``yes`` is a text.
-
-    Raises:
-        ValueError: naming the file, if it is not YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from error
 
 
 def stage_entry(stage: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import platform
@@ -19,12 +20,23 @@ from types import FrameType
 import psutil
 
 from pipeline.workflow.code import ROOT
-from pipeline.workflow.params import FILE, declared, read_yaml
+from pipeline.workflow.params import FILE, declared
 from pipeline.workflow.places import RAW
 from pipeline.workflow.reference import as_text, entries
+from pipeline.workflow.yaml_values import read_yaml
 
 POLL_SECONDS = 1.0
 WATCHED = "PIPELINE_ENDS_WITH"  # environment variable: "pid:start time" of a process; this one ends when it ends
+NO_MEMORY = "can't allocate memory"  # in an error of torch
+OS_REMEDIES = {
+    errno.ENOSPC: "free some space, and run the same command again",
+    errno.EDQUOT: "free some space, and run the same command again",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f), and run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), and run the same command again",
+    errno.EACCES: "give this user the right to it, and run the same command again",
+    errno.EPERM: "give this user the right to it, and run the same command again",
+    errno.EROFS: "give this user the right to it, and run the same command again",
+}
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # options of glibc's mallopt
 
 
@@ -94,7 +106,9 @@ def main(run: Callable[[], object], arguments: bool = False, kept: str = "nothin
             raise
         print(f"interrupted: {kept}", file=sys.stderr)  # Lightning turns Ctrl-C into SystemExit
         sys.exit(128 + signal.SIGINT)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
+            raise
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {_message(error)}\n(PIPELINE_TRACEBACK=1 shows the traceback)", file=sys.stderr)
@@ -112,12 +126,19 @@ def _help() -> str:
 
 
 def _message(error: Exception) -> str:
-    """The message of an error in one line, with a remedy for a missing output of a stage."""
+    """The message of an error in one line, with a remedy for what is not the fault of an input."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | RuntimeError):
+        return f"there is too little memory ({text or type(error).__name__}); docs/faults.md says what takes less"
     if isinstance(error, FileNotFoundError) and Path(str(error.filename)).parts[:1] == RAW.parts[:1]:
         return f"there is no {error.filename}; run `dvc repro`, which makes it"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror.lower()}"
-    return str(error)
+    if isinstance(error, FileNotFoundError) and str(error.filename) == str(FILE):
+        return f"there is no {FILE} in {Path.cwd()}; run the command in the folder of the project"
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = f"; {OS_REMEDIES[error.errno]}" if error.errno in OS_REMEDIES else ""
+        return f"{place}{error.strerror.lower()}{remedy}"
+    return text
 
 
 def _check_checkout() -> None:

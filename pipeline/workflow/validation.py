@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=Fals
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=100)]  # of a model
 Rate = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -195,6 +197,11 @@ def suggestion(name: object, valid: Iterable[str]) -> str:
     """The text " (did you mean 'x'?)" if a valid name is close to this one, else an empty text."""
     near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.7)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Sorted names that occur more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

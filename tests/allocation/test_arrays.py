@@ -1,7 +1,10 @@
 """Arrays as JSON: they are read back unchanged, equal arrays give equal text, and nothing else is read as an array."""
 
+import base64
 import itertools
 import json
+import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -55,15 +58,20 @@ GOOD = encoded({"a": np.arange(6).reshape(2, 3)})["a"]
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ({**GOOD, "shape": [2, 4]}, "cannot reshape"),
-        ({**GOOD, "shape": ["two"]}, "."),
+        ({**GOOD, "shape": [2, 4]}, "must unpack to"),
+        ({**GOOD, "shape": ["two"]}, "its shape must be a list"),
         ({**GOOD, "dtype": "nope"}, "nope"),
-        ({**GOOD, "dtype": "<i4"}, "cannot reshape"),
+        ({**GOOD, "dtype": "<i4"}, "must unpack to"),
         ({**GOOD, "zlib": GOOD["zlib"][:-8]}, "."),
         ({**GOOD, "zlib": "no base64!"}, "."),
         ({**GOOD, "zlib": "AAAA"}, "decompress"),
         ({"dtype": "<i8", "shape": [6]}, r"its keys must be .* got \['dtype', 'shape'\]"),
         ({**GOOD, "more": 1}, "'more'"),
+        ({**GOOD, "dtype": "|O"}, r"its type must be bool, a whole number or a float, got '\|O'"),
+        ({**GOOD, "dtype": "<M8[D]"}, "its type must be bool"),
+        ({**GOOD, "shape": [-2, -3]}, "its shape must be a list of whole numbers of at least 0"),
+        ({**GOOD, "shape": [2, 3, True]}, "its shape must be a list of whole numbers"),
+        ({**GOOD, "shape": 6}, "its shape must be a list"),
         ([1, 2, 3], "its keys must be"),
         (7, "not iterable"),
         (None, "not iterable"),
@@ -72,3 +80,21 @@ GOOD = encoded({"a": np.arange(6).reshape(2, 3)})["a"]
 def test_a_value_that_is_not_an_array_is_refused_by_its_name(value: Any, why: str) -> None:
     with pytest.raises(ValueError, match=rf"(?s)array 'weights' is broken: .*{why}"):
         decoded({"weights": value})
+
+
+def bomb(size: int) -> str:
+    """The packed text of so many zeros."""
+    packer = zlib.compressobj(9)
+    pieces = [packer.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    return base64.b64encode(b"".join([*pieces, packer.flush()])).decode()
+
+
+@pytest.mark.parametrize("shape", [[6], [1 << 26], [1 << 62, 1 << 62]])
+def test_an_array_that_unpacks_to_far_more_than_it_should_takes_no_memory(shape: list[int]) -> None:
+    packed = bomb(1 << 26)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="array 'a' is broken: it must"):
+        decoded({"a": {"dtype": "|u1", "shape": shape, "zlib": packed}}, most=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 21

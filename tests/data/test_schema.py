@@ -35,7 +35,9 @@ def test_names_must_be_unique_and_sizes_positive() -> None:
     with pytest.raises(ValueError, match=r"field names must be unique, got \['a'\] twice"):
         Schema((Field("a", 2), Field("b", 2), Field("a", 3)))
     for wrong in ({"cardinality": 0}, {"cardinality": 3, "width": 0}):
-        with pytest.raises(ValueError, match="field 'a': cardinality and width must be at least 1, got"):
+        with pytest.raises(
+            ValueError, match="field 'a': cardinality and width must be whole numbers of at least 1, got"
+        ):
             Field("a", **wrong)
 
 

@@ -91,6 +91,14 @@ def test_parquet_types_become_those_of_the_contract(tmp_path):
     assert rows["tags"] == EXPECTED["tags"]
 
 
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()])
+def test_a_label_of_parquet_may_have_any_type_of_numbers(tmp_path, kind):
+    label = pa.array([1, 0, 1]).cast(pa.bool_() if kind == pa.bool_() else pa.float32()).cast(kind)
+    pq.write_table(pa.table({"clicked": label, "city": ["a", "b", "c"]}), tmp_path / "log.parquet")
+    source = read(tmp_path / "log.parquet", label="clicked", categorical=["city"])
+    assert pa.Table.from_batches(source.batches)["label"].to_pylist() == [1, 0, 1]
+
+
 def test_a_label_may_be_any_finite_number(tmp_path):
     text = TEXT.replace(",1,", ",-2.5,").replace(",0,", ",1e3,")
     assert table(put(tmp_path / "log.csv", text), label_type="number") == {**EXPECTED, "label": [-2.5, 1000, -2.5]}

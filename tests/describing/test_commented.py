@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.describing.commented import Quoted, Said, plain, yaml_of
-from pipeline.workflow.params import read_yaml
+from pipeline.workflow.yaml_values import read_yaml
 
 NAMES = [
     "None",

@@ -1,6 +1,7 @@
 """Which rows of a table are read."""
 
 import gzip
+import random
 import zipfile
 from pathlib import Path
 
@@ -112,3 +113,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "log.parquet")
     with pytest.raises(BadData, match=r"no two columns may have the same name, got \['a'\]"):
         excerpt.read_parquet(table_files(tmp_path / "log.parquet", ENDINGS))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_that_the_reader_refuses_is_refused(tmp_path: Path, packed: bool) -> None:
+    content = b"n,m\n1,2\n" + b"1" * (3 << 20)
+    path = tmp_path / ("log.csv.gz" if packed else "log.csv")
+    path.write_bytes(gzip.compress(content) if packed else content + b"1" * (200 << 20))
+    with pytest.raises(BadData, match=r"log\.csv.* 1,048,576 bytes.*; add the missing line end"):
+        read(path)
+
+
+def test_no_more_of_a_gzipped_text_is_read_than_an_excerpt_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    monkeypatch.setattr(excerpt, "HEAD_BYTES", 1 << 16)  # which packs badly, unlike the rest
+    head = "".join(f"{rng.random()},{rng.random()}\n" for _ in range(2000))
+    path = tmp_path / "log.csv.gz"
+    path.write_bytes(gzip.compress(("n,m\n" + head + "1,2\n" * 4_000_000).encode()))
+    rows = read(path)
+    assert not rows.whole and len(rows.table) < 2_000_000

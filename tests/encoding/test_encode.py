@@ -382,16 +382,32 @@ def test_a_part_must_not_be_empty(tmp_path):
 
 def test_files_of_the_raw_table_that_are_broken_are_refused_by_their_name(tmp_path):
     place = raw(tmp_path / "raw", batch(100))
-    for name, why in (("table.parquet", "is not a Parquet file"), ("raw.json", "is not JSON")):
+    for name, why in (("table.parquet", "is not as ingest wrote it: its checksum"), ("raw.json", "is not JSON")):
         whole = (place / name).read_bytes()
         (place / name).write_bytes(whole[:-10])
-        with pytest.raises(ValueError, match=rf"{name}: {why} \(.*\); delete it and run `dvc repro`"):
+        with pytest.raises(ValueError, match=rf"{name}: {why} .*; delete it and run `dvc repro`"):
             encode(place, tmp_path / "out", settings(RANDOM))
         (place / name).unlink()
         with pytest.raises(FileNotFoundError, match=name):
             encode(place, tmp_path / "out", settings(RANDOM))
         (place / name).write_bytes(whole)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_raw_table_is_opened_once_by_each_thread_however_many_columns_it_has(tmp_path, monkeypatch):
+    names = [f"c{i}" for i in range(200)]
+    columns = {name: pa.array([f"v{row % 5}" for row in range(400)]) for name in names}
+    label = pa.array([row % 2 for row in range(400)], pa.uint8())
+    rows = pa.RecordBatch.from_pydict({"label": label, **columns})
+    place, opened, parquet_file = raw(tmp_path / "raw", rows, dict.fromkeys(names, "categorical")), [], pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda *args, **kw: opened.append(args) or parquet_file(*args, **kw))
+    encode(place, tmp_path / "out", settings(RANDOM))
+    assert 1 <= len(opened) <= 1 + threads.workers()  # the main thread reads, too
+
+
+def test_values_that_are_all_rare_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no value of any field occurs in enough .*; lower encode.min_count"):
+        encode(raw(tmp_path / "raw", batch(600)), tmp_path / "out", settings(RANDOM, min_count=10**6))
 
 
 def test_a_time_split_needs_times(tmp_path):

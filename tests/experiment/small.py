@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT
 from tests.training.clicks import SCHEMA, clicks
 

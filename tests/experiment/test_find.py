@@ -141,7 +141,7 @@ def test_what_is_found_is_read_back_but_for_its_trajectory(tmp_path: Path) -> No
         ({"features": {"item": {"candidates": [1]}}}, "has other fields than the schema of the encoded data"),
         (
             {"features": {name: {"candidates": [1, 2], "log_probability": [-1.0]} for name in ("user", "item")}},
-            "does not have one score for each candidate",
+            "is not what a search writes: field 'user' must have 2 numbers as scores, one for each candidate",
         ),
         ({"features": {}}, "has other fields than the schema"),
         ({"features": [1]}, "is not what a search writes"),

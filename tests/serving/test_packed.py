@@ -1,11 +1,14 @@
 """The form for serving answers as the trained model does, in float32 to the bit where sums keep their order."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -240,6 +243,70 @@ def test_a_file_that_is_cut_short_foreign_or_missing_is_named(tmp_path: Path) ->
     save_file({"table": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match=r"model\.safetensors: is not a complete file of a served model"):
         Served.load(path)
+
+
+HUGE = 10**12
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda about: about["schema"]["fields"][0].update(width=HUGE), "at most 2,147,483,647 ids and 131,072 slots"),
+        (lambda about: about["schema"]["fields"][0].update(width=10**6), "at most 2,147,483,647 ids and 131,072 slots"),
+        (lambda about: about["schema"]["fields"][0].update(cardinality=HUGE), "at most 2,147,483,647 ids"),
+        (lambda about: about["schema"]["fields"][0].update(cardinality=2.5), "must be whole numbers of at least 1"),
+        (lambda about: about.update(dim=HUGE), "dim must be a whole number from 1 to 4,096, got 1000000000000"),
+        (lambda about: about["tables"]["settings"]["dims"].update(user=HUGE), "packed tensors must have the shapes"),
+        (lambda about: about["backbone"]["options"].update(hidden=[1] * 100_000), "its backbone has 100,000 layers"),
+        (lambda about: about["backbone"]["options"].update(hidden=[HUGE]), "Error.s. in loading state_dict"),
+        (lambda about: about["backbone"]["options"].update(layers=3), "backbone: there is no 'layers'"),
+    ],
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused_before_they_take_memory(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], why: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    Served.of(trained(PLAIN)).save(path)
+    with safe_open(path, "pt") as file:
+        about, tensors = json.loads(file.metadata()["served"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(about)
+    save_file(tensors, path, {"served": json.dumps(about)})
+    with pytest.raises(ValueError, match=rf"model\.safetensors: is not a complete file .*{why}.*; save the model a"):
+        Served.load(path)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be a file of a served model; name the file"):
+        Served.load(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_refused_at_the_latest_when_they_are_read(tmp_path: Path) -> None:
+    model = trained(PLAIN)
+    served = Served.of(model)
+    served.packed()["table"].fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"a logit is not finite, so a table or a weight of the model is damaged"):
+        served(draw(PLAIN, 2))
+    torch.nn.init.constant_(next(model.backbone.parameters()), float("nan"))
+    Served.of(model).save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is not a complete file .*backbone\..* holds numbers that are not finite"):
+        Served.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**6])
+def test_an_id_that_a_field_does_not_have_is_not_answered_with_the_row_of_another(wrong: int) -> None:
+    served, ids = Served.of(trained(BAGS)), draw(BAGS, 3)
+    for slot, field in enumerate(BAGS.slot_fields):
+        spoilt = ids.clone()
+        spoilt[1, slot] = wrong
+        if wrong == PADDING and BAGS.fields[field].width > 1:  # an empty slot of a bag
+            assert served(spoilt).shape == (3,)
+            continue
+        with pytest.raises(
+            ValueError, match=rf"row 1, field '{BAGS.names[field]}': an id must be from .*, got {wrong};"
+        ):
+            served(spoilt)
+    with pytest.raises(ValueError, match=rf"ids must have the shape \(3, {BAGS.num_slots}\), got"):
+        served(ids[:, 1:])
 
 
 def test_a_table_that_does_not_fit_the_dims_is_refused() -> None:

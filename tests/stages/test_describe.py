@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.datasets import table
 from pipeline.workflow.overlay import laid_over
-from pipeline.workflow.params import read_yaml
 from pipeline.workflow.validation import keywords
+from pipeline.workflow.yaml_values import read_yaml
 from stages import describe
 from tests.project import SMALL, Project
 

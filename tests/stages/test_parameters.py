@@ -1,6 +1,7 @@
 """What users get wrong in params.yaml, and which parameters a stage may read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.workflow.params import Params, read_yaml
+from pipeline.workflow.params import Params
 from pipeline.workflow.validation import Section
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, Project, gone
 from tests.stages.checks import unharmed
 
@@ -25,10 +27,10 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("encode", {"encode__min_count": True}, f"encode.min_count {NUMBER} 1 or null, got true"),
     ("encode", {"encode__split": 0.8}, "encode.split must be a mapping with the keys by, train, arch, val, test, got"),
     ("search", {"dim": 4}, "candidates.planted goes up to 8, and dim is 4; raise dim, or choose another set in"),
-    ("search", {"dim": "8"}, f"dim {NUMBER} 1, got '8'; write it without quotes"),
+    ("search", {"dim": "8"}, f"dim {NUMBER} 1 and at most 4096, got '8'; write it without quotes"),
     ("search", {"candidates__planted": [1, 2, 2]}, "candidates.planted must be at least one number, and no number tw"),
     ("search", {"candidates__planted": []}, "candidates.planted must be at least one number, and no number twice, g"),
-    ("search", {"candidates__planted": [-1, 2]}, f"candidates.planted[0] {NUMBER} 0, got -1"),
+    ("search", {"candidates__planted": [-1, 2]}, f"candidates.planted[0] {NUMBER} 0 and at most 4096, got -1"),
     ("search", {"search__candidates": "nope"}, "search.candidates: there is no set 'nope'; there are even, paper"),
     ("search", {"search__candidates": {"user": "nope"}}, "there is no set 'nope' for field 'user'; there are even,"),
     ("search", {"search__candidates": {"default": "even", "user": "paper"}}, "candidates.paper goes up to 32, and dim"),
@@ -66,24 +68,54 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
         {"evaluation": {"resamples": 0}},
         "there is no 'evaluation' (did you mean 'evaluate'?); valid are dataset, encode,",
     ),
+    ("search", {"candidates__planted": [0]}, "candidates.planted has only 0, which drops every field; add a dim above"),
+    ("search", {"dim": 10**9}, f"dim {NUMBER} 1 and at most 4096, got 1000000000"),
+    ("search", {"search__seed": 2**64}, f"search.seed {NUMBER} 0 and below 4294967296, got 18446744073709551616"),
+    ("encode", {"encode__max_bag": 10**9}, f"encode.max_bag {NUMBER} 1 and at most 4096 or null, got 1000000000"),
+    ("search", {"search__batch_size": 5000}, "search.batch_size must be at most 1,793, the rows of train, got 5,000;"),
+    ("search", {"retrain__batch_size": 5000}, "retrain.batch_size must be at most 2,025, the rows of train and arch, "),
+    ("retrain", {"retrain__batch_size": 5000}, "retrain.batch_size must be at most 2,025, the rows of train and arch,"),
+    ("search", {"derive__budget": 2}, "params.yaml: derive.budget is 2: no choice costs 2 bytes or less: the least"),
+    (
+        "search",
+        {"search__architecture": {"every": 99}},
+        "search.architecture.every must be at most 18, the steps of the search, got 99; lower it, or train for more",
+    ),
     ("derive", {"derive__budget": "25%"}, "or a share of the full tables' bytes"),
     ("derive", {"derive__budget": 1.5}, "derive.budget must be a whole number of bytes above 1, or a share"),
     ("derive", {"derive__bytes": 1000}, "derive: there is no 'bytes'; valid are budget"),
     ("derive", {"retrain__seeds": []}, "retrain.seeds must be at least one number, and no number twice, got []"),
     ("retrain", {"retrain__seeds": [3, 3]}, "retrain.seeds must be at least one number, and no number twice, got [3"),
-    ("retrain", {"retrain__seeds": 3}, "retrain.seeds must be a list of whole numbers of at least 0, got 3"),
-    ("retrain", {"retrain__seeds": [0, "1"]}, f"retrain.seeds[1] {NUMBER} 0, got '1'; write it without quotes"),
+    (
+        "retrain",
+        {"retrain__seeds": 3},
+        "retrain.seeds must be a list of whole numbers of at least 0 and below 4294967296",
+    ),
+    ("retrain", {"retrain__seeds": [0, "1"]}, f"retrain.seeds[1] {NUMBER} 0 and below 4294967296, got '1'; write it"),
     ("retrain", {"retrain__seeds": [7]}, "artifacts/controls.json: full has no seed 7 of retrain.seeds in params.yaml"),
     ("retrain", {"retrain__patience": 0}, f"retrain.patience {NUMBER} 1 or null, got 0"),
     ("retrain", {"retrain__schedule": "cosine"}, "retrain.schedule must be one of constant, linear, got 'cosine'"),
     ("retrain", {"retrain__weight_decay": -0.1}, "retrain.weight_decay must be a number of at least 0, got -0.1"),
     ("retrain", {"retrain__nope": 1}, "retrain: there is no 'nope'; valid are batch_size, epochs, lr,"),
     ("retrain", {"retrain": gone}, "params.yaml: 'retrain' is missing"),
-    ("evaluate", {"retrain__seeds": [0, 7]}, "no artifacts/models/searched/seed-7/allocation.json; run `dvc repro`"),
-    ("evaluate", {"backbone__name": "fm"}, "searched/seed-0/model.safetensors: does not hold the model that params"),
-    ("evaluate", {"dim": 16}, "searched/seed-0/model.safetensors: does not hold the model that params.yaml"),
+    ("evaluate", {"retrain__seeds": [0, 7]}, "there is no artifacts/models/searched/seed-7; run `dvc repro`"),
+    (
+        "evaluate",
+        {"backbone__name": "fm"},
+        "searched/seed-0/model.json: is of a model with another backbone than that",
+    ),
+    ("evaluate", {"dim": 16}, "searched/seed-0/model.json: is of a model with another dim than that of this exp"),
 ]
-NEED_DATA = ("in the schema", "has no set for field", "has no seed", "artifacts/", "searched/")  # and earlier stages
+NEED_DATA = (
+    "the rows of",
+    "the steps of",
+    "costs 2 bytes",
+    "in the schema",
+    "has no set for field",
+    "has no seed",
+    "artifacts/",
+    "searched/",
+)  # and earlier stages
 
 
 @pytest.mark.parametrize(("stage", "changes", "named"), WRONG_PARAMS, ids=[f"{s} {c}" for s, c, _ in WRONG_PARAMS])
@@ -116,6 +148,17 @@ def test_a_path_without_data_is_refused_before_the_first_stage(spoilable: Projec
     with unharmed(spoilable):
         message = spoilable.give(dataset__path="nowhere/clicks.csv").error("check")
     assert message.startswith("params.yaml: dataset.path: there is no 'nowhere/clicks.csv' in ")
+
+
+def test_a_pipe_or_a_device_as_the_data_is_refused_before_anything_reads_it(spoilable: Project) -> None:
+    os.mkfifo(spoilable.folder / "pipe")
+    try:
+        for path in ("pipe", "/dev/zero"):
+            with unharmed(spoilable):
+                message = spoilable.give(dataset__path=path).error("check")
+            assert "dataset.path: there is no file or folder, but a pipe or a device, at " in message
+    finally:
+        (spoilable.folder / "pipe").unlink()
 
 
 def test_parameters_that_are_no_yaml_are_refused_in_one_line(spoilable: Project) -> None:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline.experiment.experiment import check_params
-from pipeline.workflow.params import Params, read_yaml, value_at
+from pipeline.workflow.params import Params, value_at
+from pipeline.workflow.yaml_values import read_yaml
 from stages import settings
 from tests.project import ROOT, Project
 

@@ -22,9 +22,8 @@ COLUMNS = {
 
 def raw(folder: Path, **columns: pa.Array) -> Path:
     fields = {"user": "categorical", "price": "numeric", "tags": "bag"}
-    write_raw(Source(fields, [pa.RecordBatch.from_pydict(columns)], "here"), folder / "table.parquet")
-    facts = {"fields": fields, "defaults": {"max_bag": 2}, "time": "time" in columns}
-    (folder / "raw.json").write_text(json.dumps(facts))
+    source = Source(fields, [pa.RecordBatch.from_pydict(columns)], "here", {"max_bag": 2})
+    (folder / "raw.json").write_text(json.dumps(write_raw(source, folder / "table.parquet")))
     return folder
 
 

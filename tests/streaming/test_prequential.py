@@ -14,6 +14,7 @@ from pipeline.embeddings.popularity import BUCKETS, By, ByPopularity, bucket_of,
 from pipeline.models.model import Model
 from pipeline.training.prequential import prequential
 from pipeline.training.task import Task
+from pipeline.training.weights import Diverged
 from pipeline.workflow.plug import plug
 
 SCHEMA = Schema((Field("user", 40), Field("movie", 25), Field("genres", 8, width=2)))
@@ -144,3 +145,8 @@ def test_mixed_slices_cost_all_slices_the_controllers_and_the_counters() -> None
     assert size.params_by_kind["counters"] == SCHEMA.num_rows
     assert size.params_by_kind["controller"] == sum(p.numel() for p in embedding.arch_parameters())
     assert "counters" not in cost(embedded("equal", [4]).packed()).params_by_kind
+
+
+def test_a_stream_ends_when_a_number_is_not_finite_and_names_step_and_rates() -> None:
+    with pytest.raises(Diverged, match=r"is not finite at step \d+, so .* lower the learning rates: stream.lr is "):
+        trained(embedded(), *draw(), lr=1e30)

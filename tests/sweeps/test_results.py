@@ -15,7 +15,7 @@ from dvc.utils.hydra import apply_overrides
 
 from pipeline.sweeps import storage
 from pipeline.tracking.sync import synchronise
-from pipeline.workflow.params import read_yaml
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import Project
 from tests.sweeps.sweeps import DECLARED, QUIET, results, rows
 

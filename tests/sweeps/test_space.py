@@ -9,7 +9,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from pipeline.sweeps import space as spaces
-from pipeline.workflow.params import read_yaml
+from pipeline.workflow.yaml_values import read_yaml
 
 
 @pytest.mark.parametrize(

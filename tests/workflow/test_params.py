@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.workflow.params import Params, declared, read_yaml
+from pipeline.workflow.params import Params, declared
 from pipeline.workflow.plug import check_name, names, plug
 from pipeline.workflow.validation import validated
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT
 
 VALUES = read_yaml(ROOT / "params.yaml")

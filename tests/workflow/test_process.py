@@ -1,5 +1,6 @@
 """The process of a command: its log on the console, errors in one line, its end, and whose code it runs."""
 
+import errno
 import logging
 import os
 import shutil
@@ -75,7 +76,27 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_remedy(
     missing = refused(Path("artifacts/raw/raw.json").read_text, capsys)
     assert missing.startswith("error: there is no artifacts/raw/raw.json; run `dvc repro`, which makes it\n")
     assert refused(tmp_path.read_text, capsys).startswith(f"error: {tmp_path}: is a directory\n")
-    assert refused(Path("params.yaml").read_text, capsys).startswith("error: params.yaml: no such file or directory\n")
+    elsewhere = refused(Path("params.yaml").read_text, capsys)
+    assert elsewhere.startswith(f"error: there is no params.yaml in {Path.cwd()}; run the command in the folder")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on device; free some space, and run the sa"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "out: permission denied; give this user the right"),
+        (MemoryError(), "there is too little memory (MemoryError); docs/faults.md says what takes less"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "there is too little memory (can't allocate memory: 9 bytes)"),
+        (ValueError("one\ntwo"), "one two"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_one_line_with_a_remedy(
+    capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def run() -> None:
+        raise error
+
+    assert refused(run, capsys).startswith(f"error: {said}")
 
 
 def test_other_errors_keep_their_traceback() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.workflow.params import declared, read_yaml
+from pipeline.workflow.params import declared
 from pipeline.workflow.reference import as_text, entries
+from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT
 
 VALUES = read_yaml(ROOT / "params.yaml")
