@@ -77,13 +77,9 @@ def prequential(
     check = partial(_check, lr, arch_lr)
     for step, start in enumerate(range(0, len(ids), batch_size), 1):
         batch = _batch(ids[start : start + batch_size], labels[start : start + batch_size])
-        model.eval()
         for name in outputs:
-            embedding.hard = name == "hard"
-            with torch.no_grad():
-                outputs[name].append(model(batch.ids).numpy())
+            outputs[name].append(_predicted(model, embedding, batch, name == "hard"))
             check(bool(np.isfinite(outputs[name][-1]).all()), "an output", step)
-        embedding.hard = False
         model.train()
         if len(batch.ids) > 1:  # BatchNorm needs two rows
             loss = partial(task.loss, model, batch)
@@ -98,6 +94,15 @@ def prequential(
 
 def _batch(ids: np.ndarray, labels: np.ndarray) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(labels.astype(np.float32)))
+
+
+@torch.no_grad()
+def _predicted(model: Model, embedding: ByPopularity, batch: Batch, hard: bool) -> np.ndarray:
+    """(B,), with all candidates or only with that of the largest weight for each value."""
+    embedding.hard = hard
+    outputs: np.ndarray = model.eval()(batch.ids).numpy()
+    embedding.hard = False
+    return outputs
 
 
 def _arch_step(
