@@ -106,10 +106,15 @@ class Served(nn.Module):
         occ, embedded = self.tables.look_up(ids, occ)
         if isinstance(embedded, Vectors) and not self.factored:
             embedded = embedded.dense()
-        logits: Tensor = self.backbone(occ, embedded)
-        if not bool(logits.isfinite().all()):
-            raise ValueError("a logit is not finite, so a table or a weight of the model is damaged; save it again")
-        return logits
+        outputs: Tensor = self.backbone(occ, embedded)
+        for output in (
+            outputs if isinstance(outputs, tuple) else (outputs,)
+        ):  # `pipeline.api` serves vectors, not logits
+            if output is not None and not bool(output.isfinite().all()):
+                raise ValueError(
+                    "an output is not finite, so a table or a weight of the model is damaged; save it again"
+                )
+        return outputs
 
     def _check(self, ids: np.ndarray) -> None:
         """Raise a ValueError for ids of kept fields that do not exist: they would read the rows of other fields."""

@@ -261,7 +261,7 @@ def test_options_of_params_yaml_make_a_backbone() -> None:
     [
         ("autoint", {"hidden": [8]}, "there is no 'hidden'.*; valid are layers, heads, attention_dim"),
         ("autoint", {"heads": 0}, "heads must be a whole number of at least 1, got 0"),
-        ("autoint", {"layers": 1.5}, "layers must be a whole number of at least 1, got 1.5"),
+        ("autoint", {"layers": 1.5}, "layers must be a whole number of at least 1 and at most 100, got 1.5"),
         ("dcn_v2", {"structure": "both"}, "structure must be one of parallel, stacked, got 'both'"),
         ("dcn_v2", {"rank": 0}, "rank must be a whole number of at least 1 or null, got 0"),
         ("ipnn", {"hidden": 128}, "hidden must be a list of whole numbers of at least 1, got 128"),

@@ -284,7 +284,7 @@ def test_numbers_that_are_not_finite_are_refused_at_the_latest_when_they_are_rea
     model = trained(PLAIN)
     served = Served.of(model)
     served.packed()["table"].fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"a logit is not finite, so a table or a weight of the model is damaged"):
+    with pytest.raises(ValueError, match=r"an output is not finite, so a table or a weight of the model is damaged"):
         served(draw(PLAIN, 2))
     torch.nn.init.constant_(next(model.backbone.parameters()), float("nan"))
     Served.of(model).save(tmp_path / "model.safetensors")
