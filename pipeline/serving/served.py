@@ -107,9 +107,7 @@ class Served(nn.Module):
         if isinstance(embedded, Vectors) and not self.factored:
             embedded = embedded.dense()
         outputs: Tensor = self.backbone(occ, embedded)
-        for output in (
-            outputs if isinstance(outputs, tuple) else (outputs,)
-        ):  # `pipeline.api` serves vectors, not logits
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):  # the library serves vectors
             if output is not None and not bool(output.isfinite().all()):
                 raise ValueError(
                     "an output is not finite, so a table or a weight of the model is damaged; save it again"
