@@ -37,10 +37,11 @@ def run() -> None:
     given = parser.parse_args()
     if given.register and given.format != "mlflow":
         raise ValueError(f"--register takes a model in the format mlflow, got {given.format}; add --format mlflow")
-    print(f"export: {export(given.model, given.out, given.format, given.int8, given.budget, _experiment)}")
+    written = export(given.model, given.out, given.format, given.int8, given.budget, _experiment)
+    print(f"export: {written}")
     if given.register:
         try:
-            version = register(given.out, given.register, root())
+            version = register(given.out, given.register, f"Exported from {given.model} to {written}", root())
         except StoreError as error:
             sys.exit(f"error: {error}; the model is in {given.out}")
         print(f"export: version {version} of {given.register}, models:/{given.register}/{version}")

@@ -42,12 +42,13 @@ def write_pyfunc(folder: Path, loader: str, data: Path, code: Path, example: pd.
         )
 
 
-def register(folder: Path, name: str, root: Path) -> str:
+def register(folder: Path, name: str, about: str, root: Path) -> str:
     """Make an MLflow model the next version of a registered model in the store of this project; return the version.
 
     Args:
         folder: that `write_pyfunc` wrote.
         name: of the registered model.
+        about: description of the version.
         root: the repository.
 
     Raises:
@@ -55,7 +56,7 @@ def register(folder: Path, name: str, root: Path) -> str:
     """
     with meeting_mlflow():
         try:
-            return Store(root, EXPERIMENT).register(folder, name)
+            return Store(root, EXPERIMENT).register(folder, name, about)
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
             text = " ".join(str(masked(str(error))).split())[:200]
             raise StoreError(f"MLflow at {masked(store_uri(root))} does not register {name!r}: {text}") from None

@@ -242,12 +242,13 @@ class Store:
         """
         self._client.log_artifact(run.info.run_id, str(path), folder or None)
 
-    def register(self, folder: Path, name: str) -> str:
+    def register(self, folder: Path, name: str, about: str) -> str:
         """Upload an MLflow model as the next version of a registered model, which is created if it does not exist.
 
         Args:
             folder: that `pipeline.tracking.pyfunc.write_pyfunc` wrote.
             name: of the registered model.
+            about: description of the version.
 
         Returns:
             The version.
@@ -260,7 +261,8 @@ class Store:
         with contextlib.suppress(MlflowException):  # it exists
             self._client.create_registered_model(name)
         source = f"{run.info.artifact_uri}/model"
-        return str(self._client.create_model_version(name, source, run.info.run_id).version)
+        made = self._client.create_model_version(name, source, run.info.run_id, description=about)
+        return str(made.version)
 
     def dataset(self, run: Any, dataset: Mapping[str, str]) -> None:
         """Record the data set of a run, unless the run has one with the same digest.

@@ -158,6 +158,8 @@ def test_an_mlflow_model_answers_raw_rows_and_is_registered(
         import mlflow
 
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+        version = mlflow.MlflowClient().get_model_version("clicks", "2")
+        assert version.description.startswith(f"Exported from {searched(mixed)} to made-2: an MLflow model of the form")
         for place in ("made-1", "models:/clicks/2"):
             loaded = mlflow.pyfunc.load_model(place)
             assert loaded.metadata.get_input_schema().input_names() == ["user", "item", "price", "share", "tags"]
