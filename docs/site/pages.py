@@ -25,6 +25,7 @@ LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 UNBROKEN = "\u00a0±\u00a0"  # a figure and its deviation stay on one line of a cell
 CONTENTS = {  # of the site, below the first page; all other pages are tables
     "Use it": [
+        "docs/tutorial",
         "docs/own-data",
         "docs/library",
         "data/README",
