@@ -14,6 +14,7 @@ author = ""
 project_copyright = ""
 release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+highlight_language = "none"  # of blocks that name none: output, not code
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # tables of studies may begin with a heading of the second level
 autodoc_member_order = "bysource"

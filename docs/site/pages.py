@@ -22,7 +22,7 @@ REFERENCE = Path(__file__).with_name("reference.md")
 HOME, INDEX = Path("README.md"), Path("index.md")
 FIRST = [HOME, Path("CHANGELOG.md"), Path("CONTRIBUTING.md"), Path("data/README.md")]
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
-UNBROKEN = "\u00a0±\u00a0"  # a figure and its deviation stay on one line of a cell
+UNBROKEN = re.compile(r"(?<=\d) (?=[±%])|(?<=±) (?=\d)")  # a figure, its deviation and its unit stay on one line
 CONTENTS = {  # of the site, below the first page; all other pages are tables
     "Use it": [
         "docs/tutorial",
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
     for page, text in texts.items():
         name = INDEX if page == HOME else page
         text = LINK.sub(lambda link, page=page: homeward(page, link[0]), text)
-        write(folder / name, text.replace(" ± ", UNBROKEN).encode())
+        write(folder / name, UNBROKEN.sub("\u00a0", text).encode())
 
 
 def write(path: Path, content: bytes) -> None:
