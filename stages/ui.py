@@ -1,4 +1,4 @@
-"""Show the results in MLflow: save the view of the runs table that compares configurations, and serve it.
+"""Show the results in MLflow: save views that compare configurations and show the newest search, and serve them.
 
 If ``MLFLOW_TRACKING_URI`` names a server, its address is printed and nothing is started. ``MLFLOW_HOST`` and
 ``MLFLOW_PORT`` say where the server of this command listens; without them at 127.0.0.1, port 5000.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from pipeline.tracking.place import StoreError, store_uri
-from pipeline.tracking.view import results_page
+from pipeline.tracking.view import results_page, search_page
 from pipeline.workflow import process
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import root
@@ -22,7 +22,7 @@ from pipeline.workflow.plug import plug
 def run() -> None:
     objective = next(iter(plug("tasks", Params.load().task.name).METRICS))
     try:
-        page = results_page(root(), _columns(objective))
+        page, charts = results_page(root(), _columns(objective)), search_page(root(), objective)
     except StoreError as error:
         sys.exit(f"error: {error}")
     store = store_uri(root())
@@ -30,6 +30,8 @@ def run() -> None:
     served = store.startswith("http")
     address = re.sub(r"(?<=://)[^/]*@", "", store).rstrip("/") if served else f"http://{host}:{port}"
     print(f"A row for each configuration, its verdict and figures: {address}{page}", flush=True)
+    if charts:
+        print(f"The newest search, a chart for each field: {address}{charts}", flush=True)
     if served:
         return
     environment = {

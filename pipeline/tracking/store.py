@@ -99,6 +99,16 @@ class Store:
             self._client.set_experiment_tag(self._experiment_id, tag, value)
         return str(self._experiment_id)
 
+    def newest(self, stage: str) -> tuple[str, list[str]] | None:
+        """Id and names of the metrics of the newest run of a stage; None if there is no run.
+
+        Args:
+            stage: its name.
+        """
+        wanted, order = f"tags.`pipeline.stage` = '{stage}'", ["attributes.start_time DESC"]
+        runs = self._client.search_runs([self._experiment_id], wanted, max_results=1, order_by=order)
+        return (runs[0].info.run_id, list(runs[0].data.metrics)) if runs else None
+
     def keyed(self, key: str) -> dict[str, str]:
         """Ids of the runs with this content key, by their full ``pipeline.key``.
 

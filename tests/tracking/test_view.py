@@ -55,6 +55,26 @@ def test_the_view_has_a_row_for_each_configuration_of_the_main_job(configured: P
     assert "metrics.`searched/auc`" in state["selectedColumns"] and len(state["selectedColumns"]) <= 10
 
 
+def test_the_newest_search_has_a_chart_for_each_field_with_all_its_candidates(
+    configured: Path, serving: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("p/user/2", "p/user/16", "p/a/b/2", "p/a/b/16", "entropy")
+    for key in ("k1", "k2"):
+        with Tracker(configured, "search", key, CONFIGURATION) as tracker:
+            tracker.run(seed=0).metrics(1, names, (0.5, 0.5, 0.25, 0.75, 1.0))
+    synchronise(configured)
+    with pytest.raises(Served):
+        ui.run()
+    assert "workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=search\n" in capsys.readouterr().out
+    with asking(configured) as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        state = json.loads(experiment.tags["mlflow.sharedViewState.search"])
+        (run,) = client.search_runs([experiment.experiment_id], state["searchFilter"])
+    assert run.data.tags["pipeline.key"].endswith(":k2")
+    shown = [set(chart["selectedMetricKeys"]) for chart in state["compareRunCharts"]]
+    assert sorted(shown, key=min) == [{"p/a/b/2", "p/a/b/16"}, {"p/user/2", "p/user/16"}]
+
+
 def test_the_page_of_the_view_is_printed_and_no_password_stands_in_the_command(
     configured: Path, serving: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
