@@ -14,7 +14,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 describe: $(READY) ## write the settings for a table of your own, e.g. FILE=data/clicks.csv, also with LABEL=clicked
-	python -m stages.describe "$(FILE)" $(if $(LABEL),--label "$(LABEL)")
+	python -m stages.describe "$(FILE)" $(if $(LABEL),--label "$(LABEL)") $(if $(FORCE),--force)
 
 repro: $(READY) ## run the main job, e.g. PARAMS=movielens_1m (a file of params/); unchanged stages are skipped
 	$(SETTINGS)

@@ -29,7 +29,11 @@ ROWS = 200_000  # that are read with the settings before these are kept
 def run(options: argparse.Namespace) -> None:
     out = options.out or FOLDER / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', options.file.name.split('.')[0]) or 'table'}.yaml"
     if out.exists() and not options.force:
-        raise ValueError(f"{out} is there already; replace it with --force, or name another file with --out")
+        raise ValueError(
+            f"{out} is there already; replace it with --force (make: FORCE=1), or name another file with --out"
+        )
+    if not options.file.exists():
+        raise ValueError(f"there is no {options.file}; name the file or the folder of the table")
     file = options.file.resolve()
     path = str(file.relative_to(root()) if file.is_relative_to(root()) else file)
     description = described(options.file, options.label, options.positive, options.time)

@@ -13,8 +13,7 @@ import argparse
 import sys
 
 from pipeline.workflow import process
-from pipeline.workflow.outputs import write_text
-from pipeline.workflow.overlay import FOLDER, committed, differences, keep, laid_over, overlays
+from pipeline.workflow.overlay import FOLDER, committed, differences, keep, laid_over, lay, overlays
 from pipeline.workflow.params import FILE, Params
 from pipeline.workflow.validation import suggestion, validated
 from pipeline.workflow.yaml_values import read_yaml, values_of
@@ -47,8 +46,7 @@ def run(name: str | None) -> None:
     check_params(validated(Params, values_of(text), f"{FOLDER / name}.yaml"))
     if kept := keep(base):
         print(f"settings: params.yaml had changes of its own; it is copied to {kept}, and PARAMS={kept.stem} uses it")
-    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
-        write_text(FILE, text)
+    lay(text)
     print(f"settings: params.yaml holds those of {FOLDER / name}.yaml; all others are as committed")
 
 

@@ -65,7 +65,7 @@ class CodedEmbedding(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         found = lookups_of(self, args, kwargs)
-        part = torch.bucketize(found.ids, self.firsts, right=True) - 1
+        part = torch.bucketize(found.ids.contiguous(), self.firsts, right=True) - 1
         vectors = torch.zeros(len(found.ids), self.embedding_dim, device=found.ids.device)
         for i, table in enumerate(self.tables):
             here = part == i

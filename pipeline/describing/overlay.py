@@ -120,7 +120,10 @@ def _of_text(description: Description, layout: Layout) -> dict[str, Any]:
 def _encode(description: Description) -> dict[str, Any]:
     size = size_of(description.rows.total)
     if description.time is None:
-        split = Said("random", "there is no column of times")
+        split = Said(
+            "random",
+            "no column of times; if the rows are in the order of time, add one, or the future leaks into training",
+        )
     else:
         split = Said("time", f"in the order of {one_line(description.time)}: models are judged on later rows")
     settings = {

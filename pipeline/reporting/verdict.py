@@ -101,7 +101,11 @@ def _headline(report: Report, form: Mapping[str, Any]) -> str:
     if form["name"] == "full":
         return f"Deploy full, {form['bytes']:,} bytes of tables: nothing smaller keeps its {title_of(report)} on val."
     tables = round(form["bytes"] / form["ratio"])
-    return f"Deploy {form['name']}: {form['bytes']:,} bytes of tables in place of {tables:,} ({form['ratio']:.1%})."
+    full = next((one for one in report["forms"] if one["name"] == "full"), None)
+    whole = f"; whole model: {form['model_bytes'] / full['model_bytes']:.1%}" if full else ""
+    return (
+        f"Deploy {form['name']}: {form['bytes']:,} bytes of tables in place of {tables:,} ({form['ratio']:.1%}{whole})."
+    )
 
 
 def _undecided(report: Report) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ The fast reader's errors name no line. When it fails, a second, slow pass finds 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -157,8 +158,9 @@ class Delimited:
         _, line = next(itertools.islice(self.file.lines(), number - 1, None))
         text = line.decode(self.encoding)
         for other in DELIMITERS:
-            if other != self.delimiter and fits(dataclasses.replace(self, delimiter=other)._split(text, number)):
-                return f"the values are separated by {other!r}: set the option 'delimiter' of the data set 'table'"
+            with contextlib.suppress(BadData):  # quotes that do not suit this delimiter
+                if other != self.delimiter and fits(dataclasses.replace(self, delimiter=other)._split(text, number)):
+                    return f"the values are separated by {other!r}: set the option 'delimiter' of the data set 'table'"
         return None
 
     def _reader(

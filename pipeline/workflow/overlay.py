@@ -16,9 +16,11 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.workflow.outputs import write_text
 from pipeline.workflow.params import FILE, PLUGS
+from pipeline.workflow.places import work
 from pipeline.workflow.yaml_values import read_yaml, values_of
 
 FOLDER = Path("params")
+LAID = "laid.yaml"  # the params.yaml that `lay` wrote last
 
 
 def overlays() -> list[str]:
@@ -79,10 +81,12 @@ def laid_over(base: str, path: Path) -> str:
 
 
 def keep(base: str) -> Path | None:
-    """Copy params.yaml, unless it is the committed one or one that `laid_over` made; the path of the copy."""
+    """Copy params.yaml, unless it is the committed one or one that `lay` or `laid_over` made; the path of the copy."""
     text = FILE.read_text(encoding="utf-8") if FILE.is_file() else base
     copies = sorted(FOLDER.glob("kept-*.yaml"))
-    if text == base or any(text == path.read_text(encoding="utf-8") for path in copies):
+    if text == base or any(
+        text == path.read_text(encoding="utf-8") for path in (*copies, work(LAID)) if path.is_file()
+    ):
         return None
     for name in overlays():
         with contextlib.suppress(ValueError):  # a file that is no valid YAML did not make this text
@@ -92,6 +96,13 @@ def keep(base: str) -> Path | None:
     copy = FOLDER / f"kept-{max(numbers, default=0) + 1}.yaml"
     write_text(copy, text)
     return copy
+
+
+def lay(text: str) -> None:
+    """Write params.yaml, and remember its text, so that it counts as laid even after its overlay has changed."""
+    write_text(work(LAID), text)
+    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
+        write_text(FILE, text)
 
 
 def differences(base: Any, values: Any, place: str = "") -> Iterator[str]:

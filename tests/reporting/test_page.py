@@ -75,6 +75,6 @@ def test_the_page_of_a_report_has_its_verdict_its_tables_its_figures_and_its_ori
     elements = Elements(made)
     assert not elements.open and all(link[1:] in elements.ids for link in elements.links)
     assert made.count("<svg") == 1 and 'aria-label="The search over time"' in made
-    assert "<h1>Deploy full, coded: 300 bytes of tables in place of 8,000 (3.8%).</h1>" in made
+    assert "<h1>Deploy full, coded: 300 bytes of tables in place of 8,000 (3.8%; whole model: 3.8%).</h1>" in made
     assert made.index("<strong>On test.</strong>") < made.index("<nav") < made.index("<td>searched</td>")
     assert "<tr><td>a</td><td>3</td><td>2</td></tr>" in made and "<td>c0ffee</td>" in made

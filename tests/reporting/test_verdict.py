@@ -39,7 +39,7 @@ def test_the_smallest_form_near_to_full_on_val_is_deployed_whatever_the_test_row
     small = model("searched", 700, 0.7496, 0.70, INT8)
     report = judged([SEARCHED, small, FULL, UNIFORM])
     said = verdict(report)
-    assert said.headline == "Deploy searched in int8: 700 bytes of tables in place of 8,000 (8.8%)."
+    assert said.headline == "Deploy searched in int8: 700 bytes of tables in place of 8,000 (8.8%; whole model: 8.8%)."
     assert said.markdown().startswith(
         f"**{said.headline}**\n\n- **On test.** AUC 0.7000, and 0.7400 of full: -0.0400 ("
     )

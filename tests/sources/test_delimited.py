@@ -142,3 +142,10 @@ def test_a_wrong_delimiter_is_told_for_a_file_without_a_header(tmp_path):
         BadData, match=r"line 1: must have 4 values, has 1, .*separated by ';': set the option 'delimiter'"
     ):
         list(table.read(COLUMNS))
+
+
+def test_a_column_that_a_quoted_header_lacks_is_named_and_so_is_its_delimiter(tmp_path):
+    with pytest.raises(BadData, match=r"line 1: no column 'count', 'word'; there are \['label', 'price'\]"):
+        read(tmp_path / "a.csv", b'"label","price"\n1,2\n')
+    with pytest.raises(BadData, match="the values are separated by ';': set the option 'delimiter'"):
+        read(tmp_path / "a.csv", b'"label";"price";"count";"word"\n1;2;3;x\n')

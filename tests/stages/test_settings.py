@@ -144,6 +144,14 @@ def test_what_a_run_left_in_params_yaml_is_kept_aside_and_changes_nothing(projec
     assert kept(project) == ["kept-1.yaml", "kept-2.yaml"]
 
 
+def test_settings_that_were_edited_in_their_own_file_leave_no_copy(project: Project, choose: Choose) -> None:
+    own = project.folder / "params/own.yaml"
+    for epochs in (2, 3):
+        own.write_text(f"search: {{epochs: {epochs}}}\n")
+        assert "copied" not in choose("own")
+    assert not kept(project) and yaml.safe_load(text(project))["search"]["epochs"] == 3
+
+
 def test_a_file_that_is_broken_or_gone_is_replaced_and_kept(project: Project, choose: Choose) -> None:
     (project.folder / "params.yaml").write_text("<<<<<<< HEAD\ndim: [8\n")
     choose("synthetic")
