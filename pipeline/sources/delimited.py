@@ -160,7 +160,7 @@ class Delimited:
         for other in DELIMITERS:
             with contextlib.suppress(BadData):  # quotes that do not suit this delimiter
                 if other != self.delimiter and fits(dataclasses.replace(self, delimiter=other)._split(text, number)):
-                    return f"the values are separated by {other!r}: set the option 'delimiter' of the data set 'table'"
+                    return _separated_by(other)
         return None
 
     def _reader(
@@ -254,13 +254,14 @@ class Delimited:
         try:
             rows = list(csv.reader([text], delimiter=self.delimiter, strict=True))
         except csv.Error as error:
+            remedy = 'close every quote on its line and write a quote within a value as ""; '
+            remedy += "line ends within values are not read"
+            for other in DELIMITERS:
+                with contextlib.suppress(csv.Error):
+                    if other != " " and len(next(csv.reader([text], delimiter=other, strict=True))) > 1:
+                        remedy = _separated_by(other)
             raise BadData(
-                f"malformed quotes ({error})",
-                file=self.file,
-                line=number,
-                value=text,
-                remedy='close every quote on its line and write a quote within a value as ""; '
-                "line ends within values are not read",
+                f"malformed quotes ({error})", file=self.file, line=number, value=text, remedy=remedy
             ) from error
         return rows[0] if rows else []
 
@@ -287,6 +288,10 @@ class Delimited:
         if isinstance(value, float) and math.isnan(value) and column.required:
             return "must be a number", CORRECT
         return None
+
+
+def _separated_by(other: str) -> str:
+    return f"the values are separated by {other!r}: set the option 'delimiter' of the data set 'table'"
 
 
 def check_distinct(names: Sequence[str], file: DataFile, line: int | None = None) -> None:
