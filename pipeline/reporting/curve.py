@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.allocation.budget import TooFewBytes
+from pipeline.allocation.budget import TooFewBytes, in_bytes
 from pipeline.coding.choice import Plan
 from pipeline.data.split import Split
 from pipeline.embeddings.coded import CodedTables, in_order
@@ -30,7 +30,8 @@ class Curve:
     """The curve of full models that are coded without further training.
 
     Args:
-        record: for the report. ``points``, by rising size: bytes, their share of the full tables' (``ratio``), bytes of
+        record: for the report. ``points``, by rising size: the budget as a share of the full tables' bytes
+            (``share``), bytes, their share (``ratio``), bytes of
             the whole model, the objective on ``val`` and ``test`` over the seeds, and the seconds of a seed. ``full``:
             the objective of the full models. ``tolerance``: of the parameters. ``knee``: see `knee`. ``deserved``: see
             `pipeline.reporting.deserved.deserved`, at the knee; None if there is no knee.
@@ -61,12 +62,17 @@ def curve(experiment: Experiment, models: Sequence[Model], full: Form, size: int
     for share in progress(SHARES, desc="curve", unit=" sizes"):
         started = time.monotonic()
         try:
-            form, plans = _coded(experiment, coders, int(share * tables), splits)
+            form, plans = _coded(experiment, coders, share, splits)
         except TooFewBytes:
             continue
         if record["points"] and form.bytes <= record["points"][-1]["bytes"]:  # all bits are in use already
             break
-        sizes = {"bytes": form.bytes, "ratio": float(np.mean(form.sizes)) / tables, "model_bytes": form.model_bytes}
+        sizes = {
+            "share": share,
+            "bytes": form.bytes,
+            "ratio": float(np.mean(form.sizes)) / tables,
+            "model_bytes": form.model_bytes,
+        }
         record["points"].append({**sizes, **form.spreads(), "seconds": (time.monotonic() - started) / len(coders)})
         if at_knee is None and (place := knee(record, tolerance)) is not None:
             weights = [*in_order(coders[0].moments.weights, models[0].kept)]
@@ -79,14 +85,15 @@ def curve(experiment: Experiment, models: Sequence[Model], full: Form, size: int
 
 
 def _coded(
-    experiment: Experiment, coders: Sequence[Coder], limit: int, splits: tuple[Split, Split]
+    experiment: Experiment, coders: Sequence[Coder], budget: float, splits: tuple[Split, Split]
 ) -> tuple[Form, list[list[Plan]]]:
-    """The models of all seeds, coded within ``limit`` bytes, and their plans by seed and field.
+    """The models of all seeds, coded within a budget, see `in_bytes`, and their plans by seed and field.
 
     Raises:
         TooFewBytes: if the size is not possible for one of the seeds.
     """
-    form, plans = Form("full", CODED), []
+    limit = in_bytes(budget, full_tables(experiment.schema, experiment.dim).bytes)
+    form, plans = Form("full", CODED, budget=budget), []
     for coder in coders:
         model = coder.coded(limit)
         assert isinstance(model.embedding, CodedTables)

@@ -54,6 +54,8 @@ class Form:
         allocation: its name, e.g. ``searched``.
         kind: `TRAINED`, `INT8`, `INT4` or `CODED`.
         packed: whether `pipeline.serving` can write it into one file.
+        budget: of coded tables, as `pipeline.allocation.budget.in_bytes` takes it. Their codes depend on it, and do not
+            fill it to the byte.
         sizes: bytes of the embedding, for each seed.
         model_sizes: bytes of the whole model, for each seed.
         val, test: the objective, for each seed.
@@ -63,6 +65,7 @@ class Form:
     allocation: str
     kind: str
     packed: bool = True
+    budget: float | None = None
     sizes: list[int] = field(default_factory=list)
     model_sizes: list[int] = field(default_factory=list)
     val: list[float] = field(default_factory=list)
@@ -120,6 +123,7 @@ def entries(forms: Sequence[Form], full: Form | None, tables: int) -> list[dict[
             "allocation": form.allocation,
             "kind": form.kind,
             "packed": form.packed,
+            "budget": form.budget,
             "bytes": form.bytes,
             "ratio": form.bytes / tables,
             "model_bytes": form.model_bytes,

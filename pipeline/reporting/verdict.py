@@ -282,7 +282,7 @@ def _how(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
     seed = report["seeds"][0]
     command = f"python -m stages.export artifacts/models/{form['allocation']}/seed-{seed} model"
     if form["kind"] == CODED:
-        command += f" --budget {form['bytes']}"
+        command += f" --budget {form['budget']}"
     elif form["kind"] == INT8:
         command += " --int8"
     elif not form["packed"]:

@@ -17,6 +17,7 @@ from pipeline.scoring.scorer import Scorer
 from pipeline.sources.source import BAG
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.progress import progress
+from pipeline.workflow.validation import repeated
 
 WRITERS: dict[str, Callable[[Path, pa.Schema], pa.csv.CSVWriter | pq.ParquetWriter]] = {
     ".csv": pa.csv.CSVWriter,
@@ -80,11 +81,11 @@ def _check(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str], ending: s
         raise ValueError(f"{rows}: must be a file of rows, CSV, TSV or Parquet, or a folder of them, and there is none")
     if ending not in WRITERS:
         raise ValueError(f"{out}: the name must end in {' or '.join(WRITERS)}, got {ending!r}")
-    if out.exists() and out.samefile(rows):
+    if (out.exists() and out.samefile(rows)) or out.resolve().parent == rows.resolve():
         raise ValueError(f"{out}: the answers must not replace the rows; give another name")
     if scorer.task.answer_name in keep:
         raise ValueError(f"--keep: {scorer.task.answer_name!r} is the name of the answers; rename the column")
-    if twice := sorted({name for name in keep if keep.count(name) > 1}):
+    if twice := repeated(keep):
         raise ValueError(f"--keep: no column may be named twice, got {twice}")
     bags = [name for name in keep if scorer.encoding.kinds.get(name) == BAG]
     if bags and ending == ".csv":

@@ -256,9 +256,9 @@ class Delimited:
         except csv.Error as error:
             remedy = 'close every quote on its line and write a quote within a value as ""; '
             remedy += "line ends within values are not read"
-            for other in DELIMITERS:
+            for other in DELIMITERS[:-1] if number == 1 else ():  # a header that this delimiter cannot split
                 with contextlib.suppress(csv.Error):
-                    if other != " " and len(next(csv.reader([text], delimiter=other, strict=True))) > 1:
+                    if len(next(csv.reader([text], delimiter=other, strict=True))) > 1:
                         remedy = _separated_by(other)
             raise BadData(
                 f"malformed quotes ({error})", file=self.file, line=number, value=text, remedy=remedy

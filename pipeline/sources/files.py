@@ -149,7 +149,7 @@ def table_files(path: Path, endings: Sequence[str]) -> list[DataFile]:
         raise BadData(
             f"holds no file whose name ends in {', '.join(endings)}",
             file=path,
-            remedy="set dataset.path in params.yaml to the table",
+            remedy="name the file or the folder of the table",
         )
     return [_only_member(part) for part in parts]
 

@@ -57,6 +57,8 @@ def register(folder: Path, name: str, about: str, root: Path) -> str:
     with meeting_mlflow():
         try:
             return Store(root, EXPERIMENT).register(folder, name, about)
+        except StoreError:
+            raise
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
             text = " ".join(str(masked(str(error))).split())[:200]
             raise StoreError(f"MLflow at {masked(store_uri(root))} does not register {name!r}: {text}") from None

@@ -266,7 +266,11 @@ class Store:
         from mlflow import MlflowException
 
         run = self._client.create_run(self._experiment_id, run_name=f"model {name}")
-        self._client.log_artifacts(run.info.run_id, str(folder), "model")
+        try:
+            self._client.log_artifacts(run.info.run_id, str(folder), "model")
+        except Exception:
+            self.end(run, "FAILED")
+            raise
         self.end(run, "FINISHED")
         with contextlib.suppress(MlflowException):  # it exists
             self._client.create_registered_model(name)

@@ -33,7 +33,7 @@ def form(
 ) -> Form:
     """A form whose objective varies over 500 test rows as much as that of the others, each with its own rows."""
     rng = np.random.default_rng([len(allocation), size])
-    made = Form(allocation, kind, **more)
+    made = Form(allocation, kind, **{"budget": 0.025 if kind == CODED else None, **more})
     for of_val, of_test in zip(val, test, strict=True):
         made.add(size, 3 * size, Quality(of_val, of_test, 0.02 * rng.normal(size=500)))
     return made

@@ -113,7 +113,7 @@ def test_a_curve_without_a_knee_is_told() -> None:
 @pytest.mark.parametrize(
     ("kind", "packed", "words"),
     [
-        (CODED, True, "`python -m stages.export artifacts/models/full/seed-0 model --budget 100` writes"),
+        (CODED, True, "`python -m stages.export artifacts/models/full/seed-0 model --budget 0.025` writes"),
         (INT8, True, "artifacts/models/full/seed-0 model --int8` writes the model of seed 0"),
         ("as trained", True, "artifacts/models/full/seed-0 model` writes the model of seed 0"),
         ("as trained", False, "artifacts/models/searched/seed-0 model --format trained` writes"),

@@ -79,7 +79,7 @@ def test_full_tables_are_coded_for_the_export_as_the_curve_of_the_report_codes_t
     folder = finished.folder / "artifacts/models/full/seed-1"
     with finished.inside():
         monkeypatch.setattr(
-            sys, "argv", ["export", str(folder), str(tmp_path / "model"), "--budget", str(point["bytes"])]
+            sys, "argv", ["export", str(folder), str(tmp_path / "model"), "--budget", str(point["share"])]
         )
         stage.run()
         experiment = Experiment(Params.load(), Encoded.load("artifacts/encoded"))

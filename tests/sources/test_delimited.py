@@ -90,7 +90,7 @@ def test_errors_in_the_header_name_the_columns(tmp_path):
 
 def test_a_stray_quote_in_a_column_that_is_not_read_swallows_no_row(tmp_path):
     text = b'label,title\n0,"a\n1,"b\n0,c\n'
-    with pytest.raises(BadData, match="line 2: malformed quotes"):
+    with pytest.raises(BadData, match=r"line 2: malformed quotes"):
         read(tmp_path / "a.csv", text, columns=[LABEL])
 
 
@@ -149,3 +149,5 @@ def test_a_column_that_a_quoted_header_lacks_is_named_and_so_is_its_delimiter(tm
         read(tmp_path / "a.csv", b'"label","price"\n1,2\n')
     with pytest.raises(BadData, match="the values are separated by ';': set the option 'delimiter'"):
         read(tmp_path / "a.csv", b'"label";"price";"count";"word"\n1;2;3;x\n')
+    with pytest.raises(BadData, match=r"line 2: malformed quotes .*; close every quote on its line"):
+        read(tmp_path / "a.csv", b'label,price,count,word\n5,1,2,"x "y" z|w"\n')
