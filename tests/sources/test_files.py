@@ -73,7 +73,7 @@ def test_the_only_file_is_found_in_a_folder_and_in_a_zip(tmp_path):
         else:
             with pytest.raises(BadData, match=r"b.zip: must hold exactly one file, got \[.*\]; unzip the right one"):
                 table_files(file, [])
-    with pytest.raises(BadData, match=r"holds no file whose name ends in .tsv; set dataset.path"):
+    with pytest.raises(BadData, match=r"holds no file whose name ends in .tsv; name the file or the folder"):
         table_files(tmp_path, [".tsv"])
     with pytest.raises(NotFound, match=r"there is no .*nowhere.csv; set dataset.path in params.yaml to the table"):
         table_files(tmp_path / "nowhere.csv", [])
