@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.data.interactions import (
+    COUNTS_FILE,
+    EVENT,
+    HISTORY,
+    ITEM,
+    ITEMS_FILE,
+    USER,
+    USERS_FILE,
+    Interactions,
+)
 from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.data.split import PARTS, Part, Split
 from pipeline.workflow.outputs import broken, checksum, read_json
@@ -79,18 +89,36 @@ class Encoded:
         facts: Mapping[str, Any] = self.record.get("facts", {})
         return facts
 
+    @functools.cached_property
+    def interactions(self) -> Interactions | None:
+        """Users and items, if the rows are interactions; None if they have labels.
+
+        Raises:
+            ValueError: naming a file that is broken, or not as ``encode`` wrote it.
+        """
+        record, sums = self.record.get("interactions"), self.record.get("sha256", {})
+        if record is None:
+            return None
+        for name in (USERS_FILE, ITEMS_FILE, COUNTS_FILE):
+            _check_sum(self.folder / name, sums.get(name))
+        made = Interactions.load(self.folder, self.schema, record)
+        for file, role, table in ((USERS_FILE, USER, made.users), (ITEMS_FILE, ITEM, made.items)):
+            if (own := self.schema.of_role(role)) is not None:
+                _check_ids(self.folder / file, table, own)
+        return made
+
     def split(self, *parts: Part) -> Split:
         """The rows of the named parts, memory-mapped. A process reads each file once to check it.
 
         Raises:
             ValueError: naming a file that is broken, or not as ``encode`` wrote it.
         """
-        rows = Split.load(self.folder, *parts)
+        rows = replace(Split.load(self.folder, *parts), interactions=self.interactions)
         sums = self.record.get("sha256", {})
         for part in parts:
             for file in (self.folder / part / "ids.npy", self.folder / part / "labels.npy"):
                 about = file.stat()
-                _check(file, about.st_mtime_ns, about.st_size, sums.get(f"{part}/{file.name}"), self.schema)
+                _check(file, about.st_mtime_ns, about.st_size, sums.get(f"{part}/{file.name}"), self.interactions or self.schema)
         return rows
 
     def expected_labels(self, part: Part) -> Path | None:
@@ -100,26 +128,53 @@ class Encoded:
 
 
 @functools.lru_cache
-def _check(file: Path, changed: int, size: int, sha256: str | None, schema: Schema) -> None:
+def _check(file: Path, changed: int, size: int, sha256: str | None, of: Schema | Interactions) -> None:
     """Check an array of ``encode``; not again while the file, its time of change and its size stay the same.
 
     Args:
         file: ids.npy or labels.npy of a part.
         changed, size: of the file.
         sha256: its checksum; None if it is not known.
-        schema: of the ids.
+        of: the fields of its ids, or what its interactions refer to.
 
     Raises:
         ValueError: naming the file.
     """
-    if sha256 is not None and checksum(file) != sha256:
-        raise broken(file, f"is not as encode wrote it: its checksum is not that of {SCHEMA_FILE}")
+    _check_sum(file, sha256)
     if file.name == "ids.npy":
         ids = np.load(file, mmap_mode="r")
-        if ids.shape[1] != schema.num_slots:
-            raise broken(file, f"must have {schema.num_slots} slots, as {SCHEMA_FILE} says, got {ids.shape[1]}")
-        least = np.where(schema.widths == 1, UNKNOWN, PADDING)[schema.slot_fields]
-        wrong = (ids.min(0, initial=0) < least) | (ids.max(0, initial=0) >= schema.cardinalities[schema.slot_fields])
-        if wrong.any():
-            name = schema.names[schema.slot_fields[wrong.argmax()]]
-            raise broken(file, f"has ids of field {name!r} that {SCHEMA_FILE} does not have")
+        if isinstance(of, Schema):
+            _check_ids(file, ids, of)
+        else:
+            _check_numbers(file, ids, of)
+
+
+def _check_sum(file: Path, sha256: str | None) -> None:
+    if sha256 is not None and checksum(file) != sha256:
+        raise broken(file, f"is not as encode wrote it: its checksum is not that of {SCHEMA_FILE}")
+
+
+def _check_ids(file: Path, ids: np.ndarray, schema: Schema) -> None:
+    """Check that ids (n, S) fit a schema."""
+    if ids.shape[1] != schema.num_slots:
+        raise broken(file, f"must have {schema.num_slots} slots, as {SCHEMA_FILE} says, got {ids.shape[1]}")
+    least = np.where(schema.widths == 1, UNKNOWN, PADDING)[schema.slot_fields]
+    wrong = (ids.min(0, initial=0) < least) | (ids.max(0, initial=0) >= schema.cardinalities[schema.slot_fields])
+    if wrong.any():
+        name = schema.names[schema.slot_fields[wrong.argmax()]]
+        raise broken(file, f"has ids of field {name!r} that {SCHEMA_FILE} does not have")
+
+
+def _check_numbers(file: Path, rows: np.ndarray, interactions: Interactions) -> None:
+    """Check that rows of interactions (n, C) refer to users, items and ids that there are."""
+    columns = interactions.columns
+    if rows.shape[1] != columns.number:
+        raise broken(file, f"must have {columns.number} columns, as {SCHEMA_FILE} says, got {rows.shape[1]}")
+    most = [len(rows), len(interactions.users), len(interactions.items), 2]
+    most += [len(interactions.items)] * columns.history
+    events = interactions.schema.of_role(EVENT)
+    most += [] if events is None else np.repeat(events.cardinalities, columns.history).tolist()
+    least = np.full(columns.number, PADDING)
+    least[:HISTORY] = 0
+    if (rows.min(0, initial=0) < least).any() or (rows.max(0, initial=0) >= most).any():
+        raise broken(file, f"has numbers of users or items, or ids, that {SCHEMA_FILE} does not have")

@@ -16,6 +16,7 @@ from pipeline.workflow.validation import repeated
 UNKNOWN = 0  # feature id of all values that are too rare in training rows to have their own
 MOST_IDS = 2**31 - 1  # of all fields; ids are int32
 MOST_SLOTS = 2**17  # of all fields
+ROLES = ("", "user", "item", "event")
 PADDING = -1  # fills the unused slots of a multi-valued field; never looked up
 
 
@@ -31,6 +32,8 @@ class Field:
         cardinality: number of ids, `UNKNOWN` included.
         width: slots of the field in a row of ids. A field with more than one slot is a bag: its values fill the first
             slots, `PADDING` fills the rest, and the vectors of the values are averaged.
+        role: of interactions, whom the field describes: "user", "item", or "event", one event of a history; see
+            `pipeline.data.interactions`. Empty for the fields of a log with labels.
 
     Raises:
         ValueError: if ``cardinality`` or ``width`` is no whole number of at least 1.
@@ -39,8 +42,11 @@ class Field:
     name: str
     cardinality: int
     width: int = 1
+    role: str = ""
 
     def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"field {self.name!r}: role must be one of {list(ROLES)}, got {self.role!r}")
         if any(type(number) is not int or number < 1 for number in (self.cardinality, self.width)):
             raise ValueError(
                 f"field {self.name!r}: cardinality and width must be whole numbers of at least 1, "
@@ -121,6 +127,11 @@ class Schema:
         self.check_names(wanted)
         return Schema(tuple(field for field in self.fields if field.name in wanted))
 
+    def of_role(self, role: str) -> Schema | None:
+        """A schema of only the fields with this role; None if there are none."""
+        fields = tuple(field for field in self.fields if field.role == role)
+        return Schema(fields) if fields else None
+
     def slots_of(self, names: Iterable[str]) -> np.ndarray:
         """The positions of the slots of the named fields in a row of ids, (s,) int64."""
         wanted = set(names)
@@ -140,7 +151,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as JSON values."""
-        return {"fields": [asdict(field) for field in self.fields]}
+        return {"fields": [{k: v for k, v in asdict(field).items() if v != ""} for field in self.fields]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Schema:

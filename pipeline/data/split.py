@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from pipeline.data.interactions import Interactions
 from pipeline.workflow.outputs import broken
 
 Part = Literal["train", "arch", "val", "test"]
@@ -40,10 +41,14 @@ class Split:
     Args:
         ids: arrays (n_i, S) int32, one per part.
         labels: arrays (n_i,), one per part; uint8 for labels of 0 and 1, float32 for other numbers.
+        parts: their names.
+        interactions: what the parts share if the rows are interactions; then S is the number of their columns.
     """
 
     ids: tuple[np.ndarray, ...]
     labels: tuple[np.ndarray, ...]
+    parts: tuple[Part, ...] = ()
+    interactions: Interactions | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *parts: Part) -> Split:
@@ -58,7 +63,7 @@ class Split:
         for part, part_ids, part_labels in zip(parts, ids, labels, strict=True):
             if len(part_ids) != len(part_labels):
                 raise broken(folder / part, f"has {len(part_ids)} rows in ids.npy and {len(part_labels)} in labels.npy")
-        return cls(ids, labels)
+        return cls(ids, labels, parts)
 
     def __len__(self) -> int:
         return sum(map(len, self.labels))
@@ -72,12 +77,13 @@ class Split:
         every = round(1 / share) if share > 0 else 0
         if every < 1 or abs(every * share - 1) > 1e-6:
             raise ValueError(f"a share of the rows must be 1/k for a whole number k, got {share}")
-        return Split(tuple(ids[::every] for ids in self.ids), tuple(labels[::every] for labels in self.labels))
+        ids, labels = (tuple(array[::every] for array in arrays) for arrays in (self.ids, self.labels))
+        return replace(self, ids=ids, labels=labels)
 
     def head(self, rows: int) -> Split:
         """The first ``rows`` rows, copied to memory."""
         ids, labels = self.slice(0, rows)
-        return Split((ids,), (labels,))
+        return replace(self, ids=(ids,), labels=(labels,))
 
     def all_labels(self) -> np.ndarray:
         """(n,) labels of all rows, in order."""

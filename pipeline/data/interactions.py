@@ -1,0 +1,163 @@
+"""Interactions of users and items on disk: rows that refer to users and items by number, and a table of each.
+
+A row is one interaction that a model is to predict, e.g. a purchase. It has C entries, int32, see `Columns`:
+
+* ``query``: number of the question, within its part, to which the interaction is one answer. Rows of the same query
+  follow each other. A query is a basket, or all of a user's interactions in the part, or the row itself.
+* ``user``, ``item``: numbers.
+* ``repeat``: 1 if the user had interacted with the item before the query, else 0.
+* ``history``: the numbers of the H items with which the user last interacted before the query, the latest first;
+  `PADDING` fills the rest. H may be 0.
+* ``events``: for each field of role "event" the ids of these H interactions, e.g. their type and age.
+
+The fields of a user or of an item stand once, in ``users.npy`` and ``items.npy``, at its number. So a number has a
+meaning in all parts, and an item that training rows do not have is known by what it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.schema import Schema
+from pipeline.workflow.outputs import broken
+
+USERS_FILE, ITEMS_FILE, COUNTS_FILE = "users.npy", "items.npy", "counts.npy"
+USER, ITEM, EVENT = "user", "item", "event"  # roles of fields
+QUERY, USER_COLUMN, ITEM_COLUMN, REPEAT = range(4)  # columns of a row
+HISTORY = 4  # the first column of the history
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a row of interactions, from `HISTORY` on.
+
+    Args:
+        history: H, length of the history.
+        event_fields: fields of role "event".
+    """
+
+    history: int
+    event_fields: int
+
+    @property
+    def number(self) -> int:
+        """C, the entries of a row."""
+        return HISTORY + self.history * (1 + self.event_fields)
+
+    def of_history(self, rows: Any) -> Any:
+        """Rows (n, C) -> item numbers (n, H)."""
+        return rows[:, HISTORY : HISTORY + self.history]
+
+    def of_events(self, rows: Any) -> Any:
+        """Rows (n, C) -> ids (n, H, fields of role "event")."""
+        events = rows[:, HISTORY + self.history :].reshape(len(rows), self.event_fields, self.history)
+        return events.swapaxes(1, 2) if isinstance(events, np.ndarray) else events.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Distinct pairs of a user and an item, by user.
+
+    Args:
+        starts: (U + 1,) int64; the items of user u are ``items[starts[u]:starts[u + 1]]``.
+        items: (n,) int64 numbers, ascending for each user.
+    """
+
+    starts: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of(cls, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Pairs:
+        """The distinct pairs of users (n,) and items (n,), which may repeat."""
+        distinct = np.unique(users.astype(np.int64) * num_items + items)
+        starts = np.searchsorted(distinct, np.arange(num_users + 1, dtype=np.int64) * num_items)
+        return cls(starts, distinct % num_items)
+
+    @property
+    def users(self) -> np.ndarray:
+        """(n,) the user of each pair."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def of_users(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of some users (B,), which may repeat: position in ``users`` (n,) and item (n,)."""
+        lengths = self.starts[users + 1] - self.starts[users]
+        ends = np.cumsum(lengths)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        return np.repeat(np.arange(len(users)), lengths), self.items[np.repeat(self.starts[users], lengths) + within]
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """What all parts of encoded interactions share.
+
+    Args:
+        folder: of the encoded data.
+        schema: fields with roles.
+        users: (U, S_u) int32 ids of the fields of role "user".
+        items: (I, S_i) int32 ids of the fields of role "item".
+        counts: (I,) int64, rows of part ``train`` with each item.
+        columns: of a row.
+        keys: name of the field that identifies a user, by role, and of that which identifies an item.
+    """
+
+    folder: Path
+    schema: Schema
+    users: np.ndarray
+    items: np.ndarray
+    counts: np.ndarray
+    columns: Columns
+    keys: Mapping[str, str]
+
+    @classmethod
+    def load(cls, folder: Path, schema: Schema, record: Mapping[str, Any]) -> Interactions:
+        """The interactions in a folder that ``encode`` wrote.
+
+        Args:
+            folder: of the files.
+            schema: of schema.json.
+            record: the entry ``interactions`` of schema.json.
+
+        Raises:
+            ValueError: naming the file that is broken.
+            FileNotFoundError: if a file is missing.
+        """
+        tables = {}
+        for role, file in ((USER, USERS_FILE), (ITEM, ITEMS_FILE)):
+            tables[role] = _table(folder / file, schema.of_role(role))
+        counts = np.load(folder / COUNTS_FILE)
+        if counts.shape != (len(tables[ITEM]),):
+            raise broken(folder / COUNTS_FILE, f"must have one count for each of {len(tables[ITEM])} items")
+        events = schema.of_role(EVENT)
+        columns = Columns(record["history"], len(events) if events else 0)
+        return cls(folder, schema, tables[USER], tables[ITEM], counts, columns, dict(record["keys"]))
+
+    def slots(self, role: str, kept: Schema) -> np.ndarray:
+        """(s,) the columns of a role's table that the fields of ``kept`` fill, in order."""
+        own = self.schema.of_role(role)
+        return np.zeros(0, np.int64) if own is None else own.slots_of(set(own.names) & set(kept.names))
+
+    def pairs(self, *parts: str) -> Pairs:
+        """The distinct pairs of user and item in the rows of the named parts."""
+        return _pairs(self.folder, parts, len(self.users), len(self.items))
+
+
+@functools.lru_cache(8)
+def _pairs(folder: Path, parts: tuple[str, ...], users: int, items: int) -> Pairs:
+    rows = [np.load(folder / part / "ids.npy", mmap_mode="r")[:, [USER_COLUMN, ITEM_COLUMN]] for part in parts]
+    both = np.concatenate(rows) if rows else np.zeros((0, 2), np.int64)
+    return Pairs.of(both[:, 0], both[:, 1], users, items)
+
+
+def _table(file: Path, schema: Schema | None) -> np.ndarray:
+    """The ids of all users or items, checked against the fields of their role."""
+    table = np.load(file)
+    slots = schema.num_slots if schema else 0
+    if table.ndim != 2 or table.shape[1] != slots or table.dtype != np.int32:
+        raise broken(file, f"must be of shape (number, {slots}) and type int32, got {table.shape} of {table.dtype}")
+    return table
