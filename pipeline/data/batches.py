@@ -16,14 +16,18 @@ WINDOW_BLOCKS = 1024  # blocks that are shuffled together in memory
 
 
 class Drawn(NamedTuple):
-    """Items that are drawn for a batch; see `pipeline.data.drawn`.
+    """What a batch of interactions has besides its rows; see `pipeline.data.drawn`.
 
     Args:
-        numbers: (B, k) int64 items for each row, or (n,) items for all rows.
+        first: (G,) int64 the first row of each query of the batch.
+        query: (B,) int64 the query of each row, from 0 to G - 1, ascending.
+        numbers: (B, k) int64 items that are drawn for each row, or (n,) items for all rows.
         chances: (I,) float32 natural logarithm of the probability of each item to be among the candidates of a batch.
-        known: (2, m) int64: a position in the batch, and an item with which this row's user has interacted.
+        known: (2, m) int64: a query of the batch, and an item with which its user has interacted.
     """
 
+    first: Tensor
+    query: Tensor
     numbers: Tensor
     chances: Tensor
     known: Tensor

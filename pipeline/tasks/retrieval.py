@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize, softplus
+from torch.nn.functional import normalize, softplus
 
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.drawn import DrawnBatches
@@ -35,10 +35,12 @@ METRICS = {
     **{f"recall_{k}": f"Recall@{k}" for k in CUTS if k != OBJECTIVE},
 }
 ROWS, SCORED = 8192, 512  # queries whose vectors, and whose scores, are computed together
+NEVER = -1e9  # the score of what is no candidate; infinity would have no gradient if nothing else is one
 Score = Literal["cosine", "dot"]
 Loss = Literal["softmax", "bpr"]
 Temperature = Annotated[float, Field(gt=0)]
 Number = Annotated[int, Field(ge=0)]
+Power = Annotated[float, Field(ge=0, le=1)]
 
 
 def check(data: Encoded) -> None:
@@ -95,6 +97,7 @@ def loss(
     in_batch: bool = True,
     logq: bool = True,
     mask_known: bool = True,
+    query_power: Power = 1.0,
 ) -> Tensor:
     """The mean loss of a batch, in nats.
 
@@ -109,14 +112,21 @@ def loss(
         logq: whether the logarithm of the probability to be a candidate is subtracted from the scores of the others.
             Without it, popular items are negatives too often, and their scores fall (Yi et al. 2019).
         mask_known: whether items with which the user has interacted are no negatives.
+        query_power: p; a query of n rows has the weight n**p. 1: all rows are alike; 0: all queries are alike.
 
     NOTE[DIFF]: Yi et al. subtract log(B q), for items that may be candidates several times. Here each is one once, with
     the probability p, so log p is subtracted; the sum over candidates is then unbiased for the sum over all items.
     """
     del mask_known  # it decides what the batch holds
+    assert batch.drawn is not None
     if loss == "bpr":
-        return softplus(-_margins(model, batch, temperature, score)).mean()
-    return cross_entropy(*_logits(model, batch, temperature, score, in_batch, logq))
+        losses = softplus(-_margins(model, batch, temperature, score)).mean(1)
+    else:
+        own, others = _scores(model, batch, temperature, score, in_batch, logq)
+        losses = torch.logaddexp(own, others.logsumexp(1)[batch.drawn.query]) - own
+    sizes = torch.bincount(batch.drawn.query)
+    weights = sizes.to(losses.dtype).pow(query_power - 1)[batch.drawn.query]
+    return (weights * losses).sum() / weights.sum()
 
 
 def probe(
@@ -136,6 +146,7 @@ def probe(
     as the mean of its outer products.
     """
     del mask_known
+    assert batch.drawn is not None
     seed = int(batch.ids[:, [USER_COLUMN, ITEM_COLUMN]].long().sum())
     generator = torch.Generator().manual_seed(seed)
     signs = (torch.randint(2, (len(batch.ids),), generator=generator) * 2 - 1).to(batch.ids.device)
@@ -144,12 +155,16 @@ def probe(
         p = margins.detach().sigmoid()
         draws = torch.randint(2, margins.shape, generator=generator).to(p.device) * 2 - 1
         return ((p * (1 - p) / margins.shape[1]).sqrt() * draws * margins).sum()
-    logits, _ = _logits(model, batch, temperature, score, in_batch, logq)
-    p = logits.detach().softmax(1)
-    drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(p.device)
-    finite = torch.where(p > 0, logits, 0)
-    of_rows = finite.gather(1, drawn)[:, 0] - (p * finite).sum(1)
-    return (of_rows * signs).sum()
+    own, others = _scores(model, batch, temperature, score, in_batch, logq)
+    query = batch.drawn.query
+    p_own = torch.sigmoid(own - others.logsumexp(1)[query]).detach()
+    p = others.detach().softmax(1)  # among the others
+    finite = torch.where(p > 0, others, 0)
+    mean = p_own * own + (1 - p_own) * (p * finite).sum(1)[query]
+    other = torch.multinomial(p.cpu()[query.cpu()], 1, generator=generator).to(p.device)
+    is_own = torch.rand(len(own), generator=generator).to(p.device) < p_own
+    drawn = torch.where(is_own, own, finite[query, other[:, 0]])
+    return ((drawn - mean) * signs).sum()
 
 
 def _margins(model: Retriever, batch: Batch, temperature: float, score: Score) -> Tensor:
@@ -157,38 +172,36 @@ def _margins(model: Retriever, batch: Batch, temperature: float, score: Score) -
     assert batch.drawn is not None
     own, numbers = batch.ids[:, ITEM_COLUMN].long(), batch.drawn.numbers
     distinct, place = torch.cat([own, numbers.flatten()]).unique(return_inverse=True)
-    queries, items = _scaled(model(batch.ids, distinct), score)
-    vectors = items[place]
+    queries, items = _scaled(model(batch.ids[batch.drawn.first], distinct), score)
+    queries, vectors = queries[batch.drawn.query], items[place]
     of_own = (queries * vectors[: len(own)]).sum(1, keepdim=True)
     of_drawn = torch.einsum("bk,bnk->bn", queries, vectors[len(own) :].view(*numbers.shape, -1))
     return (of_own - of_drawn) / temperature
 
 
-def _logits(
+def _scores(
     model: Retriever, batch: Batch, temperature: float, score: Score, in_batch: bool, logq: bool
 ) -> tuple[Tensor, Tensor]:
-    """Scores (B, n) of the row's own item and of the other candidates, and the column of the own item (B,); -inf where
-    an item is no candidate for a row."""
+    """The score of each row's own item (B,), and those of the candidates of each query (G, n): `NEVER` for the query's
+    own items and for all that are no candidates."""
     assert batch.drawn is not None
+    first, query, numbers, chances, known = batch.drawn
     own = batch.ids[:, ITEM_COLUMN].long()
-    numbers, chances, known = batch.drawn
     distinct, place = torch.cat([own, numbers]).unique(return_inverse=True)
-    each, target = torch.arange(len(own), device=own.device), place[: len(own)]
-    queries, items = _scaled(model(batch.ids, distinct), score)
-    logits = queries @ items.T / temperature
+    queries, items = _scaled(model(batch.ids[first], distinct), score)
+    scores = queries @ items.T / temperature
+    of_own = scores[query, place[: len(own)]]
     if logq:
-        corrections = (-chances[distinct]).expand_as(logits).clone()
-        corrections[each, target] = 0
-        logits = logits + corrections
-    excluded = torch.zeros(logits.shape, dtype=torch.bool, device=own.device)
+        scores = scores - chances[distinct]
+    excluded = torch.zeros(scores.shape, dtype=torch.bool, device=own.device)
     if not in_batch:
         excluded[:, ~torch.isin(distinct, numbers)] = True
     column = torch.full((len(chances),), -1, device=own.device)
     column[distinct] = torch.arange(len(distinct), device=own.device)
     at = column[known[1]]
     excluded[known[0][at >= 0], at[at >= 0]] = True
-    excluded[each, target] = False
-    return logits.masked_fill(excluded, -torch.inf), target
+    excluded[query, place[: len(own)]] = True
+    return of_own, scores.masked_fill(excluded, NEVER)
 
 
 def _scaled(vectors: tuple[Tensor, Tensor], score: Score) -> tuple[Tensor, Tensor]:
