@@ -1,8 +1,11 @@
-"""Item-based neighbours: each known item votes for the items that are most similar to it.
+"""Item-based neighbours: an item's score is the sum of its similarities to those of its neighbours that the user knows.
 
 Sarwar et al. 2001, "Item-Based Collaborative Filtering Recommendation Algorithms", WWW; Deshpande, Karypis 2004,
 "Item-Based Top-N Recommendation Algorithms", TOIS. The similarity is the cosine of two items' sets of users, shrunk for
 rare items: users of both / (sqrt(users of one x users of the other) + shrinkage).
+
+NOTE[DIFF]: the neighbours are those of the item that is scored, as in Sarwar et al. Deshpande and Karypis take those of
+the known items, which had the lower recall on MovieLens-1M.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pipeline.data.interactions import Pairs
 from pipeline.references.reference import matrix
 
 GRID: Sequence[Mapping[str, Any]] = tuple(
-    {"neighbours": neighbours, "shrinkage": shrinkage} for neighbours in (20, 50, 100, 200) for shrinkage in (0.0, 10.0)
+    {"neighbours": neighbours, "shrinkage": shrinkage} for neighbours in (20, 100, 400) for shrinkage in (0.0, 10.0)
 )
 _BLOCK = 1000  # items whose similarities are in memory at a time
 
@@ -37,7 +40,7 @@ def fit(pairs: Pairs, num_items: int, *, neighbours: int, shrinkage: float) -> I
         _nearest(of_items[start : start + _BLOCK] @ known, start, roots, neighbours, shrinkage)
         for start in range(0, num_items, _BLOCK)
     ]
-    return ItemKNN(sparse.vstack(blocks, format="csr"))
+    return ItemKNN(sparse.vstack(blocks).T.tocsr())
 
 
 def _nearest(
@@ -61,7 +64,7 @@ class ItemKNN:
     """Scores by the sum of similarities.
 
     Args:
-        similarities: (I, I) float32, of each item to its neighbours.
+        similarities: (I, I) float32, from a neighbour to the items that it is a neighbour of.
     """
 
     similarities: sparse.csr_array

@@ -32,8 +32,8 @@ class Scorer(Protocol):
 class Contract(Protocol):
     """The names that a file in ``pipeline/references`` defines; options are keyword-only parameters of ``fit``.
 
-    A file may also define ``unsuited(num_items, history) -> str | None``: the reason why the reference is left out for a
-    catalogue of so many items and histories of so many interactions; None if it suits them.
+    A file may also define ``unsuited(num_items, history) -> str | None``: the reason why the reference is left out for
+    a catalogue of so many items and histories of so many interactions; None if it suits them.
 
     Attributes:
         GRID: the options to choose from.
