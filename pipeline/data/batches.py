@@ -15,16 +15,37 @@ BLOCK_ROWS = 256  # neighbouring rows that are read from disk together
 WINDOW_BLOCKS = 1024  # blocks that are shuffled together in memory
 
 
+class Drawn(NamedTuple):
+    """Items that are drawn for a batch; see `pipeline.data.drawn`.
+
+    Args:
+        numbers: (B, k) int64 items for each row, or (n,) items for all rows.
+        chances: (I,) float32 natural logarithm of the probability of each item to be among the candidates of a batch.
+        known: (2, m) int64: a position in the batch, and an item with which this row's user has interacted.
+    """
+
+    numbers: Tensor
+    chances: Tensor
+    known: Tensor
+
+
 class Batch(NamedTuple):
     """B rows for one step.
 
     Args:
         ids: (B, S) int32.
         labels: (B,) float32.
+        drawn: items that are drawn for the batch, if a task needs them; see `pipeline.data.drawn`.
     """
 
     ids: Tensor
     labels: Tensor
+    drawn: Drawn | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        drawn = None if self.drawn is None else Drawn(*(tensor.to(device) for tensor in self.drawn))
+        return Batch(self.ids.to(device), self.labels.to(device), drawn)
 
 
 class Batches:

@@ -118,7 +118,8 @@ class Encoded:
         for part in parts:
             for file in (self.folder / part / "ids.npy", self.folder / part / "labels.npy"):
                 about = file.stat()
-                _check(file, about.st_mtime_ns, about.st_size, sums.get(f"{part}/{file.name}"), self.interactions or self.schema)
+                sha256 = sums.get(f"{part}/{file.name}")
+                _check(file, about.st_mtime_ns, about.st_size, sha256, rows.interactions or self.schema)
         return rows
 
     def expected_labels(self, part: Part) -> Path | None:

@@ -6,9 +6,11 @@ embedding computes one vector per distinct row (`Occurrences`), and only the las
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
@@ -32,8 +34,10 @@ class Occurrences:
         bags: (n,) bag of each occurrence, or None if occurrence i is bag i.
         bag_starts: (B * F,) where each bag begins among the occurrences, or None as above.
         weights: (n,) share of each occurrence in its bag, or None if all are 1.
-        shape: (B, F).
+        shape: (B, F); or (bags,) if only some fields have a bag in a row.
         first_order: (B,) sum of the first-order weights of each row of the batch, if the embedding holds them.
+        fields: (bags,) int64, the field of each bag, if only some fields have a bag in a row; None if bag i is of field
+            i mod F.
     """
 
     rows: Tensor
@@ -44,8 +48,9 @@ class Occurrences:
     bags: Tensor | None
     bag_starts: Tensor | None
     weights: Tensor | None
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     first_order: Tensor | None = None
+    fields: Tensor | None = None
 
     def mass(self) -> Tensor:
         """(U,) float: the sum of each row's weights over the batch; for single-valued fields, its occurrences."""
@@ -54,6 +59,32 @@ class Occurrences:
             ends = torch.cat([self.starts[1:], self.starts.new_tensor([n])])
             return (ends - self.starts).to(torch.get_default_dtype())
         return torch.zeros(len(self.rows), device=self.rows.device).index_add_(0, self.inverse, self.weights)
+
+    def bags_per_field(self) -> int | Tensor:
+        """B; or (F,) if fields have different numbers of bags."""
+        return self.shape[0] if self.fields is None else torch.bincount(self.fields, minlength=len(self.ends))
+
+    def shares(self) -> Tensor:
+        """(U,) `mass`, divided by the number of the field's bags."""
+        if self.fields is None:
+            return self.mass() / self.shape[0]
+        field = torch.searchsorted(self.ends.long(), torch.arange(len(self.rows), device=self.rows.device), right=True)
+        return self.mass() / self.bags_per_field()[field]  # type: ignore[index]
+
+    def of_field(self, values: Tensor, field: int) -> Tensor:
+        """The values (b, ...) of one field's bags, from those of all bags, (B, F, ...) or (bags, ...)."""
+        return values[:, field] if self.fields is None else values[self.fields == field]
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(F, ...) sum of the values of each field's bags."""
+        if self.fields is None:
+            return values.sum(0)
+        shape = (len(self.ends), *values.shape[1:])
+        return torch.zeros(shape, dtype=values.dtype, device=values.device).index_add_(0, self.fields, values)
+
+    def to_bags(self, values: Tensor) -> Tensor:
+        """Values (F, ...) of the fields, in a shape that suits those of all bags."""
+        return values if self.fields is None else values[self.fields]
 
 
 class _Spread(torch.autograd.Function):
@@ -122,7 +153,8 @@ class Direct:
 
 
 def spread(values: Tensor, occ: Occurrences | Direct) -> Tensor:
-    """(U, K) values of the distinct rows -> (B, F, K) values of the batch; the values of a bag are averaged."""
+    """(U, K) values of the distinct rows -> (B, F, K), or (bags, K), values of the batch; the values of a bag are
+    averaged."""
     if isinstance(occ, Direct):
         return occ.averaged(values)
     return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
@@ -182,17 +214,83 @@ class Lookup(nn.Module):
             sizes = torch.bincount(bags, minlength=batch * self.num_fields)
             bag_starts = torch.cumsum(sizes, 0) - sizes
             weights = (1.0 / sizes)[bags]
-        ordered, order = torch.sort(rows, stable=True)
-        distinct, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-        inverse = torch.empty_like(order).scatter_(0, order, run)
-        return Occurrences(
-            rows=distinct.long(),
-            ends=torch.searchsorted(distinct, self.bounds, out_int32=True),
-            inverse=inverse,
-            order=order,
-            starts=torch.cumsum(counts, 0) - counts,
-            bags=bags,
-            bag_starts=bag_starts,
-            weights=weights,
-            shape=(batch, self.num_fields),
-        )
+        return _sorted(rows, self.bounds, bags, bag_starts, weights, (batch, self.num_fields))
+
+
+def _sorted(
+    rows: Tensor,
+    bounds: Tensor,
+    bags: Tensor | None,
+    bag_starts: Tensor | None,
+    weights: Tensor | None,
+    shape: tuple[int, ...],
+    fields: Tensor | None = None,
+) -> Occurrences:
+    """The occurrences of rows (n,) in the order of the batch; fields end at ``bounds`` (F,), see `Occurrences`."""
+    ordered, order = torch.sort(rows, stable=True)
+    distinct, run, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    return Occurrences(
+        rows=distinct.long(),
+        ends=torch.searchsorted(distinct, bounds, out_int32=True),
+        inverse=torch.empty_like(order).scatter_(0, order, run),
+        order=order,
+        starts=torch.cumsum(counts, 0) - counts,
+        bags=bags,
+        bag_starts=bag_starts,
+        weights=weights,
+        shape=shape,
+        fields=fields,
+    )
+
+
+class RoleLookup(nn.Module):
+    """ids of the fields of each role -> `Occurrences` of the rows of one table with all fields.
+
+    Users, items and events come in different numbers, so each role has a matrix of its own. Bags are in the order of
+    the roles in ``blocks``, and within a role in the order of its rows.
+
+    Args:
+        schema: F fields with roles.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        bounds = schema.first_rows + schema.cardinalities
+        self.register_buffer("bounds", torch.tensor(bounds, dtype=torch.int32), False)
+        self.roles: dict[str, tuple[Tensor, Tensor]] = {}  # offset and field of each slot of the role
+        roles = np.array([field.role for field in schema.fields])[schema.slot_fields]
+        for role in dict.fromkeys(roles.tolist()):
+            of_slot = schema.slot_fields[roles == role]
+            offsets = torch.tensor(schema.first_rows[of_slot], dtype=torch.int32)
+            self.roles[role] = offsets, torch.tensor(of_slot)
+
+    bounds: Tensor
+
+    def number(self, role: str) -> int:
+        """The number of fields of a role."""
+        return len(self.roles[role][1].unique()) if role in self.roles else 0
+
+    def forward(self, blocks: Mapping[str, Tensor]) -> Occurrences:
+        """ids (n, S of the role) by role -> occurrences whose bags are (n, fields of the role), role after role."""
+        rows, bags, fields, first = [], [], [], 0
+        for role, ids in blocks.items():
+            offsets, of_slot = (tensor.to(ids.device) for tensor in self.roles[role])
+            distinct, within = of_slot.unique(return_inverse=True)
+            bag = first + torch.arange(len(ids), device=ids.device)[:, None] * len(distinct) + within
+            present = ids != PADDING
+            rows.append((ids + offsets)[present])
+            bags.append(bag[present])
+            fields.append(distinct.repeat(len(ids)))
+            first += len(ids) * len(distinct)
+        of_bag = torch.cat(bags)
+        sizes = torch.bincount(of_bag, minlength=first)
+        starts = torch.cumsum(sizes, 0) - sizes
+        weights = (1.0 / sizes)[of_bag]
+        return _sorted(torch.cat(rows), self.bounds, of_bag, starts, weights, (first,), torch.cat(fields))
+
+    def all(self, schema: Schema) -> Occurrences:
+        """Every row of the table once, as a bag of its own."""
+        device = self.bounds.device
+        every = torch.arange(schema.num_rows, device=device)
+        fields = torch.from_numpy(np.repeat(np.arange(len(schema)), schema.cardinalities)).to(device)
+        return Occurrences(every, self.bounds, every, every, every, None, None, None, (len(every),), None, fields)

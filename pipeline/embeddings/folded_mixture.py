@@ -138,21 +138,26 @@ class FoldedMixture(nn.Module):
         """Occurrences, mixture weights p (F, N) -> mixed vectors (U, D)."""
         rows = self.table(occ.rows)  # (U, K)
         if self.training:
-            centred, mean, covariance = _Moments.apply(rows, occ.mass() / occ.shape[0], occ.ends)
+            centred, mean, covariance = _Moments.apply(rows, occ.shares(), occ.ends)
             if len(self.bag_fields):  # the vector of a bag is the average of several rows
-                bags = spread(centred, occ)[:, self.bag_fields].transpose(0, 1)
-                covariance = covariance.index_copy(0, self.bag_fields, bags.transpose(1, 2) @ bags / occ.shape[0])
-            self._track(mean, covariance, occ.shape[0])
+                vectors = spread(centred, occ)
+                bags = [occ.of_field(vectors, f) for f in self.bag_fields.tolist()]
+                of_bags = torch.stack([one.T @ one / max(1, len(one)) for one in bags])
+                covariance = covariance.index_copy(0, self.bag_fields, of_bags)
+            self._track(mean, covariance, occ.bags_per_field())
         else:
             centred = rows - self.mean.index_select(0, field_of(occ.ends, len(rows)))
             covariance = self.covariance
         return grouped_matmul(centred, self._folded(p, covariance), occ.ends)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, covariance: Tensor, batch: int) -> None:
-        """Update the running moments as BatchNorm does: unbiased, with momentum."""
-        self.mean.lerp_(mean, self.momentum)
-        self.covariance.lerp_(covariance * (batch / max(1, batch - 1)), self.momentum)
+    def _track(self, mean: Tensor, covariance: Tensor, bags: int | Tensor) -> None:
+        """Update the running moments as BatchNorm does: unbiased, with momentum; those of fields without bags stay."""
+        number = torch.as_tensor(bags, device=mean.device).expand(len(mean))
+        momentum = self.momentum * (number > 0)
+        self.mean.lerp_(mean, momentum[:, None])
+        unbiased = number / (number - 1).clamp(min=1)
+        self.covariance.lerp_(covariance * unbiased[:, None, None], momentum[:, None, None])
 
     def _folded(self, p: Tensor, covariance: Tensor) -> Tensor:
         """T (F, K, D) for mixture weights p (F, N) and covariance (F, K, K)."""

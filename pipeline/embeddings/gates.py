@@ -41,6 +41,7 @@ class Gated(FieldEmbedding):
         self.saliency = np.zeros((len(schema), columns))
         self._measuring = False
         self._gates: Tensor | None = None
+        self._occ: Occurrences | None = None  # of the batch of these gates
 
     def vectors(self, occ: Occurrences) -> Tensor:
         vectors: Tensor = self.table(occ.rows)
@@ -52,6 +53,7 @@ class Gated(FieldEmbedding):
         if not self._measuring:
             return embedded
         shape = (*occ.shape, self.saliency.shape[1])
+        self._occ = occ
         self._gates = torch.ones(shape, device=embedded.device, requires_grad=True)
         return embedded * self._gates
 
@@ -61,11 +63,12 @@ class Gated(FieldEmbedding):
         for loss in judge.losses():
             assert self._gates is not None
             (gradient,) = torch.autograd.grad(loss, [self._gates])
-            absolute = gradient.sum(0).abs() if self.over == "batch" else gradient.abs().sum(0)
+            assert self._occ is not None
+            absolute = self._occ.sums(gradient).abs() if self.over == "batch" else self._occ.sums(gradient.abs())
             total += absolute.cpu()
             count += 1
         self.saliency = (total / count).numpy()
-        self._measuring, self._gates = False, None
+        self._measuring, self._gates, self._occ = False, None, None
 
     def findings(self) -> Findings:
         """``saliency``: (F, columns) float64 mean absolute gradient of each gate."""

@@ -66,7 +66,7 @@ class Slices(nn.Module):
         """Occurrences, weights (U, T) of each row's candidates -> mixed vectors (U, D)."""
         slices = self.table(occ.rows).split(self.dims, dim=1)
         field = field_of(occ.ends, len(occ.rows))
-        mass = occ.mass() / occ.shape[0] if self.training else None
+        mass = occ.shares() if self.training else None
         shift = self.shift.index_select(0, field)
         mixture = torch.zeros_like(shift)
         for t, (d, values) in enumerate(zip(self.dims, slices, strict=True)):
@@ -78,7 +78,7 @@ class Slices(nn.Module):
             else:
                 mean = field_sums(lifted, occ.ends, mass)
                 variance = field_sums((lifted - mean.index_select(0, field)).square(), occ.ends, mass)
-                self._track(t, mean, variance, occ.shape[0])
+                self._track(t, mean, variance, occ.bags_per_field())
             scale = self.gain * torch.rsqrt(variance + EPS)
             offset = torch.addcmul(shift, mean.index_select(0, field), scale.index_select(0, field), value=-1)
             moved = torch.addcmul(offset, lifted, scale.index_select(0, field))
@@ -86,9 +86,11 @@ class Slices(nn.Module):
         return mixture
 
     @torch.no_grad()
-    def _track(self, t: int, mean: Tensor, variance: Tensor, batch: int) -> None:
-        self.mean[t].lerp_(mean, self.momentum)
-        self.variance[t].lerp_(variance * (batch / max(1, batch - 1)), self.momentum)
+    def _track(self, t: int, mean: Tensor, variance: Tensor, bags: int | Tensor) -> None:
+        number = torch.as_tensor(bags, device=mean.device).expand(len(mean))[:, None]
+        momentum = self.momentum * (number > 0)
+        self.mean[t].lerp_(mean, momentum)
+        self.variance[t].lerp_(variance * (number / (number - 1).clamp(min=1)), momentum)
 
     def packed(self) -> dict[str, Tensor]:
         maps = {f"projection.{d}": matrix.detach() for d, matrix in self.maps.items()}

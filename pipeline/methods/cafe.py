@@ -209,8 +209,9 @@ class AdaptiveRows(FieldEmbedding):
     @staticmethod
     def importance(occ: Occurrences, gradient: Tensor) -> Tensor:
         """(U,) importance of the distinct rows of a batch, from the gradient (B, F, D) in its vectors."""
-        norms = gradient.norm(dim=2)
-        relative = (norms / norms.mean(0).clamp(min=1e-30)).flatten()
+        norms = gradient.norm(dim=-1)
+        means = occ.sums(norms) / occ.bags_per_field()
+        relative = (norms / occ.to_bags(means).clamp(min=1e-30)).flatten()
         of_occurrences = relative if occ.bags is None else relative[occ.bags]
         if occ.weights is not None:
             of_occurrences = of_occurrences * occ.weights

@@ -173,7 +173,7 @@ def by_group(
 ) -> dict[str, dict[str, float | int]]:
     """Recall and NDCG of the first `GROUPS_AT` items, for groups of targets.
 
-    The ranking is that of all items, but only targets of the group count, in queries that have such targets:
+    The ranking is that of all items, but only targets of the group count, in queries that have some. The groups:
 
     * ``all``;
     * ``repeat``, ``new``: the user had interacted with the target before, or not; ``cold``: no training row has it;
