@@ -60,7 +60,7 @@ class Columns:
         return events.swapaxes(1, 2) if isinstance(events, np.ndarray) else events.transpose(1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Distinct pairs of a user and an item, by user.
 
