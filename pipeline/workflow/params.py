@@ -79,11 +79,11 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
+        if (self.by == "given") != (self.test == 0):
+            rule = "must be 0, because the data say which rows it has" if self.by == "given" else "must be above 0"
+            raise ValueError(f"with by: {self.by}, test {rule}, got {self.test:g}")
         if abs(sum(self.shares) - 1) > 1e-9:
             raise ValueError(f"the shares must sum to 1, got {list(self.shares)}, which sum to {sum(self.shares):g}")
-        if (self.by == "given") != (self.test == 0):
-            rule = "must be 0, because the data give it" if self.by == "given" else "must be above 0"
-            raise ValueError(f"with by: {self.by}, test {rule}, got {self.test:g}")
         return self
 
 
