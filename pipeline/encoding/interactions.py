@@ -237,7 +237,7 @@ class _Encoder:
             "labels": {part: asdict(Labels(size, 1.0, 1.0, 1.0, binary=True)) for part, size in sizes.items()},
             "interactions": interactions,
             **encoding_record(self.table, self.settings, self.limits, self.kinds, self.edges),
-            "split": self.settings.split.model_dump() | {"last_times": list(self.targets.last_times)},
+            "split": self.settings.split.model_dump() | self.targets.record(),
             "cut": cut_of(self.cut),
             "warnings": [
                 f"{part} has {interactions['queries'][part]:,} queries, too few to judge by; give more rows"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Targets:
     times: np.ndarray
     duplicates: int
     last_times: Sequence[int] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For a split by time, the last time of every part but the last; else empty."""
+        return {"last_times": list(self.last_times)} if self.last_times else {}
 
     def rows(self, part: int) -> slice:
         """The rows of one part."""
