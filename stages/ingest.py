@@ -32,13 +32,13 @@ def run() -> None:
     key = content_key(code, params.to_dict(), inputs=[RAW / "raw.json"])
     with stage_tracker("ingest", key, record["sha256"]) as tracker:
         tracked = tracker.run(params=params.to_dict(), tags={"raw_sha256": record["sha256"]}, started=started)
-        tracked.metrics(
-            0, {"rows": record["rows"], "label_mean": record["label"]["mean"], "fields": len(record["fields"])}
-        )
+        label = {} if record["label"] is None else {"label_mean": record["label"]["mean"]}
+        tracked.metrics(0, {"rows": record["rows"], "fields": len(record["fields"]), **label})
         tracked.artifact(RAW / "raw.json")
+    what = "interactions" if record["label"] is None else f"mean label {record['label']['mean']:.4f}"
     print(
-        f"ingest: {record['rows']:,} rows of {dataset.name}, {len(record['fields'])} fields, "
-        f"mean label {record['label']['mean']:.4f}, {time.time() - started:.1f} s"
+        f"ingest: {record['rows']:,} rows of {dataset.name}, {len(record['fields'])} fields, {what}, "
+        f"{time.time() - started:.1f} s"
     )
     for note in record["notes"]:
         print(f"ingest: {note}")

@@ -13,7 +13,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence, Problem, Trial
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.batch import Lookup
-from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.contract import FieldEmbedding, outer_products
 from pipeline.embeddings.cost import full_tables, prices, spent
 from pipeline.experiment.method import Method, build, offered
 from pipeline.metrics.auc import auc
@@ -93,6 +93,9 @@ class TwoBatches:
         assert occ.weights is not None
         total = torch.zeros(SCHEMA.num_rows).index_add_(0, occ.rows[occ.inverse], occ.weights.float().square())
         return total / len(ids)
+
+    def metrics(self) -> Tensor:
+        return outer_products(self.gradients())
 
     def gradients(self) -> Iterator[Tensor]:
         for seed in range(2):

@@ -11,8 +11,8 @@ from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import cost
 from pipeline.embeddings.table import Table
+from pipeline.experiment.experiment import suitable
 from pipeline.training.row_adam import RowAdam
-from pipeline.workflow.plug import names
 from tests.contracts import (
     METHODS,
     SCHEMA,
@@ -104,7 +104,7 @@ def test_what_is_finished_there(name: str) -> None:
     assert_close(there.eval()(lookup(ids_of(kept).cuda())), here.eval()(Lookup(kept)(ids_of(kept))))
 
 
-@pytest.mark.parametrize("name", names("backbones"))
+@pytest.mark.parametrize("name", suitable(interactions=False))
 def test_a_backbone(name: str) -> None:
     """In float64: attention's gradient there is in TF32 otherwise."""
     here = make_backbone(name).eval().double()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.compress.effect import Losses
 from pipeline.embeddings.batch import Occurrences
+from pipeline.embeddings.contract import outer_products
 from pipeline.models.model import Model
 
 
@@ -52,7 +53,11 @@ class OwnCalibration:
     def weights(self) -> Tensor:
         return self._weights
 
+    def metrics(self) -> Tensor:
+        return outer_products(self.gradients())
+
     def gradients(self) -> Iterator[Tensor]:
+        """The gradients (B, F, W) of the losses in the output of the tables, batch by batch."""
         with torch.enable_grad():
             for _, lookups in self._passes(backward=True):
                 yield from (gradient for _, gradient in lookups)

@@ -15,16 +15,41 @@ BLOCK_ROWS = 256  # neighbouring rows that are read from disk together
 WINDOW_BLOCKS = 1024  # blocks that are shuffled together in memory
 
 
+class Drawn(NamedTuple):
+    """What a batch of interactions has besides its rows; see `pipeline.data.drawn`.
+
+    Args:
+        first: (G,) int64 the first row of each query of the batch.
+        query: (B,) int64 the query of each row, from 0 to G - 1, ascending.
+        numbers: (B, k) int64 items that are drawn for each row, or (n,) items for all rows.
+        chances: (I,) float32 natural logarithm of the probability of each item to be among the candidates of a batch.
+        known: (2, m) int64: a query of the batch, and an item with which its user has interacted.
+    """
+
+    first: Tensor
+    query: Tensor
+    numbers: Tensor
+    chances: Tensor
+    known: Tensor
+
+
 class Batch(NamedTuple):
     """B rows for one step.
 
     Args:
         ids: (B, S) int32.
         labels: (B,) float32.
+        drawn: items that are drawn for the batch, if a task needs them; see `pipeline.data.drawn`.
     """
 
     ids: Tensor
     labels: Tensor
+    drawn: Drawn | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        drawn = None if self.drawn is None else Drawn(*(tensor.to(device) for tensor in self.drawn))
+        return Batch(self.ids.to(device), self.labels.to(device), drawn)
 
 
 class Batches:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.schema import Schema
+from pipeline.data.schema import UNKNOWN, Schema
 from pipeline.workflow.outputs import broken
 
 USERS_FILE, ITEMS_FILE, COUNTS_FILE = "users.npy", "items.npy", "counts.npy"
@@ -60,7 +60,7 @@ class Columns:
         return events.swapaxes(1, 2) if isinstance(events, np.ndarray) else events.transpose(1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Distinct pairs of a user and an item, by user.
 
@@ -141,6 +141,21 @@ class Interactions:
         """(s,) the columns of a role's table that the fields of ``kept`` fill, in order."""
         own = self.schema.of_role(role)
         return np.zeros(0, np.int64) if own is None else own.slots_of(set(own.names) & set(kept.names))
+
+    def ids_of(self, rows: np.ndarray, kept: Schema) -> np.ndarray:
+        """Rows (n, C) -> ids (n, S) of the kept fields, as a row of a log would have them: of the user, of the item,
+        and of the latest event of the history, or `UNKNOWN` without a history."""
+        last = self.columns.of_events(rows)[:, :1].clip(min=UNKNOWN).reshape(len(rows), -1)
+        if not self.columns.history:
+            last = np.full((len(rows), self.columns.event_fields), UNKNOWN, dtype=np.int32)
+        tables = {USER: (self.users, USER_COLUMN), ITEM: (self.items, ITEM_COLUMN)}
+        taken = {role: table[rows[:, column]] for role, (table, column) in tables.items()} | {EVENT: last}
+        parts = []
+        for field in kept.fields:
+            own = self.schema.of_role(field.role)
+            assert own is not None
+            parts.append(taken[field.role][:, own.slots_of([field.name])])
+        return np.concatenate(parts, 1)
 
     def pairs(self, *parts: str) -> Pairs:
         """The distinct pairs of user and item in the rows of the named parts."""

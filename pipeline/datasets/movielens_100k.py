@@ -23,13 +23,15 @@ GENRES = [  # in the order of u.genre; u.item has one flag for each
 BEFORE_GENRES = 5  # movie, title, two release dates, address
 
 
-def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Source:
+def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag", implicit: bool = False) -> Source:
     """The files of the published release: u.data, u.item and u.user, each also as .gz.
 
     Args:
         path: the folder of the files, a folder that holds it as ``ml-100k``, or ml-100k.zip.
-        threshold: least rating for label 1.
+        threshold: least rating for label 1, or of an interaction.
         genres: "bag" for a multi-valued field; "joined" for one value per combination of genres.
+        implicit: whether ratings from the threshold on are interactions of users and movies, without a label, and the
+            others are left out.
 
     Raises:
         NotFound: if a file is not there.
@@ -43,6 +45,7 @@ def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Sou
         user_table(users, ["user", "age", "gender", "occupation", "zip"], "|"),
         threshold=threshold,
         genres=genres,
+        implicit=implicit,
     )
 
 

@@ -18,13 +18,15 @@ DOWNLOAD = {
 }
 
 
-def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Source:
+def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag", implicit: bool = False) -> Source:
     """The files of the published release: ratings.dat, movies.dat and users.dat, each also as .gz.
 
     Args:
         path: the folder of the files, a folder that holds it as ``ml-1m``, or ml-1m.zip.
-        threshold: least rating for label 1.
+        threshold: least rating for label 1, or of an interaction.
         genres: "bag" for a multi-valued field; "joined" for one value per combination of genres.
+        implicit: whether ratings from the threshold on are interactions of users and movies, without a label, and the
+            others are left out.
 
     Raises:
         NotFound: if a file is not there.
@@ -38,6 +40,7 @@ def read(path: Path, *, threshold: Threshold = 4, genres: Genres = "bag") -> Sou
         user_table(users, ["user", "gender", "age", "occupation", "zip"], "::"),
         threshold=threshold,
         genres=genres,
+        implicit=implicit,
     )
 
 

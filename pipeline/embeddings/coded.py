@@ -43,11 +43,7 @@ class Moments:
     @classmethod
     def of(cls, calibration: Calibration) -> Moments:
         """The moments of a trained model."""
-        total, rows = torch.zeros(()), 0
-        for gradient in calibration.gradients():
-            total = total + torch.einsum("bfi,bfj->fij", gradient, gradient).double().cpu()
-            rows += len(gradient)
-        return cls(calibration.weights().cpu(), total / rows)
+        return cls(calibration.weights().cpu(), calibration.metrics())
 
     @classmethod
     def neutral(cls, schema: Schema, width: int) -> Moments:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from pipeline.embeddings.batch import Occurrences, spread
@@ -38,10 +39,18 @@ class Calibration(Protocol):
         """(R,) for each row of the joint table of the kept fields, the mean over the training rows of its squared
         weight in its bag. For a single-valued field, that is the share of training rows that look it up."""
 
-    def gradients(self) -> Iterator[Tensor]:
-        """The gradients (B, F, D), or (B, F, D + 1), of `pipeline.training.task.Task.probe` in the output of the
-        embedding for some training rows, batch by batch. The mean of their outer products is the Gauss-Newton matrix of
-        the mean loss."""
+    def metrics(self) -> Tensor:
+        """(F, W, W) float64, the Gauss-Newton matrix of each field: the mean, over training rows, of the outer products
+        of the gradients of `pipeline.training.task.Task.probe` in the vectors of the field, W numbers each."""
+
+
+def outer_products(gradients: Iterator[Tensor]) -> Tensor:
+    """Gradients (B, F, W), batch by batch -> (F, W, W) float64, the mean of their outer products over all rows."""
+    total, rows = torch.zeros(()), 0
+    for gradient in gradients:
+        total = total + torch.einsum("bfi,bfj->fij", gradient, gradient).double().cpu()
+        rows += len(gradient)
+    return total / rows
 
 
 class Judge(Calibration, Protocol):

@@ -15,8 +15,9 @@ from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.experiment.experiment import Experiment
-from pipeline.models.model import Model, first_order_of
-from pipeline.training.calibration import Calibrated
+from pipeline.models.model import first_order_of
+from pipeline.models.retriever import AnyModel
+from pipeline.training.calibration import calibrated
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Coder:
     """
 
     experiment: Experiment
-    model: Model
+    model: AnyModel
 
     def __post_init__(self) -> None:
         if not isinstance(self.model.embedding, MixedTables):
@@ -46,7 +47,7 @@ class Coder:
         full = ExaminedTables(self.model.kept, experiment.dim)
         model = self._with(full)
         full.load(self.table)
-        return Moments.of(Calibrated(experiment.task, model, experiment.training_rows()))
+        return Moments.of(calibrated(experiment.task, model, experiment.training_rows()))
 
     @cached_property
     def predictions(self) -> list[Prediction]:
@@ -61,19 +62,19 @@ class Coder:
         """
         return choose(self.predictions, limit)
 
-    def coded(self, limit: int) -> Model:
+    def coded(self, limit: int) -> AnyModel:
         """A copy of the model whose tables are coded within ``limit`` bytes."""
         return self.coded_by(self.plans(limit), self.moments)
 
-    def coded_by(self, plans: Sequence[Plan], moments: Moments) -> Model:
+    def coded_by(self, plans: Sequence[Plan], moments: Moments) -> AnyModel:
         """A copy of the model whose tables are coded by other plans, or in the coordinates of other moments."""
         return self._with(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, moments))
 
-    def _with(self, embedding: FieldEmbedding) -> Model:
+    def _with(self, embedding: FieldEmbedding) -> AnyModel:
         """A copy of the model with another embedding, which may hold the first-order weights."""
-        model, experiment = self.model, self.experiment
+        model = self.model
         with torch.random.fork_rng(devices=[]):
-            other = Model(model.schema, embedding, experiment.backbone, experiment.backbone_options, model.kept)
+            other = model.rebuilt(embedding)
         state, wanted = model.backbone.state_dict(), other.backbone.state_dict().keys()
         other.backbone.load_state_dict({name: state[name] for name in wanted})
         return other.eval()

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Schema
 from pipeline.data.split import Split
-from pipeline.experiment.method import Method, offered
-from pipeline.models.model import MakeBackbone
+from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.experiment.method import Method, build, offered
+from pipeline.models.model import MakeBackbone, Model
+from pipeline.models.retriever import AnyModel, Retriever, fields_used, retrieves
 from pipeline.training.task import Task
 from pipeline.workflow.params import Architecture, Params
 from pipeline.workflow.places import root
-from pipeline.workflow.plug import file_of, plug
+from pipeline.workflow.plug import file_of, names, plug
 from pipeline.workflow.validation import checked_options, validated
 
 CONTROLS = ("full", "uniform", "random")  # methods with which every allocation is compared
@@ -33,9 +36,35 @@ class Experiment:
     params: Params
     data: Encoded
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
-        return self.data.schema
+        """The fields that the backbone uses; all, unless the rows are interactions."""
+        if self.data.interactions is None:
+            return self.data.schema
+        return fields_used(self.backbone, self.data.schema, self.data.interactions.keys, self.backbone_options)
+
+    def model(self, embedding: FieldEmbedding, kept: Schema, rows: Split) -> AnyModel:
+        """A fresh model.
+
+        Args:
+            embedding: of the fields ``kept``.
+            kept: all fields of `schema`, or some of them.
+            rows: to train on; the graph of a graph backbone has their interactions.
+        """
+        shared = rows.interactions
+        if shared is None:
+            return Model(self.schema, embedding, self.backbone, self.backbone_options, kept)
+        return Retriever(shared, shared.pairs(*rows.parts), embedding, self.backbone, self.backbone_options, kept)
+
+    def allocated(self, allocation: Allocation, rows: Split) -> AnyModel:
+        """A fresh model with the embedding of an allocation, whose dropped fields it omits.
+
+        Raises:
+            ValueError: if the allocation does not fit the schema.
+        """
+        allocation.check(self.schema)
+        kept = self.schema.subset(allocation.kept())
+        return self.model(build(kept, self.dim, allocation.of_kept()), kept, rows)
 
     def training_rows(self, share: float = 1.0) -> Split:
         """The rows of ``train`` and ``arch``; of every 1 / ``share`` rows one."""
@@ -61,6 +90,13 @@ class Experiment:
     def backbone(self) -> MakeBackbone:
         """The class; its options are `backbone_options`."""
         backbone: MakeBackbone = plug("backbones", self.params.backbone.name).Backbone
+        wanted = self.data.interactions is not None
+        if retrieves(backbone) != wanted:
+            what, has = ("interactions", "rows with labels") if wanted else ("rows with labels", "interactions")
+            raise ValueError(
+                f"params.yaml: backbone.name: the data are {what}, and {self.params.backbone.name} is for {has}; there "
+                f"are {', '.join(sorted(suitable(wanted)))}"
+            )
         return backbone
 
     @cached_property
@@ -103,6 +139,11 @@ class Experiment:
         yield file_of("backbones", self.params.backbone.name)
         for name in dict.fromkeys((self.params.method.name, *CONTROLS)):
             yield file_of("methods", name)
+
+
+def suitable(interactions: bool) -> list[str]:
+    """The names of the backbones for interactions, or of those for rows with labels."""
+    return [name for name in names("backbones") if retrieves(plug("backbones", name).Backbone) == interactions]
 
 
 def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,6 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.found import Found
 from pipeline.experiment.method import build
 from pipeline.experiment.train import train
-from pipeline.models.model import Model
 from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch, margins
 from pipeline.training.weights import Record, nowhere
@@ -35,7 +34,8 @@ def problem(experiment: Experiment, share: float = 1.0) -> Problem:
 
     def training_ids() -> np.ndarray:
         training = experiment.training_rows(share)
-        return training.slice(0, len(training))[0]
+        rows = training.slice(0, len(training))[0]
+        return rows if training.interactions is None else training.interactions.ids_of(rows, experiment.schema)
 
     method, schema, dim = experiment.method, experiment.schema, experiment.dim
     return Problem(
@@ -111,8 +111,8 @@ def _prepared(
     experiment: Experiment, embedding: FieldEmbedding, question: Problem, share: float
 ) -> tuple[LitSearch, Batches]:
     settings, task, data = experiment.params.search, experiment.task, experiment.data
-    model = Model(experiment.schema, embedding, experiment.backbone, experiment.backbone_options)
     training, arch = (data.split(part).thinned(share) for part in ("train", "arch"))
+    model = experiment.model(embedding, experiment.schema, training)
     batches = task.batches(training, settings.batch_size, settings.seed)
     module = LitSearch(
         model,

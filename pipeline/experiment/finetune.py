@@ -9,7 +9,7 @@ import torch
 
 from pipeline.data.split import Split
 from pipeline.experiment.experiment import Experiment
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights, Record, nowhere
 from pipeline.workflow.params import Finetune, Training
@@ -17,7 +17,7 @@ from pipeline.workflow.params import Finetune, Training
 
 def finetune(
     experiment: Experiment,
-    model: Model,
+    model: AnyModel,
     rows: Split,
     seed: int,
     checkpoint: Path,

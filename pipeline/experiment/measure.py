@@ -10,7 +10,7 @@ from pipeline.data.split import Split
 from pipeline.embeddings.cost import Cost, cost, training_bytes
 from pipeline.experiment.experiment import Experiment
 from pipeline.models.dense import packed
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Measured:
     training_bytes: int
 
 
-def measure(experiment: Experiment, model: Model, split: Split) -> Measured:
+def measure(experiment: Experiment, model: AnyModel, split: Split) -> Measured:
     """The metrics and the cost of a trained model on all rows of a split."""
     task = experiment.task
     predictions = task.predict(model, split)
@@ -51,7 +51,7 @@ def measure(experiment: Experiment, model: Model, split: Split) -> Measured:
     )
 
 
-def model_bytes(model: Model) -> int:
+def model_bytes(model: AnyModel) -> int:
     """What a model costs to serve: its packed embedding, and its packed backbone, e.g. first-order weights in float32
     and an MLP in the bits of its weights."""
     return cost(model.embedding.packed()).bytes + cost(packed(model.backbone)).bytes

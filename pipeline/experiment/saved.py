@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
@@ -18,6 +19,7 @@ from pipeline.data.schema import Schema
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
 from pipeline.models.model import Model, assemble
+from pipeline.models.retriever import AnyModel
 from pipeline.training.task import Task
 from pipeline.workflow.code import version
 from pipeline.workflow.outputs import broken, checksum, read_json, whole, write_json
@@ -28,6 +30,8 @@ ABOUT, WEIGHTS, ALLOCATION, HISTORY = "model.json", "model.safetensors", "alloca
 ENCODING = "encoding"  # folder with the schema.json and the vocabulary.parquet of the models around it
 TRAINED = "trained"  # the form that `save` writes
 FORMAT = 1  # of model.json and of the files beside it; raise it when older folders can no longer be read
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class About:
 def save(
     folder: Path,
     experiment: Experiment,
-    model: Model,
+    model: AnyModel,
     allocation: Allocation,
     history: Sequence[Mapping[str, float]],
 ) -> None:
@@ -154,7 +158,16 @@ def read(folder: Path) -> tuple[Model, Allocation, About]:
     allocation = Allocation.load(folder / ALLOCATION, about.schema)
     backbone = plug("backbones", about.backbone.name).Backbone
     options = checked_options([backbone], about.backbone.options, f"{folder / ABOUT}: backbone.options")
-    model = assemble(about.schema, about.dim, allocation, build, backbone, options)
+    if any(field.role for field in about.schema.fields):
+        raise ValueError(
+            f"{folder}: is a model for retrieval, which needs the users and items that it was trained with; read it in "
+            "the repository that trained it"
+        )
+    return _filled(folder, assemble(about.schema, about.dim, allocation, build, backbone, options)), allocation, about
+
+
+def _filled(folder: Path, model: M) -> M:
+    """The model with the weights in a folder, in evaluation mode."""
     weights = folder / WEIGHTS
     weights.stat()  # the error of safetensors does not name a missing file
     if not weights.is_file():
@@ -170,22 +183,22 @@ def read(folder: Path) -> tuple[Model, Allocation, About]:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise broken(weights, f"{name} holds numbers that are not finite")
-    return model.eval(), allocation, about
+    return model.eval()
 
 
-def load(folder: Path, experiment: Experiment) -> tuple[Model, Allocation]:
+def load(folder: Path, experiment: Experiment) -> tuple[AnyModel, Allocation]:
     """A model of an experiment, and its allocation.
 
     Raises:
         ValueError: if the model was trained in another experiment, or as `read`.
         FileNotFoundError: if a file is missing.
     """
-    model, allocation, about = read(folder)
-    here = About.of(experiment)
+    about, here = About.load(folder), About.of(experiment)
     for part in ("task", "backbone", "dim", "schema", "encoding"):
         if getattr(about, part) != getattr(here, part):
             raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
-    return model, allocation
+    allocation = Allocation.load(folder / ALLOCATION, experiment.schema)
+    return _filled(folder, experiment.allocated(allocation, experiment.training_rows())), allocation
 
 
 def copy_encoding(encoded: Path, folder: Path) -> None:

@@ -13,10 +13,9 @@ from pipeline.data.batches import Batches
 from pipeline.data.split import Split
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune import finetune
-from pipeline.experiment.method import build
 from pipeline.experiment.once import Once
-from pipeline.models.model import Model, assemble
-from pipeline.training.calibration import Calibrated
+from pipeline.models.retriever import AnyModel
+from pipeline.training.calibration import calibrated
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights, Record, nowhere
 from pipeline.workflow.params import Retrain, Training
@@ -37,7 +36,7 @@ class Trained:
         reused: whether an earlier training of an embedding that trains alike was used again.
     """
 
-    model: Model
+    model: AnyModel
     history: list[dict[str, float]]
     validation: dict[str, float]
     ended: bool = True
@@ -54,10 +53,9 @@ def prepare(
 ) -> tuple[LitWeights, Batches]:
     """A fresh model of an allocation, ready for `pipeline.training.loop.fit`, and its batches; see `train`."""
     torch.manual_seed(seed)
-    model = assemble(
-        experiment.schema, experiment.dim, allocation, build, experiment.backbone, experiment.backbone_options
-    )
-    batches = experiment.task.batches(experiment.training_rows(share), settings.batch_size, seed)
+    rows = experiment.training_rows(share)
+    model = experiment.allocated(allocation, rows)
+    batches = experiment.task.batches(rows, settings.batch_size, seed)
     module = LitWeights(
         model,
         experiment.task,
@@ -134,7 +132,7 @@ def _settle(experiment: Experiment, module: LitWeights, chosen: Training, rows: 
     """Bring the best weights of a finished training into the form that is served; the metrics on ``val``."""
     task, model = experiment.task, module.model
     model.load_state_dict(module.best)
-    model.embedding.calibrate(Calibrated(task, model, rows))
+    model.embedding.calibrate(calibrated(task, model, rows))
     model.finish(chosen.dense_bits if isinstance(chosen, Retrain) else None)
     return task.measure(task.predict(model, module.validation), module.validation)
 

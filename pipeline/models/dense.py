@@ -97,6 +97,23 @@ def round_dense(backbone: nn.Module, bits: int) -> None:
             )
 
 
+def settle(backbone: nn.Module, bits: int | None = None) -> None:
+    """Settle the dense weights of a backbone on what is served.
+
+    Args:
+        backbone: trained.
+        bits: to round them for the first time; None to settle those that are rounded already.
+
+    Raises:
+        ValueError: as `round_dense`.
+    """
+    if bits is not None:
+        round_dense(backbone, bits)
+    for module in backbone.modules():
+        if isinstance(module, Dense):
+            module.finish()
+
+
 def packed(backbone: nn.Module) -> dict[str, Tensor]:
     """The tensors that serve a trained backbone.
 

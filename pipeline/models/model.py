@@ -32,7 +32,7 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import Split
 from pipeline.embeddings.batch import Lookup, Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.models.dense import Dense, round_dense
+from pipeline.models.dense import settle
 from pipeline.models.layers import FirstOrder
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
@@ -63,7 +63,7 @@ class Model(nn.Module):
         kept = kept or schema
         self.lookup = Lookup(kept)
         self.embedding = embedding
-        self.schema, self.kept, self.options = schema, kept, dict(options or {})
+        self.schema, self.kept, self.options, self.make = schema, kept, dict(options or {}), backbone
         self.backbone = backbone(kept, embedding.dim, **self.options)
         first_order = first_order_of(self.backbone)
         self.split = embedding.take_first_order(first_order is not None)
@@ -84,11 +84,11 @@ class Model(nn.Module):
             ValueError: if a dense layer cannot be rounded.
         """
         self.embedding.finish()
-        if dense_bits is not None:
-            round_dense(self.backbone, dense_bits)
-        for module in self.backbone.modules():
-            if isinstance(module, Dense):
-                module.finish()
+        settle(self.backbone, dense_bits)
+
+    def rebuilt(self, embedding: FieldEmbedding) -> Model:
+        """A fresh model like this one, with another embedding of the same fields."""
+        return Model(self.schema, embedding, self.make, self.options, self.kept)
 
     def occurrences(self, ids: Tensor) -> Occurrences:
         """ids (B, S) -> the occurrences of the rows of the kept fields."""

@@ -17,7 +17,7 @@ from pipeline.embeddings.cost import cost, full_tables
 from pipeline.experiment.code import Coder
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.measure import model_bytes
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 from pipeline.reporting.deserved import deserved
 from pipeline.reporting.forms import CODED, Form, quality
 from pipeline.workflow.progress import progress
@@ -44,7 +44,7 @@ class Curve:
     at_size: Form | None
 
 
-def curve(experiment: Experiment, models: Sequence[Model], full: Form, size: int) -> Curve:
+def curve(experiment: Experiment, models: Sequence[AnyModel], full: Form, size: int) -> Curve:
     """Code full models at many sizes.
 
     Args:

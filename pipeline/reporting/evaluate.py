@@ -23,7 +23,7 @@ from pipeline.experiment.measure import measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.saved import load
 from pipeline.metrics.difference import spread
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 from pipeline.reporting.curve import curve
 from pipeline.reporting.fields import of_record
 from pipeline.reporting.forms import INT4, INT8, TRAINED, Form, Quality, deploy, objective, quality
@@ -71,7 +71,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files: dict[str, Path] = {}
-        full_models: list[Model] = []
+        full_models: list[AnyModel] = []
         for name in names:
             for seed in seeds:
                 model, allocation = load(models / name / f"seed-{seed}", experiment)
@@ -126,7 +126,7 @@ def _nearest(searched: Form, forms: Mapping[str, Form], kind: str) -> Iterator[F
 
 def _tested(
     experiment: Experiment,
-    model: Model,
+    model: AnyModel,
     allocation: Allocation,
     test: Split,
     folder: Path,
@@ -176,7 +176,7 @@ def _tested(
     return Tested(allocation, model.embedding.dim, results.metrics, sizes, served)
 
 
-def _in_int4(model: Model) -> Model | None:
+def _in_int4(model: AnyModel) -> AnyModel | None:
     """The same model with its tables rounded to int4; None if its tables are not plain."""
     embedding = model.embedding
     if type(embedding) is not MixedTables:

@@ -94,7 +94,7 @@ class Opened:
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}; give a model of artifacts/models/full") from error
         coded = coder.coded(limit)
-        assert isinstance(coded.embedding, CodedTables)
+        assert isinstance(coded, Model) and isinstance(coded.embedding, CodedTables)
         return replace(self, model=coded, coded=cost(coded.embedding.packed()).bytes)
 
 

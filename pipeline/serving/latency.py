@@ -25,6 +25,7 @@ import torch
 
 from pipeline.embeddings.coded import CodedTables
 from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 from pipeline.serving.served import Served
 
 BATCHES = (1, 2000)
@@ -33,9 +34,11 @@ REPEATS = 30
 log = logging.getLogger("pipeline.serving")
 
 
-def forms(model: Model) -> dict[str, Served]:
+def forms(model: AnyModel) -> dict[str, Served]:
     """The served forms of a trained model: ``float32`` and ``int8`` of plain tables, ``coded`` of coded ones, and none
     of an embedding that cannot be served. A warning says where weights are too large for ``int8``."""
+    if not isinstance(model, Model):  # a retriever
+        return {}
     try:
         if isinstance(model.embedding, CodedTables):
             return {"coded": Served.of(model)}

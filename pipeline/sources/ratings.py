@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ from pydantic import Field
 
 from pipeline.sources.delimited import Column, Delimited
 from pipeline.sources.files import DataFile, find
-from pipeline.sources.source import BAG, CATEGORICAL, BadData, Source
+from pipeline.sources.source import BAG, CATEGORICAL, ITEM, LABEL, USER, BadData, Interacting, Source
 
 RATINGS = ("user", "movie", "rating", "time")
 YEAR = re.compile(r"\((\d{4})\)\s*$")
 MOST_GENRES = 6  # of a movie, in both releases
+OF_MOVIES, OF_USERS = ("movie", "year", "genres"), ("user", "gender", "age", "occupation", "zip")
+HISTORY = 20  # interactions before a row of implicit feedback
 Threshold = Annotated[float, Field(gt=1, le=5)]  # with 1, every label would be 1
 Genres = Literal["bag", "joined"]
 
@@ -78,21 +81,29 @@ def user_table(file: DataFile, names: Sequence[str], delimiter: str) -> pa.Table
 
 
 def rated(
-    ratings: DataFile, delimiter: str, movies: pa.Table, users: pa.Table, *, threshold: Threshold, genres: Genres
+    ratings: DataFile,
+    delimiter: str,
+    movies: pa.Table,
+    users: pa.Table,
+    *,
+    threshold: Threshold,
+    genres: Genres,
+    implicit: bool,
 ) -> Source:
-    """Ratings as events: a label, and the eight fields of the AutoDim paper's case study.
+    """Ratings as events with a label, or as interactions, with the eight fields of the AutoDim paper's case study.
 
     Args:
         ratings: lines of user, movie, rating from 1 to 5, Unix time.
         delimiter: between the values of a line.
         movies, users: see `movie_table` and `user_table`; they must contain every movie and user of the ratings.
-        threshold: least rating for label 1.
+        threshold: least rating for label 1, or of an interaction.
         genres: "bag", or "joined" for one value per combination, as in the paper.
+        implicit: whether ratings from the threshold on are interactions, and the others are left out.
     """
     if genres == "joined":
         joined = pc.binary_join(movies["genres"], "|")
         movies = movies.set_column(movies.schema.get_field_index("genres"), "genres", joined)
-    fields = dict.fromkeys(["movie", "year", "genres", "user", "gender", "age", "occupation", "zip"], CATEGORICAL)
+    fields = dict.fromkeys([*OF_MOVIES, *OF_USERS], CATEGORICAL)
     if genres == "bag":
         fields["genres"] = BAG
     remedy = "the files are incomplete or not of the same release: download them again"
@@ -117,4 +128,27 @@ def rated(
             label = pc.cast(pc.greater_equal(batch["rating"], threshold), pa.uint8())
             yield from pa.table({"label": label, "time": batch["time"], **known}).to_batches()
 
-    return Source(fields, batches(), str(ratings), {"min_count": 2, "max_bag": MOST_GENRES})
+    source = Source(fields, batches(), str(ratings), {"min_count": 2, "max_bag": MOST_GENRES})
+    return _implicit(source, threshold) if implicit else source
+
+
+def _implicit(labelled: Source, threshold: Threshold) -> Source:
+    """The rows of label 1 as interactions; a note counts the others."""
+    notes: list[str] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        left_out = 0
+        for batch in labelled.batches:
+            kept = batch.filter(pc.equal(batch[LABEL], 1)).drop_columns([LABEL])
+            left_out += len(batch) - len(kept)
+            yield kept
+        notes.append(f"{left_out:,} ratings below {threshold:g} are left out: they are no interactions")
+
+    return dataclasses.replace(
+        labelled,
+        batches=batches(),
+        defaults={**labelled.defaults, "min_count": 1, "history": HISTORY},
+        facts={"time_unit": "s"},
+        notes=notes,
+        interactions=Interacting(dict.fromkeys(OF_MOVIES, ITEM) | dict.fromkeys(OF_USERS, USER), "user", "movie"),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, ORACLE, TIME, BadData, Source
+from pipeline.sources.source import (
+    BAG,
+    BASKET,
+    CATEGORICAL,
+    EVENT,
+    ITEM,
+    LABEL,
+    NUMERIC,
+    ORACLE,
+    TEST,
+    TIME,
+    USER,
+    BadData,
+    Interacting,
+    Source,
+)
 from pipeline.workflow.outputs import checksum
 from pipeline.workflow.progress import progress
 
@@ -31,14 +46,16 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         path: of the Parquet file to write.
 
     Returns:
-        The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``); ``sha256`` of the
-        file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one); ``defaults``; ``facts``;
-        ``notes``.
+        The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``), or None for
+        interactions; ``sha256`` of the file; ``fields`` (name -> kind); ``time`` and ``oracle`` (whether there is one);
+        ``defaults``; ``facts``; ``notes``; and for interactions, ``interactions``: ``roles`` (field -> role); ``keys``
+        (role -> the field that identifies it); ``targets``; ``event``, ``basket`` and ``test`` (whether there is one).
 
     Raises:
-        BadData: if there are no rows, if all labels are the same, or if the source breaks its contract.
+        BadData: if there are no rows, if all labels are the same, if no interaction can be learned or tested, or if the
+            source breaks its contract.
     """
-    labels = _Labels()
+    answers = _Labels() if source.interactions is None else _Targets(source.interactions.targets)
     schema: pa.Schema | None = None
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress(desc="ingest", unit=" rows", unit_scale=True))
@@ -50,21 +67,21 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
                 writer = stack.enter_context(pq.ParquetWriter(path, schema, **options))
                 thread = stack.enter_context(ThreadPoolExecutor(1))  # writes a row group while the next one is read
             table = table.select(schema.names)
-            _check_values(source, table, labels.rows)
+            _check_values(source, table, answers.rows)
             if writing is not None:
                 writing.result()
             writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
-            labels.add(table[LABEL].to_numpy())
+            answers.add(table)
             bar.update(len(table))
         if writing is not None:
             writing.result()
     if schema is None:
-        raise BadData("there are no rows", file=source.origin, remedy="give data with at least two different labels")
-    kind = LABEL_TYPES[schema.field(LABEL).type]
-    labels.check(source.origin, kind)
+        wanted = "at least two different labels" if source.interactions is None else "interactions"
+        raise BadData("there are no rows", file=source.origin, remedy=f"give data with {wanted}")
+    answers.check(source.origin)
     return {
-        "rows": labels.rows,
-        "label": {"type": kind, "mean": labels.sum / labels.rows},
+        "rows": answers.rows,
+        "label": answers.record(),
         "sha256": checksum(path),
         "fields": dict(source.fields),
         TIME: TIME in schema.names,
@@ -72,30 +89,88 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         "defaults": dict(source.defaults),
         "facts": dict(source.facts),
         "notes": list(source.notes),
+        **_interactions(source, schema),
     }
+
+
+def _interactions(source: Source, schema: pa.Schema) -> dict[str, Any]:
+    """The entry of raw.json that says how rows are interactions; nothing if they are not."""
+    about = source.interactions
+    if about is None:
+        return {}
+    optional = {name: name in schema.names for name in (EVENT, BASKET, TEST)}
+    targets = None if about.targets is None else list(about.targets)
+    keys = {USER: about.user, ITEM: about.item}
+    return {"interactions": {"roles": dict(about.roles), "keys": keys, "targets": targets, **optional}}
 
 
 class _Labels:
     """Number, sum and range of the labels read so far."""
 
     def __init__(self) -> None:
-        self.rows, self.sum = 0, 0.0
+        self.rows, self.sum, self.kind = 0, 0.0, ""
         self.least, self.most = float("inf"), float("-inf")
 
-    def add(self, labels: np.ndarray) -> None:
+    def add(self, table: pa.Table) -> None:
+        self.kind = LABEL_TYPES[table[LABEL].type]
+        labels = table[LABEL].to_numpy()
         self.rows += len(labels)
         self.sum += float(labels.sum(dtype=np.float64))
         self.least = min(self.least, float(labels.min()))
         self.most = max(self.most, float(labels.max()))
 
-    def check(self, origin: str, kind: str) -> None:
+    def record(self) -> dict[str, Any]:
+        """The entry ``label`` of raw.json."""
+        return {"type": self.kind, "mean": self.sum / self.rows}
+
+    def check(self, origin: str) -> None:
         """Raise BadData if all labels are the same."""
         if self.least == self.most:
-            positive = ", and which of its values means 1" if kind == "uint8" else ""
+            positive = ", and which of its values means 1" if self.kind == "uint8" else ""
             raise BadData(
                 f"all {self.rows:,} labels are {self.most:g}, so there is nothing to predict",
                 file=origin,
                 remedy=f"check which column is the label{positive}",
+            )
+
+
+class _Targets:
+    """Number of the interactions read so far, of those that may be predicted, and of those for training and test."""
+
+    def __init__(self, targets: Sequence[str] | None) -> None:
+        self.types = None if targets is None else pa.array(targets, pa.string())
+        self.rows = self.targets = self.tests = 0
+        self.split = False
+
+    def add(self, table: pa.Table) -> None:
+        self.rows += len(table)
+        if self.types is None:
+            self.targets += len(table)
+        else:
+            self.targets += pc.sum(pc.is_in(table[EVENT], self.types)).as_py()
+        if TEST in table.schema.names:
+            self.split = True
+            self.tests += pc.sum(table[TEST]).as_py()
+
+    def record(self) -> None:
+        """The entry ``label`` of raw.json."""
+
+    def check(self, origin: str) -> None:
+        """Raise BadData if nothing can be learned or tested."""
+        if not self.targets:
+            assert self.types is not None
+            raise BadData(
+                f"none of {self.rows:,} events is a target",
+                file=origin,
+                value=self.types.to_pylist(),
+                remedy="name types of events that occur as targets",
+            )
+        if self.split and self.tests in (0, self.rows):
+            empty, full = ("test", "training") if not self.tests else ("training", "test")
+            raise BadData(
+                f"the publisher's split has no {empty} rows, and {self.rows:,} {full} rows",
+                file=origin,
+                remedy="check both files",
             )
 
 
@@ -124,6 +199,9 @@ _RULES: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     LABEL: ("uint8 or float64", lambda kind: kind in LABEL_TYPES),
     TIME: ("int64", pa.types.is_int64),
     ORACLE: ("float64", pa.types.is_float64),
+    EVENT: ("strings", lambda kind: _is_text(kind)),
+    BASKET: ("strings", lambda kind: _is_text(kind)),
+    TEST: ("uint8", pa.types.is_uint8),
     CATEGORICAL: ("strings or integers", lambda kind: _is_text(kind) or pa.types.is_integer(kind)),
     NUMERIC: ("integers or floats", lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind)),
     BAG: (
@@ -140,8 +218,11 @@ def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
         BadData: if a column is missing, or if `Source` does not allow its type.
     """
     there = set(schema.names)
-    optional = [name for name in (TIME, ORACLE) if name in there]
-    kinds = {LABEL: LABEL, **source.fields, **dict(zip(optional, optional, strict=True))}
+    about = source.interactions
+    first, others = ([LABEL], (TIME, ORACLE)) if about is None else ([], (EVENT, BASKET, TEST, TIME))
+    needed = [EVENT] if about is not None and about.targets is not None else []
+    optional = [name for name in others if name in there or name in needed]
+    kinds = {name: name for name in first} | dict(source.fields) | {name: name for name in optional}
     for name, kind in kinds.items():
         if name not in there:
             raise BadData(f"no column {name!r}", file=source.origin, remedy=f"there are {schema.names}")
@@ -157,20 +238,9 @@ def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
 
 def _check_values(source: Source, table: pa.Table, first_row: int) -> None:
     """Raise BadData for a value that `Source` does not allow. Messages count rows from 1."""
-    labels = table[LABEL]
-    binary = pa.types.is_uint8(labels.type)
-    if binary:
-        rules = {LABEL: (pc.less_equal(labels, 1), "must be 0 or 1")}
-    else:
-        rules = {LABEL: (pc.less_equal(pc.abs(labels), LARGEST_LABEL), f"must be a number within ±{LARGEST_LABEL:.2g}")}
+    rules = _label_rules(table) if source.interactions is None else _interaction_rules(source.interactions, table)
     if TIME in table.schema.names:
         rules[TIME] = (pc.is_valid(table[TIME]), "must not be missing")
-    if ORACLE in table.schema.names:
-        expected = table[ORACLE]
-        inside = (
-            pc.and_(pc.greater_equal(expected, 0), pc.less_equal(expected, 1)) if binary else pc.is_finite(expected)
-        )
-        rules[ORACLE] = (inside, "must be a number from 0 to 1" if binary else "must be a finite number")
     for name, kind in source.fields.items():
         if kind == NUMERIC and pa.types.is_floating(table[name].type):
             rules[name] = (pc.fill_null(pc.invert(pc.is_inf(table[name])), True), "must be finite")
@@ -184,3 +254,34 @@ def _check_values(source: Source, table: pa.Table, first_row: int) -> None:
                 value=str(table[name][row].as_py()),
                 remedy="correct the value or leave the row out",
             )
+
+
+Rules = dict[str, tuple[pa.ChunkedArray, str]]  # column -> which of its values are allowed, and the rule in words
+
+
+def _label_rules(table: pa.Table) -> Rules:
+    labels = table[LABEL]
+    binary = pa.types.is_uint8(labels.type)
+    if binary:
+        rules = {LABEL: (pc.less_equal(labels, 1), "must be 0 or 1")}
+    else:
+        rules = {LABEL: (pc.less_equal(pc.abs(labels), LARGEST_LABEL), f"must be a number within ±{LARGEST_LABEL:.2g}")}
+    if ORACLE in table.schema.names:
+        expected = table[ORACLE]
+        inside = (
+            pc.and_(pc.greater_equal(expected, 0), pc.less_equal(expected, 1)) if binary else pc.is_finite(expected)
+        )
+        rules[ORACLE] = (inside, "must be a number from 0 to 1" if binary else "must be a finite number")
+    return rules
+
+
+def _interaction_rules(about: Interacting, table: pa.Table) -> Rules:
+    rules: Rules = {}
+    for name in (about.user, about.item, EVENT, BASKET):
+        if name in table.schema.names:
+            column = table[name]
+            there = pc.not_equal(column, "") if _is_text(column.type) else pc.is_valid(column)
+            rules[name] = (there, "must not be missing or empty")
+    if TEST in table.schema.names:
+        rules[TEST] = (pc.less_equal(table[TEST], 1), "must be 0 or 1")
+    return rules

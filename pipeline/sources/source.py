@@ -22,6 +22,8 @@ import pyarrow as pa
 CATEGORICAL, NUMERIC, BAG = "categorical", "numeric", "bag"
 KINDS = (CATEGORICAL, NUMERIC, BAG)
 LABEL, TIME, ORACLE = "label", "time", "oracle"  # columns that are not fields
+EVENT, BASKET, TEST = "event", "basket", "test"  # further ones of interactions
+USER, ITEM = "user", "item"  # roles of the fields of interactions
 
 
 class BadData(ValueError):
@@ -68,6 +70,44 @@ def _shortened(text: str, limit: int = 120) -> str:
 
 
 @dataclass(frozen=True)
+class Interacting:
+    """How the rows of a log are interactions of users and items, instead of events with a label.
+
+    Args:
+        roles: "user" or "item" for every field: which of the two it describes.
+        user: the field that identifies a user: categorical, of role "user".
+        item: the field that identifies an item: categorical, of role "item".
+        targets: types of events that a model may be asked to predict, e.g. purchases; events of other types, e.g.
+            returns, only stand in histories. None: events of all types are targets.
+    """
+
+    roles: Mapping[str, str]
+    user: str
+    item: str
+    targets: Sequence[str] | None = None
+
+    def check(self, fields: Mapping[str, str], origin: str) -> None:
+        """Raise BadData if the roles do not suit the fields (name -> kind) of the data named ``origin``."""
+        for name in sorted({*fields, *self.roles}):
+            if name not in fields or self.roles.get(name) not in (USER, ITEM):
+                problem = "is no field" if name not in fields else f"must have the role {USER!r} or {ITEM!r}"
+                raise BadData(
+                    f"{name!r} {problem}", file=origin, value=self.roles.get(name), remedy="correct the roles"
+                )
+        for role, name in ((USER, self.user), (ITEM, self.item)):
+            if self.roles.get(name) != role or fields[name] != CATEGORICAL:
+                raise BadData(
+                    f"the field that identifies the {role} must be a categorical field of role {role!r}",
+                    file=origin,
+                    value=name,
+                    remedy="correct it",
+                )
+        for name in (EVENT, BASKET, TEST):
+            if name in fields:
+                raise BadData(f"no field of interactions may have the name {name!r}", file=origin, remedy="rename it")
+
+
+@dataclass(frozen=True)
 class Source:
     """A log of events that is not read yet.
 
@@ -85,15 +125,24 @@ class Source:
             * ``time``, if rows have one: int64, larger is later, no nulls. It orders the rows and is not a field;
             * ``oracle``, if the data are planted: float64, the true expected label; for labels of 0 and 1, this is the
               probability of label 1.
+
+            With ``interactions``, there are no labels and no oracle, the fields that identify user and item have no
+            nulls and no empty strings, and there may be
+
+            * ``event``: strings, the type of the event; no nulls;
+            * ``basket``: strings, e.g. the invoice to which the row belongs; no nulls;
+            * ``test``: uint8, 1 for the rows that the publisher of a benchmark gives as test, else 0; no nulls.
         origin: name of the data in error messages, e.g. the path of the file.
         defaults: settings of ``encode`` that suit these data: ``min_count``, ``max_bag``.
         facts: other facts to keep in raw.json, e.g. the planted ranks; JSON types only. They are read after the last
             batch, so a source may add facts while its batches are read.
         notes: sentences about what the reader changed, left out or decided, for raw.json and for the user. They are
             read after the last batch, like the facts.
+        interactions: what the fields describe, if the rows are interactions of users and items; None for events with
+            a label.
 
     Raises:
-        BadData: if there is no field, or if a field's name or kind is not allowed.
+        BadData: if there is no field, if a field's name or kind is not allowed, or if roles do not suit the fields.
     """
 
     fields: Mapping[str, str]
@@ -102,6 +151,7 @@ class Source:
     defaults: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    interactions: Interacting | None = None
 
     def __post_init__(self) -> None:
         if not self.fields:
@@ -116,3 +166,5 @@ class Source:
                 )
             if name in (LABEL, TIME, ORACLE):
                 raise BadData(f"no field may have the name {name!r}", file=self.origin, remedy="rename it")
+        if self.interactions is not None:
+            self.interactions.check(self.fields, self.origin)

@@ -13,9 +13,9 @@ from torch import Tensor
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.split import Split
 from pipeline.embeddings.contract import Judge
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel, Retriever
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
-from pipeline.training.calibration import Calibrated
+from pipeline.training.calibration import Calibrated, CalibratedRetriever
 from pipeline.training.task import Task
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.params import Architecture
@@ -36,7 +36,7 @@ class LitSearch(LitWeights):
 
     def __init__(
         self,
-        model: Model,
+        model: AnyModel,
         task: Task,
         validation: Split,
         planned: int,
@@ -108,7 +108,7 @@ class LitSearch(LitWeights):
         Args:
             training: all rows of ``train`` and ``arch``.
         """
-        return _Judge(self, training)
+        return _RetrieverJudge(self, training) if isinstance(self.model, Retriever) else _Judge(self, training)
 
     @torch.no_grad()
     def _observe(self) -> None:
@@ -174,11 +174,11 @@ class LitSearch(LitWeights):
         return super().progress() | {"expected MB": f"{self.expected_bytes / 1e6:.3g}"}
 
 
-class _Judge(Calibrated):
-    """See `pipeline.embeddings.contract.Judge`."""
+class _Judging:
+    """What a judge adds to a calibration; see `pipeline.embeddings.contract.Judge`."""
 
     def __init__(self, search: LitSearch, training: Split) -> None:
-        super().__init__(search.task, search.model, training)
+        super().__init__(search.task, search.model, training)  # type: ignore[call-arg]
         self._search = search
         self._split = search.arch.split
 
@@ -195,6 +195,14 @@ class _Judge(Calibrated):
         split = self._split.head(rows)
         search.model.eval()
         return search.task.measure(search.task.predict(search.model, split), split)[search.task.objective]
+
+
+class _Judge(_Judging, Calibrated):
+    """The judge of a model of rows with labels."""
+
+
+class _RetrieverJudge(_Judging, CalibratedRetriever):
+    """The judge of a retriever."""
 
 
 def margins(p: Tensor) -> Tensor:

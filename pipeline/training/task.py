@@ -112,7 +112,7 @@ class Task:
         return self._bound("batches")
 
     @cached_property
-    def loss(self) -> Callable[[Model, Batch], Tensor]:
+    def loss(self) -> Callable[[Any, Batch], Tensor]:
         return self._bound("loss")
 
     @cached_property
@@ -143,7 +143,7 @@ class Task:
         answer: Tensor = predictions if function is None else function(predictions)
         return answer
 
-    def probe(self, model: Model, batch: Batch) -> Tensor:
+    def probe(self, model: Any, batch: Batch) -> Tensor:
         """A scalar whose gradients tell how sensitive the loss is to each row of a batch.
 
         Let z be the outputs of the model for a row, and H the second derivative of the row's loss in z. The outer

@@ -15,7 +15,7 @@ from pipeline.data.batches import Batch
 from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
-from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
 from pipeline.workflow.params import Schedule
@@ -60,7 +60,7 @@ class LitWeights(pl.LightningModule):
 
     def __init__(
         self,
-        model: Model,
+        model: AnyModel,
         task: Task,
         validation: Split,
         planned: int,
@@ -162,6 +162,8 @@ class LitWeights(pl.LightningModule):
         metrics = self.task.measure(predictions, self.validation)
         self.history.append({"step": self.steps, **metrics})
         self.record(self.steps, tuple(f"val/{name}" for name in metrics), list(metrics.values()))
+        if (watched := getattr(self.model.backbone, "watched", None)) is not None and (numbers := watched()):
+            self.record(self.steps, tuple(f"backbone/{name}" for name in numbers), list(numbers.values()))
         best = self.best_epoch()
         if self.keeps_best and best == len(self.history) - 1:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}

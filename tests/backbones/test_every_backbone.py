@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
+from pipeline.experiment.experiment import suitable
 from pipeline.experiment.method import build
 from pipeline.models.layers import MLP, FirstOrder
 from pipeline.models.model import assemble
 from pipeline.serving.served import Served
-from pipeline.workflow.plug import names, plug
+from pipeline.workflow.plug import plug
 from pipeline.workflow.validation import checked_options
 from tests.contracts import (
     SMALL_BATCH,
@@ -161,7 +162,7 @@ def test_a_backbone_is_its_paper_s_equation_and_so_are_its_gradients(
 # --- every backbone in the folder
 
 
-BACKBONES = names("backbones")
+BACKBONES = suitable(interactions=False)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -33,7 +33,7 @@ def test_stacked_and_written_out_supernets_have_the_outputs_and_gradients_of_the
     other.model.load_state_dict(folded.state_dict())
     stacked = supernets.stack(other).model
     written_out = supernets.WrittenOut(folded)
-    for ids, labels in drawn:
+    for ids, labels, _ in drawn:
         outputs = {}
         for model in (folded, stacked, written_out):
             torch.manual_seed(1)  # of the Gumbel noise and the dropout

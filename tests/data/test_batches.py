@@ -22,16 +22,16 @@ def test_every_epoch_is_another_permutation(windows: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "WINDOW_BLOCKS", windows)
     rows = split(5 * BLOCK_ROWS + 7, 300)
     batches = Batches(rows, 100, seed=3)
-    epochs = [torch.cat([ids[:, 0] for ids, _ in batches]) for _ in range(2)]
+    epochs = [torch.cat([batch.ids[:, 0] for batch in batches]) for _ in range(2)]
     for epoch in epochs:
         assert torch.equal(epoch.sort().values, torch.arange(len(rows), dtype=torch.int32))
     assert not torch.equal(*epochs)
-    for ids, labels in batches:
+    for ids, labels, _ in batches:
         assert torch.equal(labels, (ids[:, 0] % 2).float())
 
 
 def test_without_a_seed_rows_come_in_order() -> None:
-    assert torch.cat([ids[:, 0] for ids, _ in Batches(split(70, 33), 10)]).tolist() == list(range(103))
+    assert torch.cat([batch.ids[:, 0] for batch in Batches(split(70, 33), 10)]).tolist() == list(range(103))
 
 
 def test_labels_of_any_number_arrive_as_they_are() -> None:
@@ -42,7 +42,7 @@ def test_labels_of_any_number_arrive_as_they_are() -> None:
 
 
 def test_batch_sizes_differ_by_at_most_one() -> None:
-    sizes = {len(labels) for _, labels in Batches(split(1001), 100, seed=0)}
+    sizes = {len(labels) for _, labels, _ in Batches(split(1001), 100, seed=0)}
     assert sizes == {91}
 
 

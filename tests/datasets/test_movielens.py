@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import movielens_1m, movielens_100k
+from pipeline.sources.raw import write_raw
 from pipeline.sources.source import BadData, NotFound
 from pipeline.workflow.validation import checked_options
 
@@ -77,6 +79,30 @@ def test_options_change_the_threshold_and_join_the_genres(tmp_path):
             checked_options([module.read], {"genres": "list"}, "options")
         with pytest.raises(ValueError, match="threshold must be a number above 1 and at most 5, got 1"):
             checked_options([module.read], {"threshold": 1}, "options")
+
+
+def test_implicit_feedback_keeps_high_ratings_and_counts_the_others(tmp_path):
+    folder = put(tmp_path / "in", ML_1M)
+    labelled = table(movielens_1m.read(folder))
+    del labelled["label"]
+    source = movielens_1m.read(folder, implicit=True)
+    record = write_raw(source, tmp_path / "table.parquet")
+    kept = pq.read_table(tmp_path / "table.parquet").to_pydict()
+    assert kept == {name: [values[0], values[2]] for name, values in labelled.items()}
+    assert record["notes"] == ["2 ratings below 4 are left out: they are no interactions"]
+    assert record["interactions"]["keys"] == {"user": "user", "item": "movie"}
+    roles = record["interactions"]["roles"]
+    assert {name for name, role in roles.items() if role == "item"} == {"movie", "year", "genres"}
+    assert record["label"] is None and record["time"] is True and record["facts"] == {"time_unit": "s"}
+    for module, files in ((movielens_1m, ML_1M), (movielens_100k, ML_100K)):
+        five = module.read(put(tmp_path / module.__name__, files), implicit=True, threshold=5, genres="joined")
+        assert table(five)["genres"] == ["Comedy|Drama"]
+
+
+def test_implicit_feedback_without_a_high_rating_is_refused(tmp_path):
+    folder = put(tmp_path / "in", {**ML_1M, "ratings.dat": b"1::10::2::1\n"})
+    with pytest.raises(BadData, match="there are no rows; give data with interactions"):
+        write_raw(movielens_1m.read(folder, implicit=True), tmp_path / "table.parquet")
 
 
 def test_the_publishers_zip_and_gzipped_files_read_alike(tmp_path):

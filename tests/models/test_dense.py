@@ -9,9 +9,10 @@ from torch import nn
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.cost import cost
+from pipeline.experiment.experiment import suitable
 from pipeline.models.dense import Dense, packed, round_dense, unpack
 from pipeline.models.layers import MLP
-from pipeline.workflow.plug import names, plug
+from pipeline.workflow.plug import plug
 
 SCHEMA = Schema((Field("user", 9), Field("item", 5), Field("tags", 4, width=2)))
 DIM = 8
@@ -61,7 +62,7 @@ def test_the_bits_are_part_of_the_state() -> None:
     assert other.bits == 3 and torch.equal(other.weight, rounded.weight)
 
 
-@pytest.mark.parametrize("name", names("backbones"))
+@pytest.mark.parametrize("name", suitable(interactions=False))
 @pytest.mark.parametrize("bits", [3, 8])
 def test_the_packed_tensors_are_enough_to_serve_a_backbone(name: str, bits: int) -> None:
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.encoded import Encoded
-from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.experiment import Experiment, suitable
 from pipeline.experiment.saved import read
 from pipeline.models.model import Model
 from pipeline.scoring.export import export
@@ -23,7 +23,7 @@ from pipeline.scoring.scorer import Scorer
 from pipeline.serving.served import Served
 from pipeline.tracking.place import meeting_mlflow
 from pipeline.workflow.params import Params
-from pipeline.workflow.plug import names, plug
+from pipeline.workflow.plug import plug
 from stages import export as stage
 from tests.contracts import METHODS, SCHEMA, draw_ids, served
 from tests.project import Project
@@ -37,7 +37,7 @@ def answers(module: nn.Module, ids: Tensor) -> Tensor:
     return answered
 
 
-@pytest.mark.parametrize("backbone", names("backbones"))
+@pytest.mark.parametrize("backbone", suitable(interactions=False))
 def test_a_graph_answers_as_the_model_for_every_backbone(backbone: str) -> None:
     dropped: Mapping[str, int] = {**MIXED, "age": 0}
     for schema in (PLAIN, BAGS):

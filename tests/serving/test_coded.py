@@ -11,11 +11,12 @@ from pipeline.coding.choice import choose
 from pipeline.data.schema import PADDING, UNKNOWN, Field, Schema
 from pipeline.embeddings.coded import CodedTables, Moments, predictions
 from pipeline.embeddings.cost import cost
+from pipeline.experiment.experiment import suitable
 from pipeline.models.model import Model, first_order_of
 from pipeline.serving.latency import forms
 from pipeline.serving.served import Served
 from pipeline.serving.tables import FEW
-from pipeline.workflow.plug import names, plug
+from pipeline.workflow.plug import plug
 
 PLAIN = Schema((Field("user", 700), Field("item", 500), Field("age", 8), Field("city", 300), Field("one", 1)))
 BAGS = Schema((Field("user", 700), Field("tags", 400, width=3), Field("age", 8), Field("genres", 20, width=2)))
@@ -66,7 +67,7 @@ def draw(schema: Schema, batch: int) -> Tensor:
 @pytest.mark.parametrize("batch", [1, FEW, FEW + 1, 300])
 def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) -> None:
     ids = draw(schema, batch)
-    for backbone in names("backbones"):
+    for backbone in suitable(interactions=False):
         model = trained(schema, backbone)
         with torch.no_grad():
             expected = model(ids)

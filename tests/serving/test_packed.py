@@ -15,13 +15,14 @@ from torch import Tensor
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.schema import PADDING, Field, Schema
 from pipeline.embeddings.cost import cost
+from pipeline.experiment.experiment import suitable
 from pipeline.experiment.method import build
 from pipeline.models.factored import Vectors
 from pipeline.models.model import Model, assemble
 from pipeline.serving.packed import PackedTables, pack, settle
 from pipeline.serving.served import Served
 from pipeline.serving.tables import FEW
-from pipeline.workflow.plug import names, plug
+from pipeline.workflow.plug import plug
 
 PLAIN = Schema((Field("user", 70), Field("item", 50), Field("age", 8), Field("city", 30), Field("hour", 24)))
 BAGS = Schema((Field("user", 70), Field("tags", 40, width=3), Field("age", 8), Field("genres", 20, width=2)))
@@ -72,7 +73,7 @@ def with_packed(served: Served, packed: Mapping[str, Tensor]) -> Served:
 @pytest.mark.parametrize("batch", [1, FEW, FEW + 1, 300])
 def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) -> None:
     ids = draw(schema, batch)
-    for backbone in names("backbones"):
+    for backbone in suitable(interactions=False):
         model = trained(schema, backbone=backbone)
         with torch.no_grad():
             expected = model(ids)

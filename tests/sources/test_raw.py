@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.sources import raw
 from pipeline.sources.raw import write_raw
-from pipeline.sources.source import BadData, Source
+from pipeline.sources.source import BadData, Interacting, Source
 
 FIELDS = {"user": "categorical", "age": "numeric", "tags": "bag"}
 
@@ -115,3 +115,58 @@ def test_a_breach_of_the_contract_is_named(tmp_path):
     for nothing in ([], [rows(0)]):
         with pytest.raises(BadData, match=r"the log: there are no rows; give data with"):
             written(tmp_path, nothing)
+
+
+BOUGHT = Interacting({"user": "user", "item": "item"}, "user", "item", targets=("buy",))
+KEYS = {"user": "categorical", "item": "categorical"}
+
+
+def bought(**columns):
+    plain = {"user": pa.array(["a", "b"]), "item": pa.array([7, 8]), "event": pa.array(["buy", "return"])}
+    return pa.RecordBatch.from_pydict(
+        {name: column for name, column in (plain | columns).items() if column is not None}
+    )
+
+
+def test_interactions_have_roles_instead_of_a_label(tmp_path):
+    more = {"time": pa.array([1, 2]), "basket": pa.array(["x", "x"]), "test": pa.array([0, 1], pa.uint8())}
+    record = written(tmp_path, [bought(**more)], KEYS, interactions=BOUGHT)
+    assert record["label"] is None and record["rows"] == 2 and record["time"] is True
+    assert record["interactions"] == {
+        "roles": {"user": "user", "item": "item"},
+        "keys": {"user": "user", "item": "item"},
+        "targets": ["buy"],
+        "event": True,
+        "basket": True,
+        "test": True,
+    }
+    table = pq.read_table(tmp_path / "table.parquet")
+    assert table.column_names == ["user", "item", "event", "basket", "test", "time"]
+
+
+def test_interactions_need_no_more_than_a_user_and_an_item(tmp_path):
+    about = Interacting({"user": "user", "item": "item"}, "user", "item")
+    record = written(tmp_path, [bought(event=None)], KEYS, interactions=about)
+    optional = {name: record["interactions"][name] for name in ("targets", "event", "basket", "test")}
+    assert optional == {"targets": None, "event": False, "basket": False, "test": False}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": pa.array(["a", ""])}, "column 'user', row 2: must not be missing or empty, got ''"),
+        ({"item": pa.array([None, 8])}, "column 'item', row 1: must not be missing or empty, got 'None'"),
+        ({"event": pa.array(["buy", None])}, "column 'event', row 2: must not be missing or empty"),
+        ({"basket": pa.array(["", "x"])}, "column 'basket', row 1: must not be missing or empty"),
+        ({"test": pa.array([0, 2], pa.uint8())}, "column 'test', row 2: must be 0 or 1, got '2'"),
+        ({"test": pa.array([0, 1])}, "column 'test' must be uint8, got int64"),
+        ({"time": pa.array([1, None])}, "column 'time', row 2: must not be missing"),
+        ({"event": None}, "no column 'event'"),
+        ({"event": pa.array(["sell", "return"])}, r"none of 2 events is a target, got \['buy'\]"),
+        ({"test": pa.array([0, 0], pa.uint8())}, "has no test rows, and 2 training rows"),
+        ({"test": pa.array([1, 1], pa.uint8())}, "has no training rows, and 2 test rows"),
+    ],
+)
+def test_interactions_that_break_the_contract_are_refused(tmp_path, columns, message):
+    with pytest.raises(BadData, match=message):
+        written(tmp_path, [bought(**columns)], KEYS, interactions=BOUGHT)

@@ -53,6 +53,17 @@ def test_ingest_and_encode_end_to_end(project: Project, capsys: pytest.CaptureFi
     assert sum(record["rows"].values()) == 600
 
 
+def test_ingest_of_interactions_has_no_label(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.folder / "data/train.txt").write_text("0 1 2\n1 2\n")
+    (project.folder / "data/test.txt").write_text("0 3\n1\n")
+    project.give(dataset={"name": "interactions", "path": "data", "options": None}).run("ingest")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ingest: 4 rows of interactions, 2 fields, interactions, ")
+    assert lines[1] == "ingest: 1 lines of data/test.txt name a user without items; they give no rows"
+    raw = project.read("raw/raw.json")
+    assert raw["label"] is None and raw["interactions"]["keys"] == {"user": "user", "item": "item"}
+
+
 def test_ingest_and_encode_say_what_they_changed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         f"{word},{' | '.join('abc'[: 1 + i % 3])},2024-01-0{1 + i % 9}" for i, word in enumerate(["Yes", "no"] * 90)
@@ -142,7 +153,7 @@ def test_bad_input_leaves_nothing_new(project: Project) -> None:
 
 def test_foreign_names_and_options_are_told(project: Project) -> None:
     message = project.give(dataset__name="nope").error("ingest")
-    assert "there is no data set 'nope'; there are avazu, criteo, flights_3m, movielens_100k" in message
+    assert "there is no data set 'nope'; there are avazu, criteo, flights_3m, interactions, " in message
     wrong = {"label": "y", "categories": ["c"]}
     message = project.give(dataset__name="table", dataset__options=wrong).error("ingest")
     assert (

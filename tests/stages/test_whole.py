@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.experiment.experiment import suitable
 from pipeline.workflow.plug import names
 from stages import evaluate
 from tests.project import STAGES, Project
@@ -17,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
-MADE = [("autodim", backbone) for backbone in names("backbones")]
+MADE = [("autodim", backbone) for backbone in suitable(interactions=False)]
 MADE += [(method, "deepfm") for method in names("methods") if method != "autodim"]
 FIELDS = ["user", "item", "price", "tags"]
 

@@ -105,7 +105,7 @@ def test_a_search_is_algorithm_1_of_autodim_written_out(whole: Any) -> None:
     for step in range(EPOCHS * STEPS):
         plain.train()
         embedding.before_step(step, EPOCHS * STEPS)
-        ids, labels = training.take()
+        ids, labels, _ = training.take()
         loss = binary_cross_entropy_with_logits(plain(ids), labels)
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
@@ -118,7 +118,7 @@ def test_a_search_is_algorithm_1_of_autodim_written_out(whole: Any) -> None:
                 p[there] -= 0.01 * hats[0][there] / (hats[1][there].sqrt() + 1e-8)
         if step + 1 > WARM_UP:
             statistics = copy.deepcopy(dict(plain.named_buffers()))
-            ids, labels = arch.take()
+            ids, labels, _ = arch.take()
             (alpha.grad,) = torch.autograd.grad(binary_cross_entropy_with_logits(plain(ids), labels), [alpha])
             adam.step()
             for name, buffer in plain.named_buffers():

@@ -60,7 +60,7 @@ def test_training_is_the_plain_loop_of_its_definition(tmp_path: Path, schedule: 
     batches = Batches(clicks(1500, 1), 300, seed=0)
     losses, aucs, states = [], [], []
     for _ in range(10):
-        for ids, labels in batches:
+        for ids, labels, _ in batches:
             plain.train()
             loss = binary_cross_entropy_with_logits(plain(ids), labels)
             adam.zero_grad()

@@ -1,0 +1,263 @@
+"""Retrieval: rank all items for a query, judged by Recall and NDCG at k.
+
+The score of an item is the inner product of its vector and the query's, or the cosine. Candidates of the softmax are
+the items of the batch, items that are drawn, or both; see `loss`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+from pipeline.data.batches import Batch, Batches
+from pipeline.data.drawn import DrawnBatches
+from pipeline.data.encoded import Encoded
+from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN
+from pipeline.data.split import PARTS, Split
+from pipeline.metrics.ranking import Queries, coverage, ndcg, recall, reciprocal_rank
+from pipeline.metrics.ranking import influence as influence_of
+from pipeline.models.retriever import Retriever
+
+ANSWER = "items"
+RANKED = 100  # items that a prediction ranks
+CUTS = (1, 5, 10, 20, 50, 100)
+OBJECTIVE = 20
+METRICS = {
+    "recall_20": "Recall@20",
+    "ndcg_20": "NDCG@20",
+    "mrr": "MRR",
+    "coverage_20": "coverage@20",
+    **{f"recall_{k}": f"Recall@{k}" for k in CUTS if k != OBJECTIVE},
+}
+ROWS, SCORED = 8192, 512  # queries whose vectors, and whose scores, are computed together
+NEVER = -1e9  # the score of what is no candidate; infinity would have no gradient if nothing else is one
+Score = Literal["cosine", "dot"]
+Loss = Literal["softmax", "bpr"]
+Temperature = Annotated[float, Field(gt=0)]
+Number = Annotated[int, Field(ge=0)]
+Power = Annotated[float, Field(ge=0, le=1)]
+
+
+def check(data: Encoded) -> None:
+    """Check that the data are interactions.
+
+    Raises:
+        ValueError: with a remedy, if they are not.
+    """
+    if data.interactions is None:
+        raise ValueError(
+            f"{data.folder}: has labels, and task retrieval needs interactions of users and items; name the columns of "
+            "both in dataset.options, choose a data set of interactions, or set task.name to ctr in params.yaml"
+        )
+
+
+def batches(
+    split: Split,
+    batch_size: int,
+    seed: int | None = None,
+    *,
+    loss: Loss = "softmax",
+    in_batch: bool = True,
+    negatives: Number = 2048,
+    mask_known: bool = True,
+) -> Batches:
+    """Batches with drawn items.
+
+    Args:
+        split: rows of interactions.
+        batch_size: most rows of a batch.
+        seed: see `pipeline.data.batches.Batches`.
+        loss, in_batch, mask_known: see `loss`.
+        negatives: items that are drawn: for each batch with softmax, for each row with bpr.
+
+    Raises:
+        ValueError: if a row would have no negatives.
+    """
+    if not negatives and (loss == "bpr" or not in_batch):
+        raise ValueError(
+            "params.yaml: task.options: negatives must be at least 1, got 0; only the softmax with in_batch needs none"
+        )
+    if loss == "bpr":
+        return DrawnBatches(split, batch_size, seed, own=negatives, known=False)
+    return DrawnBatches(split, batch_size, seed, shared=negatives, with_batch=in_batch, known=mask_known)
+
+
+def loss(
+    model: Retriever,
+    batch: Batch,
+    *,
+    loss: Loss = "softmax",
+    temperature: Temperature = 0.1,
+    score: Score = "cosine",
+    in_batch: bool = True,
+    logq: bool = True,
+    mask_known: bool = True,
+    query_power: Power = 1.0,
+) -> Tensor:
+    """The mean loss of a batch, in nats.
+
+    Args:
+        model, batch: rows and drawn items.
+        loss: "softmax": cross-entropy of the row's item against the other candidates of the batch; "bpr": softplus of
+            the score of an item that is drawn minus that of the row's item (Rendle et al. 2009).
+        temperature: scores are divided by it.
+        score: "cosine" or "dot".
+        in_batch: whether the items of the batch are candidates, besides those that are drawn. Each item is a candidate
+            once, so no row has its own item among its negatives.
+        logq: whether the logarithm of the probability to be a candidate is subtracted from the scores of the others.
+            Without it, popular items are negatives too often, and their scores fall (Yi et al. 2019).
+        mask_known: whether items with which the user has interacted are no negatives.
+        query_power: p; a query of n rows has the weight n**p. 1: all rows are alike; 0: all queries are alike.
+
+    NOTE[DIFF]: Yi et al. subtract log(B q), for items that may be candidates several times. Here each is one once, with
+    the probability p, so log p is subtracted; the sum over candidates is then unbiased for the sum over all items.
+    """
+    del mask_known  # it decides what the batch holds
+    assert batch.drawn is not None
+    if loss == "bpr":
+        losses = softplus(-_margins(model, batch, temperature, score)).mean(1)
+    else:
+        own, others = _scores(model, batch, temperature, score, in_batch, logq)
+        losses = torch.logaddexp(own, others.logsumexp(1)[batch.drawn.query]) - own
+    sizes = torch.bincount(batch.drawn.query)
+    weights = sizes.to(losses.dtype).pow(query_power - 1)[batch.drawn.query]
+    return (weights * losses).sum() / weights.sum()
+
+
+def probe(
+    model: Retriever,
+    batch: Batch,
+    *,
+    loss: Loss = "softmax",
+    temperature: Temperature = 0.1,
+    score: Score = "cosine",
+    in_batch: bool = True,
+    logq: bool = True,
+    mask_known: bool = True,
+) -> Tensor:
+    """See `pipeline.training.task.Task.probe`; each row has a random sign, see `CalibratedRetriever`.
+
+    For the softmax with probabilities p, z_j - sum(p z) with j drawn from p has the second derivative, diag(p) - p p^T,
+    as the mean of its outer products.
+    """
+    del mask_known
+    assert batch.drawn is not None
+    seed = int(batch.ids[:, [USER_COLUMN, ITEM_COLUMN]].long().sum())
+    generator = torch.Generator().manual_seed(seed)
+    signs = (torch.randint(2, (len(batch.ids),), generator=generator) * 2 - 1).to(batch.ids.device)
+    if loss == "bpr":
+        margins = _margins(model, batch, temperature, score)
+        p = margins.detach().sigmoid()
+        draws = torch.randint(2, margins.shape, generator=generator).to(p.device) * 2 - 1
+        return ((p * (1 - p) / margins.shape[1]).sqrt() * draws * margins).sum()
+    own, others = _scores(model, batch, temperature, score, in_batch, logq)
+    query = batch.drawn.query
+    p_own = torch.sigmoid(own - others.logsumexp(1)[query]).detach()
+    p = others.detach().softmax(1)  # among the others
+    finite = torch.where(p > 0, others, 0)
+    mean = p_own * own + (1 - p_own) * (p * finite).sum(1)[query]
+    other = torch.multinomial(p.cpu()[query.cpu()], 1, generator=generator).to(p.device)
+    is_own = torch.rand(len(own), generator=generator).to(p.device) < p_own
+    drawn = torch.where(is_own, own, finite[query, other[:, 0]])
+    return ((drawn - mean) * signs).sum()
+
+
+def _margins(model: Retriever, batch: Batch, temperature: float, score: Score) -> Tensor:
+    """(B, k): the score of each row's own item minus those of its drawn items."""
+    assert batch.drawn is not None
+    own, numbers = batch.ids[:, ITEM_COLUMN].long(), batch.drawn.numbers
+    distinct, place = torch.cat([own, numbers.flatten()]).unique(return_inverse=True)
+    queries, items = _scaled(model(batch.ids[batch.drawn.first], distinct), score)
+    queries, vectors = queries[batch.drawn.query], items[place]
+    of_own = (queries * vectors[: len(own)]).sum(1, keepdim=True)
+    of_drawn = torch.einsum("bk,bnk->bn", queries, vectors[len(own) :].view(*numbers.shape, -1))
+    return (of_own - of_drawn) / temperature
+
+
+def _scores(
+    model: Retriever, batch: Batch, temperature: float, score: Score, in_batch: bool, logq: bool
+) -> tuple[Tensor, Tensor]:
+    """The score of each row's own item (B,), and those of the candidates of each query (G, n): `NEVER` for the query's
+    own items and for all that are no candidates."""
+    assert batch.drawn is not None
+    first, query, numbers, chances, known = batch.drawn
+    own = batch.ids[:, ITEM_COLUMN].long()
+    distinct, place = torch.cat([own, numbers]).unique(return_inverse=True)
+    queries, items = _scaled(model(batch.ids[first], distinct), score)
+    scores = queries @ items.T / temperature
+    of_own = scores[query, place[: len(own)]]
+    if logq:
+        scores = scores - chances[distinct]
+    excluded = torch.zeros(scores.shape, dtype=torch.bool, device=own.device)
+    if not in_batch:
+        excluded[:, ~torch.isin(distinct, numbers)] = True
+    column = torch.full((len(chances),), -1, device=own.device)
+    column[distinct] = torch.arange(len(distinct), device=own.device)
+    at = column[known[1]]
+    excluded[known[0][at >= 0], at[at >= 0]] = True
+    excluded[query, place[: len(own)]] = True
+    return of_own, scores.masked_fill(excluded, NEVER)
+
+
+def _scaled(vectors: tuple[Tensor, Tensor], score: Score) -> tuple[Tensor, Tensor]:
+    queries, items = vectors
+    return (normalize(queries, dim=1), normalize(items, dim=1)) if score == "cosine" else (queries, items)
+
+
+@torch.no_grad()
+def predict(model: Retriever, split: Split, *, score: Score = "cosine", mask_seen: bool = True) -> np.ndarray:
+    """(Q, 100) int32 numbers of the best items for each query, the best first; -1 where there are fewer.
+
+    Args:
+        model: trained.
+        split: rows of interactions.
+        score: see `loss`.
+        mask_seen: whether items are left out with which the user interacted in an earlier part, as benchmarks do where
+            nothing is bought twice.
+    """
+    assert split.interactions is not None
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    rows = np.concatenate(split.ids)
+    rows = rows[Queries.of(rows).first]
+    earlier = PARTS[: min(PARTS.index(part) for part in split.parts)] if split.parts else ()
+    seen = split.interactions.pairs(*earlier) if mask_seen and earlier else None
+    found = []
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        queries, items = _scaled(model(torch.from_numpy(some).to(device)), score)
+        for first in range(0, len(some), SCORED):
+            scores = queries[first : first + SCORED] @ items.T
+            if seen is not None:
+                at, number = seen.of_users(some[first : first + SCORED, USER_COLUMN].astype(np.int64))
+                scores[torch.from_numpy(at).to(device), torch.from_numpy(number).to(device)] = -torch.inf
+            best = scores.topk(min(RANKED, scores.shape[1]), dim=1)
+            numbers = torch.where(best.values.isfinite(), best.indices, -1).int().cpu().numpy()
+            found.append(np.pad(numbers, ((0, 0), (0, RANKED - numbers.shape[1])), constant_values=-1))
+    model.train(training)
+    return np.concatenate(found)
+
+
+def measure(predictions: np.ndarray, split: Split) -> dict[str, float]:
+    """The metrics of ranked items (Q, 100), as means over the queries."""
+    assert split.interactions is not None
+    queries = Queries.of(np.concatenate(split.ids))
+    hits = queries.hits(predictions)
+    values = {f"recall_{k}": float(recall(hits, queries.sizes, k).mean()) for k in CUTS}
+    values["ndcg_20"] = float(ndcg(hits, queries.sizes, OBJECTIVE).mean())
+    values["mrr"] = float(reciprocal_rank(hits).mean())
+    values["coverage_20"] = coverage(predictions, len(split.interactions.items), OBJECTIVE)
+    return {name: values[name] for name in METRICS}
+
+
+def influence(predictions: np.ndarray, split: Split) -> np.ndarray:
+    """The influence of each user on Recall@20."""
+    queries = Queries.of(np.concatenate(split.ids))
+    values = recall(queries.hits(predictions), queries.sizes, OBJECTIVE)
+    return influence_of(values, queries.users)
