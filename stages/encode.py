@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 
-from pipeline.encoding.encode import FIELDS_FILE, encode
-from pipeline.encoding.fields import lines
+from pipeline.encoding.encode import encode
+from pipeline.encoding.fields import FIELDS_FILE, lines
+from pipeline.encoding.interactions import figures, sentences
 from pipeline.encoding.raw_table import raw_record
 from pipeline.encoding.vocabulary import cut_sentences
 from pipeline.tracking.stage import stage_tracker
@@ -33,6 +34,8 @@ def run() -> None:
         tracked.metrics(0, {f"cardinality/{name}": count for name, count in cardinality.items()})
         for part, labels in record["labels"].items():
             tracked.metrics(0, {f"rows/{part}": labels["rows"], f"label_mean/{part}": labels["mean"]})
+        if (interactions := record.get("interactions")) is not None:
+            tracked.metrics(0, figures(interactions))
         for name, summary in record["summaries"].items():
             tracked.metrics(0, {f"unknown/{name}/{part}": share for part, share in summary["unknown"].items()})
             tracked.metrics(0, {f"values/{name}": summary["values"], f"most_frequent/{name}": summary["most_frequent"]})
@@ -45,6 +48,8 @@ def run() -> None:
         f"encode: {sum(rows.values()):,} rows ({', '.join(f'{part} {n:,}' for part, n in rows.items())}), "
         f"{len(cardinality)} fields with {sum(cardinality.values()):,} ids, {time.time() - started:.1f} s"
     )
+    if interactions is not None:
+        print("\n".join(f"encode: {sentence}" for sentence in sentences(interactions, rows)))
     print("\n".join(lines(record["summaries"], ENCODED / FIELDS_FILE)))
     for warning in record["warnings"]:
         print(f"encode: warning: {warning}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.encoding.parts import TRAIN, Parts, Scan, splitmix64
-from pipeline.sources.source import NUMERIC
+from pipeline.encoding.parts import splitmix64
 
 SAMPLE_ROWS = 1 << 17  # training rows from which quantiles are computed
 
@@ -30,30 +29,25 @@ def log_square(values: np.ndarray) -> np.ndarray:
 
 
 def quantile_edges(
-    scan: Scan, parts: Parts, kinds: Mapping[str, str], buckets: int, seed: int
+    rows: Iterable[tuple[np.ndarray, Mapping[str, pa.Array]]], names: Sequence[str], buckets: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Inner edges of the buckets of every numeric field, without repetitions.
 
     They are computed from all training rows if there are at most `SAMPLE_ROWS`, else from a random sample of that many.
 
     Args:
-        scan: reads the raw table.
-        parts: assigns rows to parts.
-        kinds: of all fields, by name.
+        rows: training rows in batches; each is their numbers (n,) and their columns (n,) by name.
+        names: of the numeric fields.
         buckets: the largest number of buckets.
         seed: of the sample.
 
     Returns:
-        The edges of each numeric field, by name, ascending.
+        The edges of each field, by name, ascending.
     """
-    names = [name for name, kind in kinds.items() if kind == NUMERIC]
-    if not names:
-        return {}
     keys, sample = np.empty(0, dtype=np.uint64), np.empty((0, len(names)))
-    for first, batch in scan([*names, *parts.columns], "(quantiles)"):
-        rows = np.flatnonzero(parts(first, batch) == TRAIN)
-        values = np.column_stack([floats(batch[name])[rows] for name in names])
-        keys = np.concatenate([keys, splitmix64(first + rows, seed + 1)])
+    for numbers, columns in rows:
+        values = np.column_stack([floats(columns[name]) for name in names])
+        keys = np.concatenate([keys, splitmix64(numbers, seed + 1)])
         sample = np.concatenate([sample, values])
         if len(keys) > SAMPLE_ROWS:
             kept = np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,24 +27,24 @@ from pipeline.data.schema import Field, Schema
 from pipeline.data.split import PARTS, Split
 from pipeline.encoding.arrays import ArrayFile
 from pipeline.encoding.buckets import quantile_edges
-from pipeline.encoding.fields import JUDGING, SAMPLE, Summary, part_warnings, warnings, write_table
+from pipeline.encoding.fields import FIELDS_FILE, JUDGING, SAMPLE, Summary, part_warnings, warnings, write_table
+from pipeline.encoding.interactions import encode_interactions
 from pipeline.encoding.parts import TRAIN, PartLabels, Parts
-from pipeline.encoding.raw_table import LABEL_DTYPES, RawTable, checked_table, raw_record
+from pipeline.encoding.raw_table import INTERACTIONS, LABEL_DTYPES, RawTable, checked_table, plain, raw_record
+from pipeline.encoding.record import MAX_BAG, Limits, encoding_record
 from pipeline.encoding.tally import Tally
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Counts, Cut, Vocabulary, cut_of, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
-from pipeline.sources.source import BAG, LABEL, ORACLE, TIME, BadData
+from pipeline.sources.source import BAG, LABEL, NUMERIC, ORACLE, TIME, BadData
 from pipeline.workflow.outputs import checksum, write_json
 from pipeline.workflow.params import Encode
-
-MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
-MAX_BAG = 8
-FIELDS_FILE = "fields.csv"
 
 
 def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_ROWS) -> dict[str, Any]:
     """Write the encoded parts, their vocabulary and their schema.
+
+    Interactions are encoded by `pipeline.encoding.interactions.encode_interactions`.
 
     Args:
         raw: folder with the table.parquet and raw.json of ``ingest``.
@@ -71,8 +71,14 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
         ValueError: if the settings do not suit the data; `BadData` names the part and the remedy.
     """
     table = RawTable(raw, batch_rows)
-    if settings.split.by == "time" and not table.record[TIME]:
-        raise BadData("has no time to split by", file=raw, remedy="set encode.split.by to random in params.yaml")
+    if table.interactions is not None:
+        return encode_interactions(table, table.interactions, folder, settings)
+    if settings.split.by == "given" or (settings.split.by == "time" and not table.record[TIME]):
+        lack = "time to split by" if settings.split.by == "time" else "test rows that its publisher chose"
+        raise BadData(f"has no {lack}", file=raw, remedy="set encode.split.by to random in params.yaml")
+    if settings.history:
+        remedy = "set encode.history to null in params.yaml"
+        raise BadData("has labels, and only interactions have a history", file=raw, remedy=remedy)
     with thread_pool() as threads:
         encoder = _Encoder(table, settings, threads)
         encoder.split_rows()
@@ -98,15 +104,15 @@ class _Encoder:
 
     def __init__(self, table: RawTable, settings: Encode, threads: ThreadPoolExecutor) -> None:
         self.table, self.settings, self.threads = table, settings, threads
-        defaults = table.record["defaults"]
-        self.min_count: int = settings.min_count or defaults.get("min_count", MIN_COUNT)
-        self.max_bag: int = settings.max_bag or defaults.get("max_bag", MAX_BAG)
+        self.limits = Limits.of(settings, table.record["defaults"])
         self.parts = Parts(settings.split.by, settings.split.shares, settings.seed, table.scan)
         self.edges: dict[str, np.ndarray] = {}
-        if settings.numeric == "quantiles":
-            self.edges = quantile_edges(table.scan, self.parts, table.kinds, settings.buckets, settings.seed)
+        numeric = [name for name, kind in table.kinds.items() if kind == NUMERIC]
+        if settings.numeric == "quantiles" and numeric:
+            self.edges = quantile_edges(self._training_rows(numeric), numeric, settings.buckets, settings.seed)
         self.vocabularies = {
-            name: Vocabulary(name, kind, self.edges.get(name), self.max_bag) for name, kind in table.kinds.items()
+            name: Vocabulary(name, kind, self.edges.get(name), self.limits.max_bag)
+            for name, kind in table.kinds.items()
         }
         self.samples: dict[str, pa.Array] = {}  # raw values of the first training rows, by field
         # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
@@ -114,6 +120,11 @@ class _Encoder:
         self.labels = PartLabels()
         self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
         self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
+
+    def _training_rows(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        for first, batch in self.table.scan([*names, *self.parts.columns], "(quantiles)"):
+            rows = np.flatnonzero(self.parts(first, batch) == TRAIN)
+            yield first + rows, batch.take(pa.array(rows))
 
     def split_rows(self) -> None:
         """Find the training rows, and summarise the labels of each part.
@@ -160,11 +171,11 @@ class _Encoder:
             for (_, batch), bits in zip(self.table.batches([vocabulary.name]), self.train, strict=True):
                 column, train = batch[vocabulary.name], np.unpackbits(bits, count=len(batch)).view(bool)
                 if wanted and vocabulary.kind != BAG:
-                    sample.append(_plain(column.take(pa.array(np.flatnonzero(train)[:wanted]))))
+                    sample.append(plain(column.take(pa.array(np.flatnonzero(train)[:wanted]))))
                     wanted -= len(sample[-1])
                 yield column, train
 
-        known = vocabulary.learn(pieces, self.min_count)
+        known = vocabulary.learn(pieces, self.limits.min_count)
         self.samples[vocabulary.name] = pa.concat_arrays(sample) if sample else pa.nulls(0)
         return known
 
@@ -243,18 +254,9 @@ class _Encoder:
         return {
             "rows": {part: about.rows for part, about in labels.items()},
             "labels": {part: asdict(about) for part, about in labels.items()},
-            "raw_sha256": self.table.record["sha256"],
-            "dataset": self.table.record.get("dataset"),
-            "options": self.table.record.get("options", {}),
-            "kinds": self.table.kinds,
+            **encoding_record(self.table, self.settings, self.limits, self.table.kinds, self.edges),
             "split": {**self.settings.split.model_dump(), **self.parts.record()},
-            "seed": self.settings.seed,
-            "min_count": self.min_count,
-            "max_bag": self.max_bag,
             "cut": cut_of(self.cut),
-            "numeric": self.settings.numeric,
-            "edges": {name: list(map(float, edges)) for name, edges in self.edges.items()},
-            "facts": self.table.record["facts"],
             "warnings": part_warnings(labels),
         }
 
@@ -289,10 +291,6 @@ class _Encoder:
         return made
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
 def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
 
@@ -303,11 +301,17 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
         raw: folder with the table.parquet and raw.json of ``ingest``. The whole table is held in memory.
         max_bag: slots of a bag; None for the data set's default.
 
+    Raises:
+        BadData: if the rows have no labels.
+
     Returns:
         schema; ids (n, S) int32, where `UNKNOWN` means an empty bag; labels (n,), uint8 for raw labels of uint8 and
         float32 for float64; what was cut from the bags.
     """
     record = raw_record(raw)
+    if record.get(INTERACTIONS) is not None:
+        remedy = "choose a data set with labels as dataset.name in params.yaml"
+        raise BadData("has interactions, and a stream needs labels", file=raw, remedy=remedy)
     max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(checked_table(raw, record))
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))

@@ -19,6 +19,7 @@ SAMPLE = 1000  # training rows whose raw values say what a field may hold
 UNIQUE = 0.8  # values in a training row from which on a field is nearly unique
 TIMES = 0.9  # share of a sample that looks like times
 LEAK = 0.98  # AUC of a field alone above which it probably tells the label
+FIELDS_FILE = "fields.csv"
 SHOWN = 40  # fields in a printed table
 JUDGING: tuple[Part, ...] = ("val", "test")
 LEAST_OF_LABEL = 10  # rows of the rarer label, like `LEAST_ROWS`

@@ -12,10 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.interactions import EVENT
 from pipeline.encoding.threads import progress_bar
 from pipeline.sources.source import CATEGORICAL, KINDS, LABEL, ORACLE, TIME
 from pipeline.workflow.outputs import broken, checksum, read_json
 
+INTERACTIONS = "interactions"  # entry of raw.json of a log without labels
+BASKET, TEST = "basket", "test"
+OPTIONAL = (EVENT, BASKET, TEST)  # columns of interactions besides the time; entries of that name say which there are
 LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, and of encoded labels
 
 
@@ -32,7 +36,28 @@ def raw_record(folder: Path) -> dict[str, Any]:
         raise broken(folder / "raw.json", f"is not a record with {', '.join(types)}")
     if foreign := {name: kind for name, kind in record["fields"].items() if kind not in KINDS}:
         raise broken(folder / "raw.json", f"has fields of kinds other than {', '.join(KINDS)}: {foreign}")
+    _check_interactions(folder / "raw.json", record)
     return record
+
+
+def _check_interactions(file: Path, record: Mapping[str, Any]) -> None:
+    """Raise a ValueError if the entry ``interactions`` of raw.json is not of its form."""
+    about = record.get(INTERACTIONS)
+    if about is None:
+        return
+    types: dict[str, Any] = {
+        "roles": dict,
+        "keys": dict,
+        "targets": (list, type(None)),
+        **dict.fromkeys(OPTIONAL, bool),
+    }
+    if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in types.items()):
+        raise broken(file, f"must describe its interactions by {', '.join(types)}")
+    roles, keys = about["roles"], about["keys"]
+    if set(roles) != set(record["fields"]) or not set(roles.values()) <= {"user", "item"}:
+        raise broken(file, "must say of every field whether it describes a user or an item")
+    if set(keys) != {"user", "item"} or any(roles.get(name) != role for role, name in keys.items()):
+        raise broken(file, "must name a field that identifies a user, and one that identifies an item")
 
 
 def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
@@ -67,9 +92,12 @@ class RawTable:
         self.path = checked_table(folder, self.record)
         self.metadata = pq.read_metadata(self.path)
         schema = self.metadata.schema.to_arrow_schema()
-        if absent := sorted({LABEL, *self.kinds} - set(schema.names)):
+        self.interactions: dict[str, Any] | None = self.record.get(INTERACTIONS)
+        optional = [name for name in OPTIONAL if self.interactions and self.interactions[name]]
+        needed = {*self.kinds, *(optional if self.interactions else [LABEL])}
+        if absent := sorted(needed - set(schema.names)):
             raise broken(folder / "raw.json", f"names columns that {self.path.name} does not have: {absent}")
-        self.label_dtype = LABEL_DTYPES[schema.field(LABEL).type]
+        self.label_dtype = LABEL_DTYPES[schema.field(LABEL).type] if LABEL in schema.names else ""
         self.groups = self.metadata.num_row_groups
         self.sizes = [self.metadata.row_group(group).num_rows for group in range(self.groups)]
         self.firsts = [0, *itertools.accumulate(self.sizes)]
@@ -97,9 +125,21 @@ class RawTable:
         """(n,): a whole column without missing values."""
         return np.concatenate([batch[name].to_numpy() for _, batch in self.batches([name])])
 
+    def whole(self, name: str) -> pa.Array:
+        """(n,): a whole column; as dictionary array, unless it is a field of another kind than categorical."""
+        column = pa.chunked_array([batch[name] for _, batch in self.batches([name])])
+        if self.kinds.get(name, CATEGORICAL) == CATEGORICAL and not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        return column.combine_chunks()
+
     def scan(self, columns: Sequence[str], title: str) -> Iterator[tuple[int, pa.RecordBatch]]:
         """`batches` of all row groups, with a progress bar."""
         with progress_bar(title, self.firsts[-1], " rows") as progress:
             for first, batch in self.batches(columns):
                 yield first, batch
                 progress.update(len(batch))
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """A column without a dictionary."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

@@ -190,8 +190,15 @@ class Vocabulary:
         return rows[firsts], codes[firsts], flat.dictionary
 
 
-def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: Path) -> Schema:
+def write_vocabulary(
+    vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: Path, roles: Mapping[str, str] | None = None
+) -> Schema:
     """Write the tables that `Vocabulary.learn` returned as one Parquet file.
+
+    Args:
+        vocabularies: each with its table.
+        path: of the file.
+        roles: of the fields of interactions, by name.
 
     Returns:
         The schema of the fields.
@@ -203,7 +210,9 @@ def write_vocabulary(vocabularies: Iterable[tuple[Vocabulary, pa.Table]], path: 
     kinds = {"feature": pa.string(), "value": pa.string(), "count": pa.int64(), "id": pa.int32()}
     with pq.ParquetWriter(path, pa.schema(kinds.items())) as writer:
         for vocabulary, known in vocabularies:
-            fields.append(Field(vocabulary.name, len(known) + 1, vocabulary.width))
+            fields.append(
+                Field(vocabulary.name, len(known) + 1, vocabulary.width, (roles or {}).get(vocabulary.name, ""))
+            )
             if len(known):
                 names = pa.array([vocabulary.name]).take(pa.array(np.zeros(len(known), dtype=np.int8)))
                 known = known.append_column("feature", names).select(list(kinds))

@@ -60,17 +60,18 @@ class Dataset(Plug):
 class Split(Section):
     """How the rows are divided into four parts. Their shares sum to 1."""
 
-    by: Literal["random", "time"]
+    by: Literal["random", "time", "given"]
     """random: by a hash of the row's number and the seed; time: into parts that follow each other, where rows of the
-    same time stay in the same part, so that the shares are approximate"""
+    same time stay in the same part, so that the shares are approximate; given: test is what the publisher of
+    interactions gave as test, and the other parts are shares of each user's other rows, by a hash"""
     train: Share
     """share of the rows for the weights"""
     arch: Share
     """share of the rows for the architecture; the retraining uses them too"""
     val: Share
     """share of the rows that end a training early and on which settings are chosen"""
-    test: Share
-    """share of the rows that only the evaluation opens"""
+    test: Fraction
+    """share of the rows that only the evaluation opens; 0 with given"""
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
@@ -78,6 +79,9 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
+        if (self.by == "given") != (self.test == 0):
+            rule = "must be 0, because the data say which rows it has" if self.by == "given" else "must be above 0"
+            raise ValueError(f"with by: {self.by}, test {rule}, got {self.test:g}")
         if abs(sum(self.shares) - 1) > 1e-9:
             raise ValueError(f"the shares must sum to 1, got {list(self.shares)}, which sum to {sum(self.shares):g}")
         return self
@@ -96,6 +100,9 @@ class Encode(Section):
     """the most quantile buckets of a field"""
     max_bag: Annotated[int, Field(ge=1, le=2**12)] | None = None
     """the most values that a bag keeps; null: the data set's default"""
+    history: Annotated[int, Field(ge=0, le=2**10)] | None = None
+    """interactions of the user that a row of interactions keeps from before its time; null: the data set's default
+    with a split by time, else 0"""
     seed: Seed = 0
     """seed of the random split, and of the sample for quantiles"""
 

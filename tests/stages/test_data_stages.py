@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Schema
 from pipeline.datasets import movielens_1m
 from stages import ingest
+from tests.encoding.logs import raw_log
 from tests.project import ROOT, Project
 
 SPLIT = {"by": "random", "train": 0.7, "arch": 0.1, "val": 0.1, "test": 0.1}
@@ -74,6 +77,34 @@ def test_ingest_and_encode_say_what_they_changed(project: Project, capsys: pytes
     assert project.read("encoded/schema.json")["cut"] == {"tags": {"values": 60, "rows": 60}}
     assert any(line.startswith("encode: bag 'tags': cut 60 values of 60 rows") for line in said)
     assert Schema.load(project.folder / "artifacts/encoded/schema.json").names == ("tags", "at_weekday")
+
+
+def test_encode_says_and_records_what_it_made_of_interactions(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {
+        "user": [f"u{row % 7}" for row in range(400)],
+        "item": [f"i{row % 9 + 9 * (row >= 380)}" for row in range(400)],
+        "event": ["return" if row % 10 == 0 else "purchase" for row in range(400)],
+        "time": pa.array(range(400)),
+    }
+    raw_log(project.folder / "artifacts/raw", columns, targets=["purchase"])
+    split = {**SPLIT, "by": "time"}
+    project.give(encode={**ENCODE, "split": split, "history": 3}).run("encode")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("encode: 360 rows (train 252, arch 36, val 36, test 36), 4 fields with ")
+    assert said[1] == "encode: 7 users, 18 items, queries: train 252, arch 36, val 36, test 36"
+    assert said[2] == "encode: 9 items have no training row; rows with such an item: val 0.0%, test 50.0%"
+    assert "encode: histories of 3 interactions; queries without any: val 0.0%, test 0.0%" in said
+    assert "encode: 40 rows of other types only stand in histories" in said
+    assert "encode: warning: val has 36 queries, too few to judge by; give more rows" in said
+    text = (project.folder / "artifacts/runs/encode.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    names = {line["id"]: line["names"] for line in lines if "id" in line}
+    pairs = [zip(names[line[0]], line[2], strict=True) for line in lines if isinstance(line, list)]
+    figures = {name: value for row in pairs for name, value in row}
+    assert figures["users"] == 7 and figures["queries/test"] == 36 and figures["left_out/in_histories_only"] == 40
+    assert Encoded.load(project.folder / "artifacts/encoded").interactions is not None
 
 
 def test_ingest_and_encode_record_what_they_made_under_its_checksum(project: Project) -> None:

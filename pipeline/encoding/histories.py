@@ -1,0 +1,71 @@
+"""What a user did before a query."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.data.interactions import EVENT, USER
+from pipeline.encoding.log import Log
+from pipeline.encoding.targets import Targets
+
+AGE = "event_age"  # name of the field of an event's age; the field of its type is named like its column
+
+
+class Histories:
+    """The last events of a user before a query, for the targets of a split by time.
+
+    An event is before a query if its time is strictly less. Of events of the same time, the one of the later raw row
+    counts as the later. Events that were left out of the targets as duplicates do not count.
+
+    Args:
+        log: of all events.
+        targets: found in it.
+        length: H, the most events of a history.
+    """
+
+    def __init__(self, log: Log, targets: Targets, length: int) -> None:
+        self.log, self.targets, self.length = log, targets, length
+        kept = ~log.targets
+        kept[targets.events] = True
+        past = np.flatnonzero(kept)
+        self._past = past[np.argsort(log.numbers[USER][past], kind="stable")]  # by user, then in the order of the log
+        self._keys = log.numbers[USER][self._past] * (len(log) + 1) + self._past
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that describe an event of a history."""
+        if not self.length:
+            return ()
+        return (AGE,) if self.log.events is None else (EVENT, AGE)
+
+    def events(self, rows: slice) -> np.ndarray:
+        """(n, H) int64 positions in the log of the events before the queries of some targets, the latest first; -1
+        where there is none."""
+        starts, ends = self._bounds(rows)
+        places = ends[:, None] - 1 - np.arange(self.length)
+        return np.where(places >= starts[:, None], self._past[np.maximum(places, 0)], -1)
+
+    def empty(self, rows: slice) -> np.ndarray:
+        """(n,) whether there is no event before the queries of some targets."""
+        starts, ends = self._bounds(rows)
+        empty: np.ndarray = starts == ends
+        return empty
+
+    def _bounds(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) each: where in ``_past`` the events before the queries of some targets start, and where they end."""
+        users = self.log.numbers[USER][self.targets.events[rows]] * (len(self.log) + 1)
+        before = np.searchsorted(self.log.times, self.targets.times[rows])
+        return np.searchsorted(self._keys, users), np.searchsorted(self._keys, users + before)
+
+    def values(self, name: str, rows: slice) -> pa.Array:
+        """Raw values of a field of all `events` before the queries of some targets, row by row.
+
+        The age is floor(log2(1 + a)) of the time a from the event to the query, in the unit of the log.
+        """
+        events = self.events(rows)
+        there = events >= 0
+        if name == EVENT and self.log.events is not None:
+            return self.log.events.take(pa.array(events[there]))
+        ages = np.repeat(self.targets.times[rows], there.sum(1)) - self.log.times[events[there]]
+        return pa.array(np.floor(np.log2(1.0 + ages)).astype(np.int64))
