@@ -9,20 +9,17 @@ from pipeline.sources.raw import write_raw
 from pipeline.sources.source import BadData
 from pipeline.workflow.validation import checked_options
 
-OPTIONS = {
+COLUMNS = {
     "user": "customer",
     "item": "sku",
-    "time": "at",
+    "users": ["country"],
+    "items": ["title", "price"],
     "event": "type",
     "targets": ["buy"],
     "basket": "order",
-    "categorical": ["country"],
-    "numeric": ["price"],
-    "bag": ["title"],
-    "separator": " ",
-    "users": ["country"],
-    "items": ["title", "price"],
 }
+KINDS = {"categorical": ["country"], "numeric": ["price"], "bag": ["title"]}
+OPTIONS = {**KINDS, "time": "at", "separator": " "}
 HEADER = "at,type,order,customer,country,sku,title,price"
 LOG = [
     "30,buy,o1,1,IT,a,red mug,2.5",
@@ -36,8 +33,13 @@ def put(folder, *lines):
     return folder / "log.csv"
 
 
-def read_whole(path, **options):
-    source = read(path, **{**OPTIONS, **options})
+def opened(path, columns=COLUMNS, **options):
+    """The file, with the options as a user writes them."""
+    return read(path, **checked_options([read], {"interactions": columns, **options}, "options"))
+
+
+def read_whole(path, **columns):
+    source = opened(path, {**COLUMNS, **columns}, **OPTIONS)
     return source, pa.Table.from_batches(source.batches).to_pydict()
 
 
@@ -63,7 +65,7 @@ def test_the_columns_of_a_shop_become_interactions(tmp_path):
 
 def test_a_user_and_an_item_are_enough(tmp_path):
     path = put(tmp_path, *LOG)
-    source = read(path, user="customer", item="sku")
+    source = opened(path, {"user": "customer", "item": "sku"})
     record = write_raw(source, tmp_path / "table.parquet")
     assert pq.read_table(tmp_path / "table.parquet").to_pydict() == {
         "customer": ["1", "1", "2"],
@@ -110,10 +112,12 @@ def test_types_and_baskets_may_be_numbers_of_parquet(tmp_path):
         "at": [1, 2, 3],
     }
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    options = {"categorical": [], "numeric": [], "bag": [], "users": [], "items": [], "targets": [1]}
+    shop = {"user": "customer", "item": "sku", "event": "type"}
     with pytest.raises(BadData, match=r"targets must be types of events that occur, 0, got \['1'\]"):
-        write_raw(read(tmp_path / "log.parquet", **{**OPTIONS, **options}), tmp_path / "table.parquet")
-    source, found = read_whole(tmp_path / "log.parquet", **{**options, "targets": [0], "basket": None})
+        source = opened(tmp_path / "log.parquet", {**shop, "targets": [1], "basket": "order"})
+        write_raw(source, tmp_path / "table.parquet")
+    source = opened(tmp_path / "log.parquet", {**shop, "targets": [0]}, time="at")
+    found = pa.Table.from_batches(source.batches).to_pydict()
     assert found == {"time": [1], "customer": [1], "sku": ["a"], "event": ["0"]}
     assert source.notes == [f"left out 1 rows without a value in {name!r}" for name in ("customer", "sku")]
 
@@ -121,36 +125,30 @@ def test_types_and_baskets_may_be_numbers_of_parquet(tmp_path):
 def test_a_part_of_a_date_may_describe_a_user(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("customer,sku,joined\n1,a,2020-05-01\n")
-    source = read(path, user="customer", item="sku", dates={"joined": ["year"]}, users=["joined_year"])
+    shop = {"user": "customer", "item": "sku", "users": ["joined_year"]}
+    source = opened(path, shop, dates={"joined": ["year"]})
     assert source.interactions.roles["joined_year"] == "user"
     assert pa.Table.from_batches(source.batches)["joined_year"].to_pylist() == [2020]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("columns", "options", "message"),
     [
-        ({"user": None}, "'user' is missing; name its column"),
-        ({"item": None}, "'item' is missing; name its column"),
-        (
-            dict.fromkeys(OPTIONS),
-            "'label' is missing; name its column, or for interactions the columns 'user' and 'item'",
-        ),
-        ({"label": "type"}, "label must be null with user, item, .*, basket, got 'type'; a row has a label, or is an"),
-        ({"positive": "buy"}, "positive must be null without a label, got 'buy'; remove it"),
-        ({"event": None}, r"targets must be null without event, got \['buy'\]; name the column of the types"),
-        ({"targets": []}, r"targets must name at least one type of events, got \[\]; name one"),
-        (
-            {"items": ["title"]},
-            r"name each of the fields \['country', 'price', 'title'\] once, got \['country', 'title'\]",
-        ),
-        ({"users": ["country", "title"]}, r"once, got \['country', 'title', 'title', 'price'\]; say of each"),
-        ({"users": ["country", "age"]}, r"once, got \['country', 'age', 'title', 'price'\]"),
-        ({"categorical": ["country", "type"]}, r"no column may be named twice, got \['type'\]"),
-        ({"basket": "type"}, r"no column may be named twice, got \['type'\]"),
-        ({"item": "customer"}, r"no column may be named twice, got \['customer'\]"),
+        (None, {}, "dataset.options: 'label' is missing; name its column, or set interactions"),
+        ({"item": "sku"}, {}, "options: interactions: 'user' is missing"),
+        ({**COLUMNS, "itmes": []}, {}, r"options: interactions: there is no 'itmes' \(did you mean 'items'\?\)"),
+        (COLUMNS, {"label": "type"}, "label must be null with interactions, got 'type'; remove one of them"),
+        (COLUMNS, {"positive": "buy"}, "positive must be null without a label, got 'buy'; remove it"),
+        ({**COLUMNS, "event": None}, {}, r"targets must be null without event, got \['buy'\]; name that column"),
+        ({**COLUMNS, "targets": []}, {}, r"targets must name at least one type of events, got \[\]; name one"),
+        ({**COLUMNS, "items": ["title"]}, {}, r"\['country', 'price', 'title'\] once, got \['country', 'title'\]"),
+        ({**COLUMNS, "users": ["country", "age"]}, {}, r"once, got \['country', 'age', 'title', 'price'\]; say of"),
+        ({**COLUMNS, "users": ["country", "title"]}, {}, r"once, got \['country', 'title', 'title', 'price'\]"),
+        (COLUMNS, {"categorical": ["country", "type"]}, r"no column may be named twice, got \['type'\]"),
+        ({**COLUMNS, "basket": "type"}, {}, r"no column may be named twice, got \['type'\]"),
+        ({**COLUMNS, "item": "customer"}, {}, r"no column may be named twice, got \['customer'\]"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(tmp_path, options, message):
-    chosen = {name: value for name, value in (OPTIONS | options).items() if value is not None}
+def test_options_that_contradict_each_other_are_refused(tmp_path, columns, options, message):
     with pytest.raises(ValueError, match=message):
-        read(put(tmp_path, *LOG), **checked_options([read], chosen, "options"))
+        opened(put(tmp_path, *LOG), columns, **{**OPTIONS, **options})

@@ -68,8 +68,8 @@ def test_a_log_of_a_shop_is_ingested_and_encoded(project: Project, capsys: pytes
     rows = [f"{n},u{n % 9},i{n % 7},red mug {n % 7},{'view,' if n % 3 else f'buy,o{n}'}" for n in range(600)]
     rows += ["600,,i1,red mug,buy,o600", "601,u1,new,blue cup,buy,o601"]
     (project.folder / "data/log.csv").write_text("\n".join(["at,who,what,title,type,order", *rows]))
-    columns = {"user": "who", "item": "what", "items": ["title"], "bag": ["title"], "separator": " ", "time": "at"}
-    options = {**columns, "event": "type", "targets": ["buy"], "basket": "order"}
+    shop = {"user": "who", "item": "what", "items": ["title"], "event": "type", "targets": ["buy"], "basket": "order"}
+    options = {"interactions": shop, "bag": ["title"], "separator": " ", "time": "at"}
     project.give(dataset={"name": "table", "path": "data/log.csv", "options": options})
     split = {**SPLIT, "by": "time"}
     project.give(encode={**ENCODE, "split": split, "history": None}).run("ingest", "encode")
