@@ -205,6 +205,8 @@ class Evaluate(Section):
 
     tolerance: Rate
     """the knee of the curve is the smallest size that loses less of the objective on val"""
+    references: bool = True
+    """of interactions: whether popularity, neighbours and other references that learn no table are compared"""
 
 
 class Sweep(Section):
