@@ -14,13 +14,15 @@ from pydantic import AfterValidator
 from pipeline.sources import parquet
 from pipeline.sources.columns import Columns, derived
 from pipeline.sources.delimited import Delimited, extends_ascii
+from pipeline.sources.events import Events
 from pipeline.sources.files import DataFile, table_files
 from pipeline.sources.labels import BinaryLabels
-from pipeline.sources.source import BAG, CATEGORICAL, NUMERIC, Source
+from pipeline.sources.source import BAG, CATEGORICAL, ITEM, NUMERIC, USER, Interacting, Source
 from pipeline.sources.tables import ParquetTable, Rows, TextTable, alike, batches
 from pipeline.sources.times import Part
 from pipeline.workflow.validation import repeated
 
+HISTORY = 20  # interactions before a query, if there are times
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 
 
@@ -47,9 +49,16 @@ def _known_encoding(name: str) -> str:
 def read(
     path: Path,
     *,
-    label: str,
+    label: str | None = None,
     label_type: Literal["binary", "number"] = "binary",
     positive: str | int | float | bool | None = None,
+    user: str | None = None,
+    item: str | None = None,
+    users: Sequence[str] = (),
+    items: Sequence[str] = (),
+    event: str | None = None,
+    targets: Sequence[str | int] | None = None,
+    basket: str | None = None,
     categorical: Sequence[str] = (),
     numeric: Sequence[str] = (),
     bag: Sequence[str] = (),
@@ -63,6 +72,9 @@ def read(
 ) -> Source:
     """A text file with a header line (unless ``names`` is set), or a Parquet file.
 
+    Its rows are events with a label, or interactions of users and items: either ``label`` is set, or ``user`` and
+    ``item`` are.
+
     Spaces around the values of text files, and around the values within a bag of text, are dropped. The notes of the
     `Source` say what became of labels that are not written 0 and 1, and what was dropped.
 
@@ -74,6 +86,12 @@ def read(
             numbers, which are used unchanged.
         positive: the value in the column of a binary label that means 1, in any spelling (1 and 1.0, Yes and yes);
             every other value then means 0.
+        user, item: columns that identify the user and the item of an interaction; they are categorical fields, too. A
+            row without one of them is left out and counted.
+        users, items: the other fields, by whom they describe.
+        event: column of the type of an interaction, e.g. purchase or return.
+        targets: types that a model may be asked to predict; the others only stand in histories. None: all types.
+        basket: column of what belongs together, e.g. an invoice. A target without one is left out and counted.
         categorical, numeric, bag: columns of the fields, by kind. Columns that are not named are not read.
         dates: parts to take from columns of dates and times (see ``time``; whole numbers are Unix seconds). Each part
             is a categorical field ``<column>_<part>``; see `Times.part`.
@@ -93,11 +111,62 @@ def read(
         raise ValueError(
             f"dataset.options: positive must be null if label_type is number, got {positive!r}; remove one of them"
         )
-    fields = _fields(label, time, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag}, dates or {})
-    labels = BinaryLabels(label, positive) if label_type == "binary" else None
-    columns = Columns(label, labels, time, fields, dates or {}, separator, missing)
+    about = {"user": user, "item": item, "users": users, "items": items, "event": event, "targets": targets}
+    _check_kind_of_rows(label, positive, about | {"basket": basket})
     text = functools.partial(_text, names=names, delimiter=delimiter, missing=missing, encoding=encoding)
-    return _source(path, columns, text)
+    if label is not None:
+        fields = _fields(label, time, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag}, dates or {})
+        labels = BinaryLabels(label, positive) if label_type == "binary" else None
+        return _source(path, Columns(label, labels, time, fields, dates or {}, separator, missing), text)
+    assert user is not None and item is not None
+    own = [name for name in (user, item, event, basket) if name is not None]
+    described = [name for name in categorical if name not in (user, item)]
+    by_kind = {CATEGORICAL: [*own, *described], NUMERIC: numeric, BAG: bag}
+    columns = Columns(None, None, time, _fields(None, time, by_kind, dates or {}), dates or {}, separator, missing)
+    roles = _roles(user, item, users, items, [name for name in columns.all_fields if name not in (event, basket)])
+    types = None if targets is None else [str(target) for target in targets]
+    source = replace(_source(path, columns, text), defaults={"history": HISTORY if time else 0})
+    return Events(Interacting(roles, user, item, types), event, basket).of(source)
+
+
+def _check_kind_of_rows(label: str | None, positive: object, about: Mapping[str, object]) -> None:
+    """Raise ValueError unless the options are those of events with a label, or those of interactions, ``about``."""
+    given = [name for name, value in about.items() if value]
+    missing = [name for name in ("user", "item") if name not in given]
+    if label is not None and given:
+        raise ValueError(
+            f"dataset.options: label must be null with {', '.join(given)}, got {label!r}; a row has a label, or is an "
+            "interaction of a user and an item"
+        )
+    if label is None and not given:
+        raise ValueError(
+            "dataset.options: 'label' is missing; name its column, or for interactions the columns 'user' and 'item'"
+        )
+    if label is None and missing:
+        raise ValueError(f"dataset.options: {missing[0]!r} is missing; name its column")
+    if label is None and positive is not None:
+        raise ValueError(f"dataset.options: positive must be null without a label, got {positive!r}; remove it")
+    if about["targets"] is not None and about["event"] is None:
+        raise ValueError(
+            f"dataset.options: targets must be null without event, got {about['targets']}; name the column of the types"
+        )
+
+
+def _roles(user: str, item: str, users: Sequence[str], items: Sequence[str], fields: Sequence[str]) -> dict[str, str]:
+    """Whom each field describes.
+
+    Raises:
+        ValueError: if ``users`` and ``items`` do not name every field but those of user and item once.
+    """
+    described = [name for name in (*users, *items) if name not in (user, item)]
+    others = [name for name in fields if name not in (user, item)]
+    if sorted(described) != sorted(others):
+        raise ValueError(
+            f"dataset.options: users and items must together name each of the fields {others} once, got {described}; "
+            "say of each whether it describes the user or the item"
+        )
+    roles = dict.fromkeys((user, *users), USER) | dict.fromkeys((item, *items), ITEM)
+    return {name: roles[name] for name in fields}
 
 
 def unlabelled(
