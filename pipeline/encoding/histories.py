@@ -67,5 +67,6 @@ class Histories:
         there = events >= 0
         if name == EVENT and self.log.events is not None:
             return self.log.events.take(pa.array(events[there]))
-        ages = np.repeat(self.targets.times[rows], there.sum(1)) - self.log.times[events[there]]
+        now, then = np.repeat(self.targets.times[rows], there.sum(1)), self.log.times[events[there]]
+        ages = now.astype(np.uint64) - then.astype(np.uint64)  # exact, even if int64 cannot hold the difference
         return pa.array(np.floor(np.log2(1.0 + ages)).astype(np.int64))

@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.interactions import EVENT, ITEM, USER
-from pipeline.encoding.raw_table import BASKET, TEST, RawTable
-from pipeline.sources.source import TIME
+from pipeline.encoding.raw_table import RawTable
+from pipeline.sources.source import BASKET, EVENT, ITEM, TEST, TIME, USER
 from pipeline.workflow.outputs import broken
 
 

@@ -60,9 +60,13 @@ def test_a_given_split_keeps_the_publishers_test_rows_and_shares_out_the_rows_of
     owned = Counter(user for user, _ in given[0])
     for part in ("train", "arch", "val"):
         counts = Counter(user for user, _ in bare[part])
-        for user, total in owned.items():
-            assert abs(counts[user] - GIVEN[part] * total) < 1 + (part == "train") or total == 1
+        forced = len(owned) + len(
+            {item for _, item in given[0]}
+        )  # at most so many rows are in train for their user or item
+        assert abs(len(bare[part]) - GIVEN[part] * len(given[0])) < forced + 3 * np.sqrt(len(owned))
+        assert part == "train" or all(counts[user] < GIVEN[part] * total + 1 for user, total in owned.items())
     assert set(owned) == {user for user, _ in bare["train"]}
+    assert {item for _, item in given[0]} == {item for _, item in bare["train"]}
     for part, rows in found.items():
         for _, user, item, repeat in rows:
             assert repeat == (part == "test" and (user, item) in given[0])
@@ -353,6 +357,9 @@ def test_the_data_sets_default_history_is_taken_with_a_split_by_time(tmp_path):
     assert Encoded.load(tmp_path / "none").schema.of_role("event") is None
 
 
+EDGES = {"item": [f"i{row % 3}" for row in range(100)]}
+
+
 @pytest.mark.parametrize(
     ("change", "given", "message"),
     [
@@ -365,7 +372,16 @@ def test_the_data_sets_default_history_is_taken_with_a_split_by_time(tmp_path):
         ),
         ({}, settings(RANDOM, history=2), "histories only with a split by time, and encode.history is 2.*to 0 or null"),
         ({"time": pa.array([1, 2] * 50)}, settings(TIME), "no row would go to part 'arch'.*same time stay together"),
-        ({"test": pa.array([0] * 100, pa.uint8())}, settings(GIVEN), "no row would go to part 'test'; give the publ"),
+        (
+            {**EDGES, "test": pa.array([0] * 100, pa.uint8())},
+            settings(GIVEN),
+            "no row would go to part 'test'; give the publ",
+        ),
+        (
+            {"test": pa.array([0, 1] * 50, pa.uint8())},
+            settings(GIVEN),
+            "go to part 'arch'.*of each item stays in train",
+        ),
         ({"event": ["view"] * 100}, settings(RANDOM), "has no event of a type that may be predicted"),
         ({"user": [None, "u"] * 50}, settings(RANDOM), "must have a user in every row, but row 1 has none"),
     ],
