@@ -66,7 +66,8 @@ class Log:
         events = table.whole(EVENT).take(pa.array(rows)) if about[EVENT] else None
         targets = np.ones(len(rows), dtype=bool)
         if events is not None and about["targets"] is not None:
-            targets = pc.is_in(events, pa.array(about["targets"], pa.string())).to_numpy(zero_copy_only=False)
+            wanted = pa.array(about["targets"], events.type.value_type)
+            targets = pc.is_in(events, wanted).to_numpy(zero_copy_only=False)
         return cls(
             rows,
             numbers,

@@ -10,7 +10,9 @@ import pytest
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import PADDING
 from pipeline.data.split import PARTS
+from pipeline.encoding import interactions
 from pipeline.encoding.encode import as_stream, encode
+from pipeline.encoding.encoding import Encoding
 from pipeline.sources.source import BadData
 from pipeline.workflow.params import Encode
 from tests.encoding.logs import raw_log
@@ -357,6 +359,43 @@ def test_the_data_sets_default_history_is_taken_with_a_split_by_time(tmp_path):
     assert Encoded.load(tmp_path / "none").schema.of_role("event") is None
 
 
+def test_the_result_is_the_same_whatever_the_pieces(tmp_path, monkeypatch):
+    prices = [float(len(item) * row % 50) for row, item in enumerate(shop()["item"])]
+    columns = shop(price=prices)
+    raw = raw_log(tmp_path / "raw", columns, items={"price": "numeric"}, targets=["buy"])
+    given = settings(TIME, history=3, numeric="quantiles", buckets=6, min_count=2)
+    whole = encode(raw, tmp_path / "whole", given)
+    monkeypatch.setattr(interactions, "CHUNK_CELLS", 100)
+    assert encode(raw, tmp_path / "pieces", given) == whole
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    assert len(files) == 16
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "pieces" / file).read_bytes()
+
+
+def test_keys_that_are_numbers_are_ordered_as_numbers(tmp_path):
+    columns = {"user": pa.array([row % 30 for row in range(600)]), "item": pa.array([row // 30 for row in range(600)])}
+    encode(raw_log(tmp_path / "raw", columns), tmp_path / "out", settings(RANDOM))
+    for role in ("user", "item"):
+        table = pq.read_table(tmp_path / f"out/{role}s.parquet").to_pylist()
+        assert table == sorted(table, key=lambda row: (-row["rows"], int(row["key"])))
+
+
+def test_what_was_learned_from_interactions_encodes_raw_values_again(tmp_path):
+    columns = shop(title=pa.array([["a", item] for item in shop()["item"]]))
+    columns["event"] = pa.array(columns["event"], pa.large_string())
+    raw = raw_log(tmp_path / "raw", columns, items={"title": "bag"}, targets=["buy"])
+    encode(raw, tmp_path / "out", settings(TIME, history=2))
+    encoding = Encoding.load(tmp_path / "out")
+    assert list(encoding.vocabularies) == list(encoding.schema.names) == ["user", "item", "title", "event", "event_age"]
+    batch = {"user": ["u1"], "item": ["i3"], "title": [["a", "i3"]], "event": ["return"], "event_age": [1]}
+    ids, _ = encoding.ids(pa.RecordBatch.from_pydict(batch))
+    items = np.load(tmp_path / "out/items.npy")
+    assert (
+        ids[0, 1:10].tolist() == items[keys(tmp_path / "out", "item").index("i3")].tolist() and (ids[:, -2:] > 0).all()
+    )
+
+
 EDGES = {"item": [f"i{row % 3}" for row in range(100)]}
 
 
@@ -382,13 +421,19 @@ EDGES = {"item": [f"i{row % 3}" for row in range(100)]}
             settings(GIVEN),
             "go to part 'arch'.*of each item stays in train",
         ),
+        (
+            {"time": pa.array(range(100)), "event_age": ["x"] * 100},
+            settings(TIME, history=1),
+            r"has fields \['event_age'\], and histories have fields of these names; rename",
+        ),
         ({"event": ["view"] * 100}, settings(RANDOM), "has no event of a type that may be predicted"),
         ({"user": [None, "u"] * 50}, settings(RANDOM), "must have a user in every row, but row 1 has none"),
     ],
 )
 def test_settings_that_do_not_suit_a_log_are_refused_with_a_remedy(tmp_path, change, given, message):
     columns = {"user": [f"u{i % 7}" for i in range(100)], "item": [f"i{i}" for i in range(100)]}
-    raw = raw_log(tmp_path / "raw", columns | change, targets=["buy"])
+    kinds = {name: "categorical" for name in change if name == "event_age"}
+    raw = raw_log(tmp_path / "raw", columns | change, users=kinds, targets=["buy"])
     with pytest.raises(ValueError, match=f"table.parquet: .*{message}"):
         encode(raw, tmp_path / "out", given)
     assert not (tmp_path / "out").exists()
