@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -30,6 +31,7 @@ class Backbone(nn.Module):
     Args:
         schema: of the fields that identify users and items.
         dim: D.
+        keys: these fields.
         layers: K.
         beta: the step, at most 1/2.
         threshold: lambda of the paper.
@@ -42,6 +44,7 @@ class Backbone(nn.Module):
         self,
         schema: Schema,
         dim: int,
+        keys: Mapping[str, str],
         *,
         layers: Count = 3,
         beta: Annotated[float, Field(gt=0, le=0.5)] = 0.5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
@@ -15,12 +17,13 @@ class Backbone(nn.Module):
     Args:
         schema: of the fields that identify users and items.
         dim: D.
+        keys: these fields.
         layers: K.
     """
 
     graph = True
 
-    def __init__(self, schema: Schema, dim: int, *, layers: Count = 3) -> None:
+    def __init__(self, schema: Schema, dim: int, keys: Mapping[str, str], *, layers: Count = 3) -> None:
         super().__init__()
         self.layers = layers
 

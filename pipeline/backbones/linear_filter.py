@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -18,6 +19,7 @@ class Backbone(nn.Module):
     Args:
         schema: of the fields that identify users and items.
         dim: D.
+        keys: these fields.
         layers: K.
         beta: the step, at most 1/2: the largest eigenvalue of L is at most 2.
     """
@@ -25,7 +27,13 @@ class Backbone(nn.Module):
     graph = True
 
     def __init__(
-        self, schema: Schema, dim: int, *, layers: Count = 3, beta: Annotated[float, Field(gt=0, le=0.5)] = 0.5
+        self,
+        schema: Schema,
+        dim: int,
+        keys: Mapping[str, str],
+        *,
+        layers: Count = 3,
+        beta: Annotated[float, Field(gt=0, le=0.5)] = 0.5,
     ) -> None:
         super().__init__()
         self.layers, self.beta = layers, beta

@@ -18,11 +18,12 @@ class Backbone(nn.Module):
     Args:
         schema: of the two fields.
         dim: D.
+        keys: these fields.
     """
 
     graph = False
 
-    def __init__(self, schema: Schema, dim: int) -> None:
+    def __init__(self, schema: Schema, dim: int, keys: Mapping[str, str]) -> None:
         super().__init__()
 
     @staticmethod

@@ -93,8 +93,13 @@ class DrawnBatches(Batches):
             numbers = self.drawable[rng.integers(len(self.drawable), size=self.shared)]
         known = np.stack(self.pairs.of_users(users[first])) if self.known else np.zeros((2, 0), np.int64)
         of_row = np.repeat(np.arange(len(queries)), sizes)
-        tensors = [torch.from_numpy(array) for array in (first, of_row, numbers, known)]
-        drawn = Drawn(*tensors[:3], self.chances, tensors[3])
+        drawn = Drawn(
+            first=torch.from_numpy(first),
+            query=torch.from_numpy(of_row),
+            numbers=torch.from_numpy(numbers),
+            chances=self.chances,
+            known=torch.from_numpy(known),
+        )
         return Batch(torch.from_numpy(rows), torch.ones(len(rows)), drawn)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:

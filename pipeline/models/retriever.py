@@ -7,7 +7,7 @@ the graph of training interactions, into others::
     class Backbone(nn.Module):
         graph = True
 
-        def __init__(self, schema: Schema, dim: int, *, option: type = default, ...) -> None
+        def __init__(self, schema: Schema, dim: int, keys: Mapping[str, str], *, option: type = default, ...) -> None
         def forward(self, vectors: Tensor, graph: Graph) -> Tensor  # (V, D) -> (V, K)
 
 A tower backbone has ``graph = False`` and turns what users, items and events are into vectors::
@@ -15,9 +15,10 @@ A tower backbone has ``graph = False`` and turns what users, items and events ar
         def items(self, embedded: Tensor) -> Tensor  # (n, F_i, D) -> (n, K)
         def queries(self, embedded: Tensor, history: History) -> Tensor  # (B, F_u, D) -> (B, K)
 
-A backbone may define ``fields(schema, keys, **options) -> names``, the fields that it uses; others get no table. By
-default, a graph backbone uses the two fields that identify users and items, and a tower backbone uses all. ``watched()
--> dict`` may name numbers to record after each epoch.
+``schema`` has the kept fields, and ``keys`` names those that identify users and items. A backbone may define a static
+method ``fields(schema, keys, *, option, ...) -> names``, the fields that it uses; others get no table. By default, a
+graph backbone uses the two fields that identify users and items, and a tower backbone uses all. ``watched() -> dict``
+may name numbers to record after each epoch.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.models.dense import settle
 from pipeline.models.graph import Graph
 from pipeline.models.model import MakeBackbone, Model
+from pipeline.workflow.validation import keywords
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def fields_used(backbone: MakeBackbone, schema: Schema, keys: Mapping[str, str],
     """
     chosen = getattr(backbone, "fields", None)
     if chosen is not None:
-        return schema.subset(chosen(schema, keys, **options))
+        own = {name: value for name, value in options.items() if name in keywords(chosen)}
+        return schema.subset(chosen(schema, keys, **own))
     return schema.subset(keys.values()) if getattr(backbone, "graph", False) else schema
 
 
@@ -106,7 +109,7 @@ class Retriever(nn.Module):
         self.embedding = embedding
         embedding.take_first_order(False)
         self.lookup = RoleLookup(kept)
-        self.backbone = backbone(kept, embedding.dim, **self.options)
+        self.backbone = backbone(kept, embedding.dim, interactions.keys, **self.options)
         self.is_graph = bool(getattr(self.backbone, "graph", False))
         needed = (USER, ITEM) if self.is_graph else (ITEM,)
         for role in needed:
