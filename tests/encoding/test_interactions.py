@@ -127,7 +127,7 @@ def baskets(columns):
 def definition(columns, split, history):
     """For each part, {query: Counter of (user, item, repeat, ((item, event, log age), ...))}, by loops over the events.
 
-    A query is (user, basket), or without baskets (user, time).
+    A query is (user, basket), or without baskets (user, time). Also the number of events that are left out.
     """
     given = {
         name: list(values.to_pylist() if isinstance(values, pa.Array) else values) for name, values in columns.items()
@@ -145,14 +145,20 @@ def definition(columns, split, history):
     rows = [(event, (event["user"], event.get("basket", event["time"]))) for event in buys if id(event) not in left_out]
     times, shares = sorted(asked[query] for _, query in rows), np.cumsum([split[part] for part in PARTS[:3]])
     last = [times[int(np.ceil(share * len(rows) - 1e-6)) - 1] for share in shares]
-    found = {part: defaultdict(Counter) for part in PARTS}
+    shown, oldest = [], 0
     for event, query in rows:
-        now = asked[query]
-        past = [e for e in events if e["user"] == event["user"] and e["time"] < now and id(e) not in left_out]
-        shown = tuple((e["item"], e["event"], int(np.log2(1 + now - e["time"]))) for e in past[::-1][:history])
-        repeat = any(e["user"] == event["user"] and e["item"] == event["item"] and e["time"] < now for e in buys)
+        now, user = asked[query], event["user"]
+        past = [e for e in events if e["user"] == user and e["time"] < now and id(e) not in left_out][::-1][:history]
+        repeat = any(e["user"] == user and e["item"] == event["item"] and e["time"] < now for e in buys)
         part = PARTS[sum(now > bound for bound in last)]
-        found[part][query][event["user"], event["item"], repeat, shown] += 1
+        shown.append((part, query, user, event["item"], repeat, past))
+        if part == "train":
+            oldest = max([oldest, *(now - e["time"] for e in past)])
+    found = {part: defaultdict(Counter) for part in PARTS}
+    for part, query, user, item, repeat, past in shown:
+        ages = [int(np.log2(1 + min(oldest, asked[query] - e["time"]))) for e in past]
+        known = tuple((e["item"], e["event"], age) for e, age in zip(past, ages, strict=True))
+        found[part][query][user, item, repeat, known] += 1
     return found, len(left_out)
 
 
@@ -189,7 +195,6 @@ def test_rows_of_a_log_are_those_of_the_definition_so_that_no_later_event_reache
     raw = raw_log(tmp_path / "raw", columns, targets=["buy"])
     record = encode(raw, tmp_path / "out", settings(TIME, history=history))["interactions"]
     expected, duplicates = definition(columns, TIME, history)
-    ages = {shown[2] for rows in expected["train"].values() for row in rows for shown in row[3]}
     assert record["left_out"] == {
         "duplicates": duplicates,
         "in_histories_only": columns["event"].count("view") + columns["event"].count("return"),
@@ -197,16 +202,7 @@ def test_rows_of_a_log_are_those_of_the_definition_so_that_no_later_event_reache
     assert record["events"] == ["buy", "return", "view"] and (duplicates or not with_baskets)
     for part in PARTS:
         rows = encoded_rows(tmp_path / "out", part)
-        with_known_ages = [
-            Counter(
-                {
-                    (*row[:3], tuple((*shown[:2], shown[2] if shown[2] in ages else None) for shown in row[3])): count
-                    for row, count in rows.items()
-                }
-            )
-            for rows in expected[part].values()
-        ]
-        assert sorted(map(sorted_items, rows.values())) == sorted(map(sorted_items, with_known_ages))
+        assert sorted(map(sorted_items, rows.values())) == sorted(map(sorted_items, expected[part].values()))
         assert record["queries"][part] == len(rows)
         assert record["repeats"][part] == sum(row[2] * n for query in rows.values() for row, n in query.items())
         assert record["empty_histories"][part] == sum(not next(iter(query))[3] for query in rows.values())
@@ -327,12 +323,12 @@ def test_users_without_a_history_and_sessions_of_one_event_have_rows(tmp_path):
     assert (rows[:, 4:] == PADDING).all() and not rows[:, 3].any()
 
 
-def test_ages_that_no_training_row_has_are_unknown(tmp_path):
+def test_ages_beyond_those_of_training_rows_count_as_the_largest_of_these(tmp_path):
     times = [0, 1, 2, 5, 6, 7, 8, 50, 51, 1000]
     folder, record = small(tmp_path, [(time, "u", f"i{time}") for time in times], {}, settings(TIME, history=1))
     ids = Encoded.load(folder).split("train", "test").slice(0, 10)[0]
-    assert ids[:, 5].tolist() == [PADDING, 1, 1, 2, 1, 1, 1, 0]  # after 1, 1, 3, 1, 1, 1 and 949 units
-    assert record["summaries"]["event_age"]["unknown"] == {"val": 0.0, "test": 1.0}
+    assert ids[:, 5].tolist() == [PADDING, 1, 1, 2, 1, 1, 1, 2]  # after 1, 1, 3, 1, 1, 1 and 949 units
+    assert record["summaries"]["event_age"]["unknown"] == {"val": 0.0, "test": 0.0}
 
 
 def test_a_random_split_takes_each_pair_once_and_has_no_history(tmp_path):
