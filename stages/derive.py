@@ -26,8 +26,9 @@ def run() -> None:
     started = time.time()
     params = Params.of_stage("derive")
     experiment = Experiment(params, Encoded.load(ENCODED))
-    found = Found.load(SCORES, experiment.schema)
-    given = evidence(found, experiment.schema, params.derive.budget)
+    data = experiment.data
+    found = Found.load(SCORES, data.schema, all_fields=data.interactions is None)  # of interactions, a backbone's
+    given = evidence(found, data.schema.subset(found.names), params.derive.budget)
     allocation, spent = derive(experiment.method, given)
     controls: dict[str, dict[str, object]] = {}
     for name in CONTROLS:

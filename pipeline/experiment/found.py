@@ -77,8 +77,13 @@ class Found:
         return record
 
     @classmethod
-    def load(cls, path: str | Path, schema: Schema) -> Found:
+    def load(cls, path: str | Path, schema: Schema, all_fields: bool = True) -> Found:
         """The findings in a JSON file of `to_dict`.
+
+        Args:
+            path: of the file.
+            schema: of the encoded data.
+            all_fields: whether the findings must be about all fields of ``schema``, or may be about some, in its order.
 
         Raises:
             ValueError: naming the file, if it is incomplete or has other fields than ``schema``.
@@ -91,7 +96,10 @@ class Found:
             raise broken(path, f"is not what a search writes: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise broken(path, f"is not what a search writes ({type(error).__name__}: {error})") from error
-        if found.names != schema.names:
+        wanted = schema.names
+        if not all_fields:
+            wanted = tuple(name for name in schema.names if name in found.names)
+        if found.names != wanted or not wanted:
             raise broken(path, "has other fields than the schema of the encoded data")
         return found
 
