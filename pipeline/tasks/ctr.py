@@ -23,6 +23,11 @@ def check(data: Encoded) -> None:
     Raises:
         ValueError: naming the part and the remedy, if not.
     """
+    if data.interactions is not None:
+        raise ValueError(
+            f"{data.folder}: holds interactions of users and items without labels, and task ctr needs labels; set "
+            "task.name to retrieval in params.yaml"
+        )
     for part, labels in data.labels.items():
         if not labels.binary:
             raise ValueError(
