@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -23,7 +24,10 @@ class _Product(torch.autograd.Function):
 
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False).to_sparse_csr()
+    matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return matrix.to_sparse_csr()
 
 
 class Graph(nn.Module):
@@ -60,8 +64,8 @@ class Graph(nn.Module):
 
     def laplacian(self, values: Tensor) -> Tensor:
         """Delta^T Delta values, for Delta of `differences`, without its E rows: (V, K) -> (V, K)."""
-        own = self.degrees / (self.degrees + 1)
-        return own.to(values.dtype)[:, None] * values - self.adjacent(values, loops=1)
+        degrees = self.degrees.to(values.dtype)
+        return (degrees / (degrees + 1))[:, None] * values - self.adjacent(values, loops=1)
 
     def differences(self, values: Tensor) -> Tensor:
         """(V, K) -> (E, K): for each pair, s_u values_u - s_i values_i, where s = (degree + 1)^-1/2.
