@@ -99,13 +99,13 @@ def retriever(data: Encoded, backbone: str, dim: int = DIM, parts: tuple[Any, ..
     return randomised(model).double().eval()
 
 
-def changed(folder: Path, backbone: str, **changes: Any) -> Experiment:
-    """The repository's params.yaml for retrieval, with other changes by section."""
+def changed(folder: Path, name: str, options: dict[str, Any] | None = None, **changes: Any) -> Experiment:
+    """The repository's params.yaml for retrieval with a backbone and its options, and with other changes by section."""
     values = read_yaml(ROOT / "params.yaml")
     basic: dict[str, Any] = {
         "dim": 8,
         "task": {"name": "retrieval", "options": {"negatives": 20}},
-        "backbone": {"name": backbone, "options": {}},
+        "backbone": {"name": name, "options": options or {}},
         "candidates": {"few": [2, 4, 8]},
         "search": {"candidates": "few", "batch_size": 300, "epochs": 1},
         "retrain": {"batch_size": 300, "epochs": 3, "patience": None, "lr": 0.02},
