@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from pipeline.data.interactions import ITEM, USER
 from pipeline.data.schema import Schema
 from pipeline.models.retriever import History
 
@@ -22,6 +23,7 @@ class Backbone(nn.Module):
     """
 
     graph = False
+    needs = (USER, ITEM)
 
     def __init__(self, schema: Schema, dim: int, keys: Mapping[str, str]) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.special import gammaln
 
 from pipeline.data.batches import Batch, Batches, Drawn
 from pipeline.data.interactions import ITEM_COLUMN, QUERY, USER_COLUMN, Interactions
@@ -67,12 +68,22 @@ class DrawnBatches(Batches):
         absent = np.zeros(len(counts))  # log of the probability not to be one
         with np.errstate(divide="ignore"):
             if with_batch:
-                absent += len(self.rows) / len(self) * np.log1p(-counts / len(self.rows))
+                absent += self._outside()
             if self.shared:
                 chance = 1 / len(self.drawable)
                 absent[self.drawable] += -np.inf if self.every else self.shared * np.log1p(-chance)
         chances: np.ndarray = np.log(np.maximum(-np.expm1(absent), np.finfo(np.float32).tiny)).astype(np.float32)
         return chances
+
+    def _outside(self) -> np.ndarray:
+        """(I,) the log of each item's probability to be in no row of a batch, which has its queries without
+        replacement: that of the hypergeometric distribution."""
+        items, queries = len(self.interactions.items), len(self.starts) - 1
+        of_row = np.repeat(np.arange(queries), np.diff(self.starts))
+        having = np.bincount(np.unique(of_row * items + self.rows[:, ITEM_COLUMN]) % items, minlength=items)
+        others, size = queries - having, queries / len(self)
+        outside: np.ndarray = gammaln(others + 1) + gammaln(queries - size + 1) - gammaln(queries + 1)
+        return np.where(others >= size, outside - gammaln((others - size).clip(min=0) + 1), -np.inf)
 
     def take(self) -> Batch:
         """The next batch; see `Batches.take`."""

@@ -17,8 +17,9 @@ A tower backbone has ``graph = False`` and turns what users, items and events ar
 
 ``schema`` has the kept fields, and ``keys`` names those that identify users and items. A backbone may define a static
 method ``fields(schema, keys, *, option, ...) -> names``, the fields that it uses; others get no table. By default, a
-graph backbone uses the two fields that identify users and items, and a tower backbone uses all. ``watched() -> dict``
-may name numbers to record after each epoch.
+graph backbone uses the two fields that identify users and items, and a tower backbone uses all. ``needs`` may name the
+roles that must have a field; by default a graph backbone needs users and items, and a tower backbone needs items.
+``watched() -> dict`` may name numbers to record after each epoch.
 """
 
 from __future__ import annotations
@@ -111,8 +112,7 @@ class Retriever(nn.Module):
         self.lookup = RoleLookup(kept)
         self.backbone = backbone(kept, embedding.dim, interactions.keys, **self.options)
         self.is_graph = bool(getattr(self.backbone, "graph", False))
-        needed = (USER, ITEM) if self.is_graph else (ITEM,)
-        for role in needed:
+        for role in getattr(self.backbone, "needs", (USER, ITEM) if self.is_graph else (ITEM,)):
             if not self.lookup.number(role):
                 raise ValueError(
                     f"backbone {backbone.__module__.rpartition('.')[2]} needs a field of role {role!r}, and none is "
