@@ -18,11 +18,16 @@ METRICS = {"auc": "AUC", "logloss": "logloss", "calibration_error": "calibration
 
 
 def check(data: Encoded) -> None:
-    """Check that every part has rows of label 0 and of label 1, and no other labels.
+    """Check that the rows have labels, and that every part has some of label 0, some of label 1, and no others.
 
     Raises:
         ValueError: naming the part and the remedy, if not.
     """
+    if data.interactions is not None:
+        raise ValueError(
+            f"{data.folder}: has interactions, and task ctr needs rows with labels; set task.name to retrieval in "
+            "params.yaml, or choose a data set with labels"
+        )
     for part, labels in data.labels.items():
         if not labels.binary:
             raise ValueError(
