@@ -1,5 +1,6 @@
 """Batches of whole queries, and the items that are drawn for them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,12 @@ def test_a_thinned_split_still_knows_what_its_users_know(rows: Split) -> None:
     for batch in batches:
         for user, items in zip(batch.ids[:, 1].tolist(), batch.drawn.numbers.tolist(), strict=True):
             assert not known[user] & set(items)
+
+
+def test_pairs_are_those_of_the_rows_that_are_there_now(tmp_path: Path) -> None:
+    first = Encoded.load(write_interactions(tmp_path, seed=0)).split("train").interactions.pairs("train")
+    shutil.rmtree(tmp_path)
+    again = Encoded.load(write_interactions(tmp_path, seed=1)).split("train")
+    keys = set(zip(again.interactions.pairs("train").users, again.interactions.pairs("train").items, strict=True))
+    assert keys == {(row[1], row[2]) for row in again.ids[0].tolist()}
+    assert keys != set(zip(first.users, first.items, strict=True))
