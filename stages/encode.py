@@ -29,12 +29,15 @@ def run() -> None:
         tracked = tracker.run(params=params.to_dict(), started=started)
         with whole(ENCODED) as folder:
             record = encode(RAW, folder, params.encode)
+        interactions = record.get("interactions")
         cardinality = {field["name"]: field["cardinality"] for field in record["fields"]}
         tracked.metrics(0, {"fields": len(cardinality), "ids": sum(cardinality.values())})
         tracked.metrics(0, {f"cardinality/{name}": count for name, count in cardinality.items()})
         for part, labels in record["labels"].items():
-            tracked.metrics(0, {f"rows/{part}": labels["rows"], f"label_mean/{part}": labels["mean"]})
-        if (interactions := record.get("interactions")) is not None:
+            tracked.metrics(0, {f"rows/{part}": labels["rows"]})
+            if interactions is None:
+                tracked.metrics(0, {f"label_mean/{part}": labels["mean"]})
+        if interactions is not None:
             tracked.metrics(0, figures(interactions))
         for name, summary in record["summaries"].items():
             tracked.metrics(0, {f"unknown/{name}/{part}": share for part, share in summary["unknown"].items()})
@@ -53,7 +56,8 @@ def run() -> None:
     print("\n".join(lines(record["summaries"], ENCODED / FIELDS_FILE)))
     for warning in record["warnings"]:
         print(f"encode: warning: {warning}")
-    for sentence in cut_sentences(record["cut"]):
+    whose = {field["name"]: f"{field['role']}s" for field in record["fields"] if "role" in field}
+    for sentence in cut_sentences(record["cut"], whose):
         print(f"encode: {sentence}; raise encode.max_bag in params.yaml, now {record['max_bag']}")
 
 

@@ -324,7 +324,7 @@ def test_the_code_for_tables_in_a_model_of_ones_own_trains_finishes_and_serves_t
 
 
 def test_the_section_for_your_own_data_reads_the_table_that_it_describes(tmp_path: Path) -> None:
-    (block,) = blocks("data/README.md", "yaml")
+    block, _ = blocks("data/README.md", "yaml")
     project = Project(tmp_path, **yaml.safe_load(block), **SMALL)
     rng = np.random.default_rng(0)
     rows = [f"{i % 2},c{rng.integers(9)},{i % 50},sports|travel,{1_700_000_000 + 3600 * i}" for i in range(400)]
@@ -334,6 +334,18 @@ def test_the_section_for_your_own_data_reads_the_table_that_it_describes(tmp_pat
     fields = {field["name"]: field for field in project.read("encoded/schema.json")["fields"]}
     assert list(fields) == ["country", "age", "interests", "at_hour", "at_weekday"]
     assert fields["interests"]["width"] > 1
+
+
+def test_the_section_for_a_shop_reads_the_log_that_it_describes(tmp_path: Path) -> None:
+    _, block = blocks("data/README.md", "yaml")
+    project = Project(tmp_path, **yaml.safe_load(block), encode__split__by="time")
+    rows = [f"{i},purchase,o{i // 2},u{i % 9},FR,s{i % 7},red mug,{i % 7}.5" for i in range(400)]
+    with gzip.open(tmp_path / "data/shop.csv.gz", "wt") as file:
+        file.write("\n".join(["at,type,order,customer,country,sku,title,price", *rows]) + "\n")
+    project.run("ingest", "encode")
+    fields = {field["name"]: field.get("role") for field in project.read("encoded/schema.json")["fields"]}
+    roles = {"customer": "user", "country": "user", "sku": "item", "title": "item", "price": "item"}
+    assert fields == roles | {"event": "event", "event_age": "event"}
 
 
 EXTENSION = re.compile(r"# (pipeline/(\w+)/\w+\.py)\n")

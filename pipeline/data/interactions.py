@@ -3,7 +3,7 @@
 A row is one interaction that a model is to predict, e.g. a purchase. It has C entries, int32, see `Columns`:
 
 * ``query``: number of the question, within its part, to which the interaction is one answer. Rows of the same query
-  follow each other. A query is a basket, or all of a user's interactions in the part, or the row itself.
+  follow each other. A query is a basket, or all of a user's interactions at one time, or all of them in the part.
 * ``user``, ``item``: numbers.
 * ``repeat``: 1 if the user had interacted with the item before the query, else 0.
 * ``history``: the numbers of the H items with which the user last interacted before the query, the latest first;

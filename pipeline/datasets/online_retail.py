@@ -14,13 +14,15 @@ import pyarrow.compute as pc
 
 from pipeline.sources.delimited import Column, Delimited
 from pipeline.sources.files import DataFile, find
+from pipeline.sources.sheet import read_sheet
 from pipeline.sources.source import BAG, CATEGORICAL, ITEM, USER, BadData, Interacting, Source
 
-NAMES = ["online-retail.csv", "online_retail.csv", "Online Retail.csv", "OnlineRetail.csv"]
+NAMES = ["online-retail.csv", "Online Retail.csv", "Online Retail.xlsx"]
 WHERE = (
-    "save the sheet of the publisher's Online Retail.xlsx (https://archive.ics.uci.edu/dataset/352) as CSV in UTF-8, "
-    "with dates like 2010-12-01 08:26:00, and set dataset.path in params.yaml to it"
+    "get online+retail.zip of https://archive.ics.uci.edu/dataset/352 and set dataset.path in params.yaml to it, or to "
+    "the folder with its Online Retail.xlsx; a copy as CSV must be UTF-8, with dates like 2010-12-01 08:26:00"
 )
+CARRIAGE = "C2"  # no product, though its code has a digit
 COLUMNS = [
     Column("InvoiceNo", required=True),
     Column("StockCode", required=True),
@@ -47,21 +49,22 @@ def read(path: Path) -> Source:
     stock code) and ``price`` (floor(2 log2 of the price in pence), so that a bucket is a factor of 1.4 wide). Every row
     has the title and the price of its own time, so none tells of the future. The time is in minutes. Notes count the
     rows that are left out, in this order: without a customer, of something that is no product (its code has no digit,
-    e.g. POST or BANK CHARGES), repeated exactly, of quantity 0, of a price that is not above 0.
+    e.g. POST or BANK CHARGES, or is C2, the carriage), repeated exactly, of quantity 0, of a price that is not above 0.
 
     Args:
-        path: the CSV file, plain or as .gz, a zip with it, or a folder with either.
+        path: the publisher's workbook; or a CSV file, plain or as .gz; or a zip or a folder with one of them.
 
     Raises:
         NotFound: if the file is not there.
         BadData: if it is not as described.
+        ValueError: if it is a workbook and openpyxl is not installed.
     """
-    file = find(path, NAMES, "online-retail", WHERE)
+    # A workbook is itself a zip, in which `find` would look for the file.
+    file = DataFile(path) if path.is_file() and path.suffix == ".xlsx" else find(path, NAMES, "online-retail", WHERE)
     notes: list[str] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        rows = pa.Table.from_batches(Delimited(file, None, quoted=True, strip=True).read(COLUMNS))
-        yield from _events(file, _usable(rows, notes)).to_batches()
+        yield from _events(file, _usable(_rows(file), notes)).to_batches()
 
     return Source(
         {name: BAG if name == "title" else CATEGORICAL for name in ROLES},
@@ -72,6 +75,12 @@ def read(path: Path) -> Source:
         notes=notes,
         interactions=Interacting(ROLES, "customer", "item", targets=(PURCHASE,)),
     )
+
+
+def _rows(file: DataFile) -> pa.Table:
+    if (file.member or file.path.name).endswith(".xlsx"):
+        return read_sheet(file, COLUMNS)
+    return pa.Table.from_batches(Delimited(file, None, quoted=True, strip=True).read(COLUMNS))
 
 
 def _usable(rows: pa.Table, notes: list[str]) -> pa.Table:
@@ -85,7 +94,9 @@ def _usable(rows: pa.Table, notes: list[str]) -> pa.Table:
     customer = pc.fill_null(pc.not_equal(rows["CustomerID"], ""), False)
     cancelled = pc.sum(pc.and_(pc.starts_with(rows["InvoiceNo"], "C"), pc.invert(customer))).as_py() or 0
     keep(customer, f"without a customer, {cancelled:,} of them cancellations,")
-    keep(pc.match_substring_regex(rows["StockCode"], r"\d"), "that are no products (stock codes without a digit)")
+    is_product = pc.match_substring_regex(rows["StockCode"], r"\d")
+    is_product = pc.and_(is_product, pc.not_equal(pc.utf8_upper(rows["StockCode"]), CARRIAGE))
+    keep(is_product, f"that are no products (stock codes without a digit, and {CARRIAGE})")
     keep(_first_of_each(rows), "that repeat another row exactly")
     keep(pc.not_equal(rows["Quantity"], 0), "of quantity 0")
     keep(pc.greater(rows["UnitPrice"], 0), "without a price above 0")

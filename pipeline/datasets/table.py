@@ -14,6 +14,7 @@ from pydantic import AfterValidator
 from pipeline.sources import parquet
 from pipeline.sources.columns import Columns, derived
 from pipeline.sources.delimited import Delimited, extends_ascii
+from pipeline.sources.events import Events
 from pipeline.sources.files import DataFile, table_files
 from pipeline.sources.labels import BinaryLabels
 from pipeline.sources.source import BAG, CATEGORICAL, NUMERIC, Source
@@ -21,6 +22,7 @@ from pipeline.sources.tables import ParquetTable, Rows, TextTable, alike, batche
 from pipeline.sources.times import Part
 from pipeline.workflow.validation import repeated
 
+HISTORY = 20  # interactions before a query, if there are times
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".gz", ".zip")
 
 
@@ -47,9 +49,10 @@ def _known_encoding(name: str) -> str:
 def read(
     path: Path,
     *,
-    label: str,
+    label: str | None = None,
     label_type: Literal["binary", "number"] = "binary",
     positive: str | int | float | bool | None = None,
+    interactions: Events | None = None,
     categorical: Sequence[str] = (),
     numeric: Sequence[str] = (),
     bag: Sequence[str] = (),
@@ -69,11 +72,12 @@ def read(
     Args:
         path: the file, also as .gz or alone in a .zip; or a folder of part files with the same columns, which are read
             in the order of their names.
-        label: column of the label.
+        label: column of the label; None for interactions.
         label_type: "binary" for labels of 0 and 1, false and true, or no and yes, in any case; "number" for finite
             numbers, which are used unchanged.
         positive: the value in the column of a binary label that means 1, in any spelling (1 and 1.0, Yes and yes);
             every other value then means 0.
+        interactions: the columns that make the rows interactions of users and items, without a label.
         categorical, numeric, bag: columns of the fields, by kind. Columns that are not named are not read.
         dates: parts to take from columns of dates and times (see ``time``; whole numbers are Unix seconds). Each part
             is a categorical field ``<column>_<part>``; see `Times.part`.
@@ -89,15 +93,28 @@ def read(
         ValueError: if the options contradict each other, or, as `BadData`, if the file does not fit them.
         NotFound: if there is no file.
     """
+    _check_label(label, label_type, positive, interactions)
+    own = interactions.columns if interactions else []
+    fields = _fields(label, time, {CATEGORICAL: [*own, *categorical], NUMERIC: numeric, BAG: bag}, dates or {})
+    labels = BinaryLabels(label, positive) if label is not None and label_type == "binary" else None
+    columns = Columns(label, labels, time, fields, dates or {}, separator, missing)
+    text = functools.partial(_text, names=names, delimiter=delimiter, missing=missing, encoding=encoding)
+    source = _source(path, columns, text)
+    return interactions.of(source, HISTORY if time else 0) if interactions else source
+
+
+def _check_label(label: str | None, label_type: str, positive: object, interactions: Events | None) -> None:
+    """Raise ValueError if the options of the label contradict each other, or there are interactions, too."""
+    if label is None and interactions is None:
+        raise ValueError("dataset.options: 'label' is missing; name its column, or set interactions")
+    if label is not None and interactions is not None:
+        raise ValueError(f"dataset.options: label must be null with interactions, got {label!r}; remove one of them")
     if label_type == "number" and positive is not None:
         raise ValueError(
             f"dataset.options: positive must be null if label_type is number, got {positive!r}; remove one of them"
         )
-    fields = _fields(label, time, {CATEGORICAL: categorical, NUMERIC: numeric, BAG: bag}, dates or {})
-    labels = BinaryLabels(label, positive) if label_type == "binary" else None
-    columns = Columns(label, labels, time, fields, dates or {}, separator, missing)
-    text = functools.partial(_text, names=names, delimiter=delimiter, missing=missing, encoding=encoding)
-    return _source(path, columns, text)
+    if label is None and positive is not None:
+        raise ValueError(f"dataset.options: positive must be null without a label, got {positive!r}; remove it")
 
 
 def unlabelled(

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.data.interactions import EVENT, USER
 from pipeline.encoding.log import Log
+from pipeline.encoding.parts import TRAIN
 from pipeline.encoding.targets import Targets
 
 AGE = "event_age"  # name of the field of an event's age; the field of its type is named like its column
@@ -30,7 +31,12 @@ class Histories:
         kept[targets.events] = True
         past = np.flatnonzero(kept)
         self._past = past[np.argsort(log.numbers[USER][past], kind="stable")]  # by user, then in the order of the log
-        self._keys = log.numbers[USER][self._past] * (len(log) + 1) + self._past
+        keys = log.numbers[USER][self._past] * (len(log) + 1) + self._past
+        users = log.numbers[USER][targets.events] * (len(log) + 1)
+        # Of each target, where in _past the user's events start, and where those before the query end.
+        self._starts = np.searchsorted(keys, users)
+        self._ends = np.searchsorted(keys, users + np.searchsorted(log.times, targets.times))
+        self._oldest = self._oldest_in_training() if length else 0
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -42,30 +48,37 @@ class Histories:
     def events(self, rows: slice) -> np.ndarray:
         """(n, H) int64 positions in the log of the events before the queries of some targets, the latest first; -1
         where there is none."""
-        starts, ends = self._bounds(rows)
-        places = ends[:, None] - 1 - np.arange(self.length)
-        return np.where(places >= starts[:, None], self._past[np.maximum(places, 0)], -1)
+        places = self._ends[rows, None] - 1 - np.arange(self.length)
+        return np.where(places >= self._starts[rows, None], self._past[np.maximum(places, 0)], -1)
 
     def empty(self, rows: slice) -> np.ndarray:
         """(n,) whether there is no event before the queries of some targets."""
-        starts, ends = self._bounds(rows)
-        empty: np.ndarray = starts == ends
+        empty: np.ndarray = self._starts[rows] == self._ends[rows]
         return empty
 
-    def _bounds(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) each: where in ``_past`` the events before the queries of some targets start, and where they end."""
-        users = self.log.numbers[USER][self.targets.events[rows]] * (len(self.log) + 1)
-        before = np.searchsorted(self.log.times, self.targets.times[rows])
-        return np.searchsorted(self._keys, users), np.searchsorted(self._keys, users + before)
+    def _oldest_in_training(self) -> int:
+        """The largest age of an event in the histories of training rows; 0 if there is none."""
+        rows = self.targets.rows(TRAIN)
+        some = ~self.empty(rows)
+        first = self._past[np.maximum(self._starts[rows], self._ends[rows] - self.length)[some]]
+        return int(_ages(self.targets.times[rows][some], self.log.times[first]).max(initial=0))
 
     def values(self, name: str, rows: slice) -> pa.Array:
         """Raw values of a field of all `events` before the queries of some targets, row by row.
 
-        The age is floor(log2(1 + a)) of the time a from the event to the query, in the unit of the log.
+        The age is floor(log2(1 + a)) of the time a from the event to the query, in the unit of the log. Events that are
+        older than all in the histories of training rows count as old as the oldest of these, so that no model meets an
+        age that it has not learned.
         """
         events = self.events(rows)
         there = events >= 0
         if name == EVENT and self.log.events is not None:
             return self.log.events.take(pa.array(events[there]))
-        ages = np.repeat(self.targets.times[rows], there.sum(1)) - self.log.times[events[there]]
-        return pa.array(np.floor(np.log2(1.0 + ages)).astype(np.int64))
+        ages = _ages(np.repeat(self.targets.times[rows], there.sum(1)), self.log.times[events[there]])
+        return pa.array(np.floor(np.log2(1.0 + np.minimum(ages, np.uint64(self._oldest)))).astype(np.int64))
+
+
+def _ages(now: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """(n,) uint64: times from ``then`` to ``now``, exact even if int64 cannot hold them."""
+    ages: np.ndarray = now.astype(np.uint64) - then.astype(np.uint64)
+    return ages

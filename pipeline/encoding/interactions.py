@@ -50,7 +50,7 @@ from pipeline.sources.source import BAG, CATEGORICAL, NUMERIC, BadData
 from pipeline.workflow.outputs import checksum, write_json
 from pipeline.workflow.params import Encode
 
-CHUNK_ROWS = 1 << 16  # rows whose histories are in memory at once
+CHUNK_CELLS = 1 << 22  # entries of the rows that are in memory at once
 
 
 def encode_interactions(table: RawTable, about: Mapping[str, Any], folder: Path, settings: Encode) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def encode_interactions(table: RawTable, about: Mapping[str, Any], folder: Path,
     encoder = _Encoder(table, about, settings)
     folder.mkdir(parents=True)
     schema = encoder.learn(folder / VOCABULARY_FILE)
-    checksums = encoder.write_catalogues(folder, schema) | encoder.write_rows(folder, schema)
+    checksums = encoder.write_catalogues(folder, schema) | encoder.write_rows(folder)
     checksums[VOCABULARY_FILE] = checksum(folder / VOCABULARY_FILE)
     record = {**schema.to_dict(), "sha256": checksums, **encoder.record()}
     write_table(record["summaries"], folder / FIELDS_FILE)
@@ -121,6 +121,11 @@ class _Encoder:
         self.targets = find_targets(self.log, settings, table.path)
         self.histories = Histories(self.log, self.targets, history)
         self.columns = Columns(history, len(self.histories.fields))
+        if taken := sorted({*table.kinds} & {*self.histories.fields}):
+            remedy = "rename the field, or set encode.history to 0 in params.yaml"
+            raise BadData(
+                f"has fields {taken}, and histories have fields of these names", file=table.path, remedy=remedy
+            )
         train = self.targets.events[self.targets.rows(TRAIN)]
         self.catalogues = {
             role: Catalogue.of(table, about, role, self.log.firsts[role], self.log.numbers[role][train])
@@ -173,9 +178,9 @@ class _Encoder:
 
     def _chunks(self, part: int) -> Iterator[slice]:
         """The rows of a part, in pieces whose histories fit in memory."""
-        whole = self.targets.rows(part)
-        for start in range(whole.start, whole.stop, CHUNK_ROWS):
-            yield slice(start, min(start + CHUNK_ROWS, whole.stop))
+        whole, size = self.targets.rows(part), max(1, CHUNK_CELLS // self.columns.number)
+        for start in range(whole.start, whole.stop, size):
+            yield slice(start, min(start + size, whole.stop))
 
     def write_catalogues(self, folder: Path, schema: Schema) -> dict[str, str]:
         """Look up and write all users and items; return the files' checksums."""
@@ -197,7 +202,7 @@ class _Encoder:
             pq.write_table(catalogue.table(), (folder / file).with_suffix(".parquet"))
         return sums | {COUNTS_FILE: _write(folder / COUNTS_FILE, "<i8", self.catalogues[ITEM].counts)}
 
-    def write_rows(self, folder: Path, schema: Schema) -> dict[str, str]:
+    def write_rows(self, folder: Path) -> dict[str, str]:
         """Look up and write the rows of all parts; return the files' checksums."""
         sums = {}
         with progress_bar("(writing)", len(self.targets.events), " rows") as progress:

@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.interactions import EVENT, ITEM, USER
-from pipeline.encoding.raw_table import BASKET, TEST, RawTable
-from pipeline.sources.source import TIME
+from pipeline.encoding.raw_table import RawTable
+from pipeline.sources.source import BASKET, EVENT, ITEM, TEST, TIME, USER
 from pipeline.workflow.outputs import broken
 
 
@@ -67,7 +66,8 @@ class Log:
         events = table.whole(EVENT).take(pa.array(rows)) if about[EVENT] else None
         targets = np.ones(len(rows), dtype=bool)
         if events is not None and about["targets"] is not None:
-            targets = pc.is_in(events, pa.array(about["targets"], pa.string())).to_numpy(zero_copy_only=False)
+            wanted = pa.array(about["targets"], events.type.value_type)
+            targets = pc.is_in(events, wanted).to_numpy(zero_copy_only=False)
         return cls(
             rows,
             numbers,

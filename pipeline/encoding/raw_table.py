@@ -12,13 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.interactions import EVENT
 from pipeline.encoding.threads import progress_bar
-from pipeline.sources.source import CATEGORICAL, KINDS, LABEL, ORACLE, TIME
+from pipeline.sources.source import BASKET, CATEGORICAL, EVENT, ITEM, KINDS, LABEL, ORACLE, TEST, TIME, USER
 from pipeline.workflow.outputs import broken, checksum, read_json
 
 INTERACTIONS = "interactions"  # entry of raw.json of a log without labels
-BASKET, TEST = "basket", "test"
 OPTIONAL = (EVENT, BASKET, TEST)  # columns of interactions besides the time; entries of that name say which there are
 LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, and of encoded labels
 
@@ -54,9 +52,9 @@ def _check_interactions(file: Path, record: Mapping[str, Any]) -> None:
     if not isinstance(about, dict) or any(not isinstance(about.get(key), kind) for key, kind in types.items()):
         raise broken(file, f"must describe its interactions by {', '.join(types)}")
     roles, keys = about["roles"], about["keys"]
-    if set(roles) != set(record["fields"]) or not set(roles.values()) <= {"user", "item"}:
+    if set(roles) != set(record["fields"]) or not set(roles.values()) <= {USER, ITEM}:
         raise broken(file, "must say of every field whether it describes a user or an item")
-    if set(keys) != {"user", "item"} or any(roles.get(name) != role for role, name in keys.items()):
+    if set(keys) != {USER, ITEM} or any(roles.get(name) != role for role, name in keys.items()):
         raise broken(file, "must name a field that identifies a user, and one that identifies an item")
 
 

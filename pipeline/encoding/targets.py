@@ -75,10 +75,12 @@ def find_targets(log: Log, settings: Encode, path: Path) -> Targets:
     for number, part in enumerate(PARTS):
         if not np.any(found.parts == number):
             remedy = f"raise encode.split.{part} in params.yaml, or give more rows"
-            if settings.split.by == "given" and part == "test":
-                remedy = "give the publisher's test rows, or set encode.split.by to random or time in params.yaml"
             if settings.split.by == "time":
                 remedy += ", of more times: rows of the same time stay together"
+            if settings.split.by == "given":
+                remedy += ": the first row of each user and of each item stays in train"
+            if settings.split.by == "given" and part == "test":
+                remedy = "give the publisher's test rows, or set encode.split.by to random or time in params.yaml"
             raise BadData(f"no row would go to part {part!r}", file=path, remedy=remedy)
     return found
 
@@ -128,25 +130,28 @@ def _without_time(log: Log, settings: Encode) -> Targets:
         rest = np.flatnonzero(~test[events])
         users = log.numbers[USER][events[rest]]
         places = _places(users, chances[rest], _chances(users, settings.seed + 1))
-        parts[rest] = np.where(places < 0, TRAIN, np.searchsorted(bounds[:-1], places, side="right"))
+        parts[rest] = np.searchsorted(bounds[:-1], places, side="right")
+        order = rest[np.argsort(chances[rest])]
+        for role in (USER, ITEM):  # the first row of each one is for train, so that it is known there
+            parts[order[_numbered(log.numbers[role][events[order]])[1]]] = TRAIN
     repeats = _least(pairs[events], parts) < parts
     asked = np.zeros(len(events), dtype=np.int64)
     return _arranged(events, parts, log.numbers[USER][events], repeats, asked, len(chosen) - len(events))
 
 
 def _places(users: np.ndarray, chances: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """(n,) places of rows between 0 and 1: those of a user are evenly spaced, so that each part gets its share of them.
+    """(n,) places of rows from 0 to 1: those of a user are evenly spaced, so that each part gets its share of them.
 
     Args:
         users: (n,) of the rows.
-        chances: (n,) order the rows of a user. The first one has place -1, so that it goes to ``train``.
+        chances: (n,) order the rows of a user.
         shifts: (n,) from 0 to 1, equal for the rows of a user: where their places start.
     """
     order = np.lexsort((chances, users))
     _, starts, counts = np.unique(users[order], return_index=True, return_counts=True)
     rank = np.arange(len(users)) - np.repeat(starts, counts)
     places = np.empty(len(users))
-    places[order] = np.where(rank == 0, -1, (rank + shifts[order]) / np.repeat(counts, counts))
+    places[order] = (rank + shifts[order]) / np.repeat(counts, counts)
     return places
 
 

@@ -48,10 +48,17 @@ def cut_of(counts: Mapping[str, Counts]) -> Cut:
     return {name: {"values": of_field.cut, "rows": of_field.cut_rows} for name, of_field in counts.items()}
 
 
-def cut_sentences(cut: Cut) -> list[str]:
-    """A sentence for each bag from which values were cut."""
+def cut_sentences(cut: Cut, whose: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each bag from which values were cut.
+
+    Args:
+        cut: what was cut.
+        whose: of fields that describe something else than rows, what they describe, e.g. "items".
+    """
+    whose = dict.fromkeys(cut, "rows") | dict(whose or {})
     return [
-        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} rows, because a bag has too few slots"
+        f"bag {name!r}: cut {counts['values']:,} values of {counts['rows']:,} {whose[name]}, because a bag has too few "
+        "slots"
         for name, counts in cut.items()
         if counts["rows"]
     ]

@@ -28,11 +28,13 @@ from pipeline.reporting.curve import curve
 from pipeline.reporting.fields import of_record
 from pipeline.reporting.forms import INT4, INT8, TRAINED, Form, Quality, deploy, objective, quality
 from pipeline.reporting.forms import entries as form_entries
+from pipeline.reporting.retrieval import mean_groups, references
 from pipeline.serving.latency import BATCHES, measured
 from pipeline.serving.latency import forms as forms_of
 from pipeline.workflow.places import SCORES
 
 ONE_DIMENSION = ("full", "uniform")  # the controls whose fields all have the same dimension
+ROUNDED = {INT4: 4, INT8: 8}  # forms that are tested here if they are not served
 SIZES = ("table_params", "params", "bytes", "model_bytes", "training_bytes")
 
 
@@ -46,6 +48,7 @@ class Tested:
         metrics: of the trained model.
         sizes: of the trained model, by the names in `SIZES`.
         served: metrics and bytes of the served model, by form; empty if the model cannot be served.
+        groups: metrics of groups, see `pipeline.training.task.Task.groups`.
     """
 
     allocation: Allocation
@@ -53,6 +56,7 @@ class Tested:
     metrics: Mapping[str, float]
     sizes: Mapping[str, int]
     served: Mapping[str, dict[str, Any]]
+    groups: Mapping[str, Mapping[str, float]]
 
 
 def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         models: folder of the retrained models; it holds ``<allocation>/seed-<seed>``.
         found: the findings of the search.
     """
-    seeds, task = experiment.params.retrain.seeds, experiment.task
+    seeds = experiment.params.retrain.seeds
     test = experiment.data.split("test")
     names = ["searched", *(name for name in CONTROLS if (models / name).is_dir())]
     tested: dict[str, list[Tested]] = {name: [] for name in names}
@@ -87,22 +91,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
         speeds = measured(files, test.slice(0, max(BATCHES))[0], folder)
     full = full_tables(experiment.schema, experiment.dim).bytes
     entries = {name: _entry(experiment, models_of, full, name, speeds) for name, models_of in tested.items()}
-    report: dict[str, Any] = {
-        "dataset": experiment.data.record.get("dataset", experiment.params.dataset.name),
-        "task": task.name,
-        "metrics": dict(task.metrics),
-        "objective": task.objective,
-        "backbone": experiment.params.backbone.name,
-        "method": found.method,
-        "seeds": list(seeds),
-        "test_rows": len(test),
-        "tolerance": experiment.params.evaluate.tolerance,
-        "allocations": entries,
-        "scored": found.scores is not None,
-        "undecided": list(found.undecided),
-        "data": of_record(experiment.data.record),
-        "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
-    }
+    report = _about(experiment, found, entries, len(test))
     forms = {name: form for name, form in forms.items() if len(form.test) == len(seeds)}  # all seeds can be served
     searched, beside = forms["searched"], [forms[name] for name in names[1:]]
     beside += [form for kind in (INT8, INT4) for form in _nearest(searched, forms, kind)]
@@ -114,7 +103,31 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     report["forms"] = form_entries(list(forms.values()), forms.get("full"), full)
     report["deploy"] = deploy(report["forms"], report["tolerance"])
     report["comparisons"] = [searched.compared(other) for other in beside]
+    if experiment.data.interactions is not None and experiment.params.evaluate.references:
+        report["references"] = references(experiment, forms.get("full"), test)
     return report | planted(experiment, entries["searched"]["dims"], test)
+
+
+def _about(experiment: Experiment, found: Found, entries: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """The entries of the report that say what was run, and those of the allocations."""
+    data, task = experiment.data, experiment.task
+    about: dict[str, Any] = {
+        "dataset": data.record.get("dataset", experiment.params.dataset.name),
+        "task": task.name,
+        "metrics": dict(task.metrics),
+        "objective": task.objective,
+        "backbone": experiment.params.backbone.name,
+        "method": found.method,
+        "seeds": list(experiment.params.retrain.seeds),
+        "test_rows": rows,
+        "tolerance": experiment.params.evaluate.tolerance,
+        "allocations": entries,
+        "scored": found.scores is not None,
+        "undecided": list(found.undecided),
+        "data": of_record(data.record),
+        "cardinality": {field.name: field.cardinality for field in experiment.schema.fields},
+    }
+    return about if data.interactions is None else about | {"interactions": data.record["interactions"]}
 
 
 def _nearest(searched: Form, forms: Mapping[str, Form], kind: str) -> Iterator[Form]:
@@ -145,10 +158,12 @@ def _tested(
     trained = forms.setdefault(name, Form(name, TRAINED, bool(packed_forms)))
     of_trained = Quality(objective(task, model, val), results.metrics[task.objective], results.influence)
     trained.add(size, results.model_bytes, of_trained)
-    if name in ONE_DIMENSION and (rounded := _in_int4(model)) is not None:
-        of_form = cost(rounded.embedding.packed()).bytes
-        form = Form(name, INT4, packed=False)
-        forms.setdefault(form.name, form).add(of_form, dense + of_form, quality(task, rounded, val, test))
+    for kind, bits in ROUNDED.items():
+        unserved = kind == INT4 or not packed_forms
+        if name in ONE_DIMENSION and unserved and (rounded := _rounded(model, bits)) is not None:
+            of_form = cost(rounded.embedding.packed()).bytes
+            form = Form(name, kind, packed=False)
+            forms.setdefault(form.name, form).add(of_form, dense + of_form, quality(task, rounded, val, test))
     served: dict[str, dict[str, Any]] = {}
     for kind, packed in packed_forms.items():
         predictions = task.predict(packed, test)
@@ -173,15 +188,16 @@ def _tested(
         "model_bytes": results.model_bytes,
         "training_bytes": results.training_bytes,
     }
-    return Tested(allocation, model.embedding.dim, results.metrics, sizes, served)
+    groups = task.groups(results.predictions, test)
+    return Tested(allocation, model.embedding.dim, results.metrics, sizes, served, groups)
 
 
-def _in_int4(model: AnyModel) -> AnyModel | None:
-    """The same model with its tables rounded to int4; None if its tables are not plain."""
+def _rounded(model: AnyModel, bits: int) -> AnyModel | None:
+    """The same model with its tables rounded to ``bits``; None if its tables are not plain."""
     embedding = model.embedding
     if type(embedding) is not MixedTables:
         return None
-    rounded = RoundedTables(model.kept, embedding.dims, embedding.dim, bits=4)
+    rounded = RoundedTables(model.kept, embedding.dims, embedding.dim, bits=bits)
     rounded.load_state_dict(embedding.state_dict(), strict=False)  # all but the scales, which `finish` makes
     rounded.finish()
     return deepcopy(model, {id(embedding): rounded})  # the tables are not copied
@@ -199,6 +215,8 @@ def _entry(
     entry["dims"] = dims[0] if alike else dims
     entry["bytes_per_field"] = per_field[0] if alike else per_field
     entry["ratio"] = entry["bytes"] / full
+    if models[0].groups:
+        entry["groups"] = mean_groups([model.groups for model in models])
     entry["served"] = {}
     for form in [form for form in models[0].served if all(form in model.served for model in models)]:
         served = [model.served[form] for model in models]

@@ -136,7 +136,7 @@ def entries(forms: Sequence[Form], full: Form | None, tables: int) -> list[dict[
 
 def deployable(entries: Sequence[Entry]) -> list[Entry]:
     """The forms that this project can write for deployment."""
-    return [entry for entry in entries if entry["kind"] != INT4]
+    return [entry for entry in entries if entry["kind"] == TRAINED or (entry["kind"] != INT4 and entry["packed"])]
 
 
 def deploy(entries: Sequence[Entry], tolerance: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.metrics.difference import LEVEL, Difference
-from pipeline.reporting import fields
+from pipeline.reporting import fields, retrieval
 from pipeline.reporting.deserved import rounded
 from pipeline.reporting.text import Table, mean_sd, number_of, with_interval
 from pipeline.reporting.verdict import Report, same_as_searched, title_of, unequal, verdict
@@ -53,7 +53,7 @@ def tables(report: Report, most: int | None = None) -> list[Table]:
         made.append(_curve(report))
         if report["curve"]["deserved"]:
             made.append(_deserved(report, most))
-    return [*made, *fields.tables(report.get("data"), most)]
+    return [*made, *retrieval.tables(report), *fields.tables(report.get("data"), most)]
 
 
 def facts(report: Report) -> list[str]:

@@ -279,6 +279,12 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
 
 
 def _how(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
+    if "interactions" in report:
+        place = f"artifacts/models/{form['allocation']}"
+        if form["kind"] == CODED:
+            command = f"dvc exp run -S method.name=coded -S derive.budget={form['budget']}"
+            place = f"`{command}`, which trains such tables"
+        return "How", f"Models that retrieve are not exported yet; this one comes from {place}."
     seed = report["seeds"][0]
     command = f"python -m stages.export artifacts/models/{form['allocation']}/seed-{seed} model"
     if form["kind"] == CODED:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.sources.events import has_value
 from pipeline.sources.source import (
     BAG,
     BASKET,
@@ -135,19 +136,18 @@ class _Labels:
 
 
 class _Targets:
-    """Number of the interactions read so far, of those that may be predicted, and of those for training and test."""
+    """Number and types of the interactions read so far, and number of those for tests."""
 
     def __init__(self, targets: Sequence[str] | None) -> None:
-        self.types = None if targets is None else pa.array(targets, pa.string())
-        self.rows = self.targets = self.tests = 0
+        self.targets = targets
+        self.types: set[str] = set()
+        self.rows = self.tests = 0
         self.split = False
 
     def add(self, table: pa.Table) -> None:
         self.rows += len(table)
-        if self.types is None:
-            self.targets += len(table)
-        else:
-            self.targets += pc.sum(pc.is_in(table[EVENT], self.types)).as_py()
+        if self.targets is not None:
+            self.types.update(table[EVENT].unique().to_pylist())
         if TEST in table.schema.names:
             self.split = True
             self.tests += pc.sum(table[TEST]).as_py()
@@ -157,13 +157,13 @@ class _Targets:
 
     def check(self, origin: str) -> None:
         """Raise BadData if nothing can be learned or tested."""
-        if not self.targets:
-            assert self.types is not None
+        absent = sorted(set(self.targets or ()) - self.types)
+        if absent:
             raise BadData(
-                f"none of {self.rows:,} events is a target",
+                f"targets must be types of events that occur, {', '.join(sorted(self.types))}",
                 file=origin,
-                value=self.types.to_pylist(),
-                remedy="name types of events that occur as targets",
+                value=absent,
+                remedy="correct or remove them",
             )
         if self.split and self.tests in (0, self.rows):
             empty, full = ("test", "training") if not self.tests else ("training", "test")
@@ -276,12 +276,11 @@ def _label_rules(table: pa.Table) -> Rules:
 
 
 def _interaction_rules(about: Interacting, table: pa.Table) -> Rules:
-    rules: Rules = {}
-    for name in (about.user, about.item, EVENT, BASKET):
-        if name in table.schema.names:
-            column = table[name]
-            there = pc.not_equal(column, "") if _is_text(column.type) else pc.is_valid(column)
-            rules[name] = (there, "must not be missing or empty")
+    names = [name for name in (about.user, about.item, EVENT, BASKET) if name in table.schema.names]
+    rules: Rules = {name: (has_value(table[name]), "must not be missing or empty") for name in names}
+    if BASKET in rules and about.targets is not None:
+        others = pc.invert(pc.is_in(table[EVENT], pa.array(about.targets, pa.string())))
+        rules[BASKET] = (pc.or_(rules[BASKET][0], pc.and_(others, pc.is_valid(table[BASKET]))), rules[BASKET][1])
     if TEST in table.schema.names:
         rules[TEST] = (pc.less_equal(table[TEST], 1), "must be 0 or 1")
     return rules

@@ -102,6 +102,8 @@ class Interacting:
                     value=name,
                     remedy="correct it",
                 )
+        if self.targets is not None and not self.targets:
+            raise BadData("targets must name at least one type of events", file=origin, value=[], remedy="name one")
         for name in (EVENT, BASKET, TEST):
             if name in fields:
                 raise BadData(f"no field of interactions may have the name {name!r}", file=origin, remedy="rename it")
@@ -130,10 +132,11 @@ class Source:
             nulls and no empty strings, and there may be
 
             * ``event``: strings, the type of the event; no nulls;
-            * ``basket``: strings, e.g. the invoice to which the row belongs; no nulls;
+            * ``basket``: strings, e.g. the invoice to which the row belongs; no nulls, and empty only in rows that are
+              no targets;
             * ``test``: uint8, 1 for the rows that the publisher of a benchmark gives as test, else 0; no nulls.
         origin: name of the data in error messages, e.g. the path of the file.
-        defaults: settings of ``encode`` that suit these data: ``min_count``, ``max_bag``.
+        defaults: settings of ``encode`` that suit these data: ``min_count``, ``max_bag``, ``history``.
         facts: other facts to keep in raw.json, e.g. the planted ranks; JSON types only. They are read after the last
             batch, so a source may add facts while its batches are read.
         notes: sentences about what the reader changed, left out or decided, for raw.json and for the user. They are

@@ -18,15 +18,15 @@ METRICS = {"auc": "AUC", "logloss": "logloss", "calibration_error": "calibration
 
 
 def check(data: Encoded) -> None:
-    """Check that the rows have labels, and that every part has some of label 0, some of label 1, and no others.
+    """Check that every part has rows of label 0 and of label 1, and no other labels.
 
     Raises:
         ValueError: naming the part and the remedy, if not.
     """
     if data.interactions is not None:
         raise ValueError(
-            f"{data.folder}: has interactions, and task ctr needs rows with labels; set task.name to retrieval in "
-            "params.yaml, or choose a data set with labels"
+            f"{data.folder}: holds interactions of users and items without labels, and task ctr needs labels; set "
+            "task.name to retrieval in params.yaml"
         )
     for part, labels in data.labels.items():
         if not labels.binary:

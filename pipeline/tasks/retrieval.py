@@ -19,7 +19,7 @@ from pipeline.data.drawn import DrawnBatches
 from pipeline.data.encoded import Encoded
 from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN
 from pipeline.data.split import PARTS, Split
-from pipeline.metrics.ranking import Queries, coverage, ndcg, recall, reciprocal_rank
+from pipeline.metrics.ranking import Queries, by_group, coverage, ndcg, recall, reciprocal_rank
 from pipeline.metrics.ranking import influence as influence_of
 from pipeline.models.retriever import Retriever
 
@@ -261,3 +261,17 @@ def influence(predictions: np.ndarray, split: Split) -> np.ndarray:
     queries = Queries.of(np.concatenate(split.ids))
     values = recall(queries.hits(predictions), queries.sizes, OBJECTIVE)
     return influence_of(values, queries.users)
+
+
+def groups(predictions: np.ndarray, split: Split) -> dict[str, dict[str, float]]:
+    """Recall@20 and NDCG@20 of groups of targets; see `pipeline.metrics.ranking.by_group`. Without histories, their
+    lengths are the numbers of the user's items in the training rows."""
+    shared = split.interactions
+    assert shared is not None
+    rows = np.concatenate(split.ids)
+    queries = Queries.of(rows)
+    if shared.columns.history:
+        lengths = (shared.columns.of_history(rows[queries.first]) >= 0).sum(1)
+    else:
+        lengths = np.diff(shared.pairs("train", "arch").starts)[queries.users]
+    return {name: dict(values) for name, values in by_group(predictions, queries, shared.counts, lengths).items()}

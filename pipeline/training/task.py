@@ -26,8 +26,9 @@ from pipeline.workflow.validation import checked_options, keywords
 class Contract(Protocol):
     """The names that a file in ``pipeline/tasks`` defines; options are keyword-only parameters.
 
-    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``probe(model, batch) -> Tensor``,
-    see `Task.probe`; and ``answer(predictions) -> Tensor`` with its name ``ANSWER``, see `Task.answer`.
+    A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
+    see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
+    its name ``ANSWER``, see `Task.answer`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -131,6 +132,12 @@ class Task:
         """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""
         function = getattr(self.module, "ceiling", None)
         return None if function is None else float(function(expected, split))
+
+    def groups(self, predictions: np.ndarray, split: Split) -> dict[str, dict[str, float]]:
+        """Metrics of groups of what was asked, by name of the group, e.g. of items that are new to the user; empty if
+        the task does not define ``groups``."""
+        function = getattr(self.module, "groups", None)
+        return {} if function is None else dict(function(predictions, split))
 
     @property
     def answer_name(self) -> str:

@@ -63,7 +63,8 @@ class Split(Section):
     by: Literal["random", "time", "given"]
     """random: by a hash of the row's number and the seed; time: into parts that follow each other, where rows of the
     same time stay in the same part, so that the shares are approximate; given: test is what the publisher of
-    interactions gave as test, and the other parts are shares of each user's other rows, by a hash"""
+    interactions gave as test, and the other parts are shares of each user's other rows, by a hash, where a row of each
+    user and of each item stays in train"""
     train: Share
     """share of the rows for the weights"""
     arch: Share
@@ -205,6 +206,8 @@ class Evaluate(Section):
 
     tolerance: Rate
     """the knee of the curve is the smallest size that loses less of the objective on val"""
+    references: bool = True
+    """of interactions: whether popularity, neighbours and other references that learn no table are compared"""
 
 
 class Sweep(Section):

@@ -97,7 +97,7 @@ def _sentence(details: Any, model: type[BaseModel], value: Any) -> str:
     if missing:
         return f"{inside}{key!r} is missing"
     if details["type"] == "extra_forbidden":
-        valid = list(get_type_hints(_plain(hint)))
+        valid = list(get_type_hints(_model(hint)))
         return f"{inside}there is no {key!r}{suggestion(key, valid)}; valid are {', '.join(valid) or 'none'}"
     reason = (details.get("ctx") or {}).get("error")
     if isinstance(reason, ValueError):  # raised by a validator of this project; its text is already a sentence
@@ -123,6 +123,13 @@ def _inner(hint: Any, value: Any, step: Any) -> tuple[Any, Any] | None:
     if _is_mapping(plain) and isinstance(value, Mapping) and step in value:
         return get_args(plain)[1], value[step]
     return None
+
+
+def _model(hint: Any) -> Any:
+    """The model that a hint names, which may be one of a union."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    models = [_plain(member) for member in members]
+    return next(model for model in models if isinstance(model, type) and issubclass(model, BaseModel))
 
 
 def _plain(hint: Any) -> Any:

@@ -1,7 +1,10 @@
 """The invoices of a shop as purchases and returns of customers."""
 
 import csv
+import datetime
 import gzip
+import sys
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +55,7 @@ def test_every_row_that_is_left_out_is_counted_once(tmp_path):
         "C2,POST,X,-6,2010-12-01 08:26:00,2.55,,France",
         "3,BANK CHARGES,X,6,2010-12-01 08:26:00,0,5,France",
         "3,M,X,6,2010-12-01 08:26:00,1,5,France",
+        "3,c2,CARRIAGE,1,2010-12-01 08:26:00,50,5,France",
         GOOD,
         "4,22423,X,0,2010-12-01 08:26:00,1,5,France",
         "5,22423,X,1,2010-12-01 08:26:00,0,5,France",
@@ -60,7 +64,7 @@ def test_every_row_that_is_left_out_is_counted_once(tmp_path):
     assert record["rows"] == len(kept)
     assert record["notes"] == [
         "2 rows without a customer, 1 of them cancellations, are left out",
-        "2 rows that are no products (stock codes without a digit) are left out",
+        "3 rows that are no products (stock codes without a digit, and C2) are left out",
         "1 rows that repeat another row exactly are left out",
         "1 rows of quantity 0 are left out",
         "1 rows without a price above 0 are left out",
@@ -95,9 +99,42 @@ def test_a_wrong_value_is_named(tmp_path, line, message):
         table(put(tmp_path, GOOD, line))
 
 
-def test_the_publishers_spreadsheet_is_refused_with_the_remedy(tmp_path):
+def workbook(path, *rows):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (HEADER.split(","), *rows):
+        book.active.append(row)
+    book.save(path)
+    return path
+
+
+def test_the_publishers_workbook_reads_like_the_csv(tmp_path):
+    title, moment = "HEART, T-LIGHT  Holder", datetime.datetime(2010, 12, 1, 8, 26, 59)
+    bought = [536365, "85123a", title, 6, moment, 2.55, 17850, "United Kingdom"]
+    returned = ["C536390", 22423, None, -2, moment, 1, 17850, "United Kingdom"]
+    expected = table(put(tmp_path, GOOD, "C536390,22423,,-2,2010-12-01 08:26:59,1,17850,United Kingdom"))
+    folder = tmp_path / "online-retail"
+    folder.mkdir()
+    path = workbook(folder / "Online Retail.xlsx", bought, returned, [None] * 8)
+    with zipfile.ZipFile(tmp_path / "online+retail.zip", "w") as archive:
+        archive.write(path, path.name)
+    path.with_name("other.xlsx").write_bytes(path.read_bytes())
+    for place in (path, folder, tmp_path / "online+retail.zip", folder / "other.xlsx"):
+        assert table(place) == expected
+    left_out = [None, "POST", *bought[2:]]
+    with pytest.raises(BadData, match=r"other.xlsx, line 3: column 'InvoiceNo' is missing; fill it in"):
+        table(workbook(folder / "other.xlsx", bought, left_out))
+
+
+def test_without_openpyxl_a_workbook_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
     (tmp_path / "Online Retail.xlsx").write_bytes(b"")
-    with pytest.raises(NotFound, match=r"save the sheet of the publisher's Online Retail.xlsx .* as CSV"):
+    with pytest.raises(ValueError, match=r"needs the package openpyxl; install it, .* or save the sheet as CSV"):
+        table(tmp_path)
+
+
+def test_the_error_for_a_missing_file_says_where_to_get_it(tmp_path):
+    with pytest.raises(NotFound, match=r"no online-retail.csv or .* in .*; get online\+retail.zip of https"):
         online_retail.read(tmp_path)
 
 
@@ -108,7 +145,8 @@ def test_the_rows_are_those_that_a_plain_reading_leaves(tmp_path):
     sold = [row for row in raw if row["CustomerID"] and int(row["Quantity"]) > 0]
     counts = [len({row[name] for row in sold}) for name in ("CustomerID", "StockCode", "InvoiceNo")]
     assert (len(sold), *counts) == (397_924, 4_339, 3_665, 18_536)  # as published
-    products = [tuple(r.values()) for r in raw if r["CustomerID"] and any(map(str.isdigit, r["StockCode"]))]
+    codes = {row["StockCode"] for row in raw if any(map(str.isdigit, row["StockCode"]))} - {"C2"}
+    products = [tuple(row.values()) for row in raw if row["CustomerID"] and row["StockCode"] in codes]
     expected = [row for row in dict.fromkeys(products) if int(row[3]) and float(row[5]) > 0]
     found = pa.Table.from_batches(online_retail.read(REAL / "online-retail").batches)
     assert found["basket"].to_pylist() == [row[0] for row in expected]

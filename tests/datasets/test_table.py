@@ -201,7 +201,7 @@ def test_wrong_options_are_refused_before_anything_is_read(tmp_path):
         ("categorical", "city", "must be a list of texts, got 'city'"),
         ("label_type", "float", "must be one of binary, number, got 'float'"),
         ("positive", datetime.date(2024, 1, 31), r"must be a text or .*, got datetime.date.*; write it in quotes"),
-        ("label", 5, "must be a text, got 5; write it in quotes"),
+        ("label", 5, "must be a text or null, got 5; write it in quotes"),
         ("delimiter", "::", "must be one character, got '::'"),
         ("separator", "", "must be at least one character, got ''"),
         ("encoding", "utf-16", "must be an encoding that Python knows and that extends ASCII .*, got 'utf-16'"),

@@ -33,7 +33,7 @@ def raw_log(
     folder.mkdir(parents=True)
     users, items = users or {}, items or {}
     table = pa.table(columns)
-    pq.write_table(table, folder / "table.parquet", row_group_size=1000)
+    pq.write_table(table, folder / "table.parquet", row_group_size=150)
     there = {name: name in table.column_names for name in ("event", "basket", "test")}
     roles = {"user": "user", "item": "item", **dict.fromkeys(users, "user"), **dict.fromkeys(items, "item")}
     record = {

@@ -130,7 +130,7 @@ def test_each_task_refuses_the_data_of_the_other_with_a_remedy(blocks: Path, tmp
     with pytest.raises(ValueError, match=r"has labels, and task retrieval needs interactions .* set task\.name to ctr"):
         changed(labelled, "mf").check()
     with pytest.raises(
-        ValueError, match=r"has interactions, and task ctr needs rows with labels.* set task\.name to retrieval"
+        ValueError, match=r"interactions of users and items without labels.* set task\.name to retrieval"
     ):
         changed(blocks, "mf", task={"name": "ctr", "options": {}}).check()
 

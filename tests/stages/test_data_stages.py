@@ -64,6 +64,24 @@ def test_ingest_of_interactions_has_no_label(project: Project, capsys: pytest.Ca
     assert raw["label"] is None and raw["interactions"]["keys"] == {"user": "user", "item": "item"}
 
 
+def test_a_log_of_a_shop_is_ingested_and_encoded(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},u{n % 9},i{n % 7},red mug {n % 7},{'view,' if n % 3 else f'buy,o{n}'}" for n in range(600)]
+    rows += ["600,,i1,red mug,buy,o600", "601,u1,new,blue cup,buy,o601"]
+    (project.folder / "data/log.csv").write_text("\n".join(["at,who,what,title,type,order", *rows]))
+    shop = {"user": "who", "item": "what", "items": ["title"], "event": "type", "targets": ["buy"], "basket": "order"}
+    options = {"interactions": shop, "bag": ["title"], "separator": " ", "time": "at"}
+    project.give(dataset={"name": "table", "path": "data/log.csv", "options": options})
+    split = {**SPLIT, "by": "time"}
+    project.give(encode={**ENCODE, "split": split, "history": None}).run("ingest", "encode")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("ingest: 601 rows of table, 3 fields, interactions, ")
+    assert said[1] == "ingest: left out 1 rows without a value in 'who'"
+    encoded = Encoded.load(project.folder / "artifacts/encoded")
+    assert encoded.interactions is not None and encoded.interactions.columns.history == 20
+    assert sum(project.read("encoded/schema.json")["rows"].values()) == 201
+    assert encoded.interactions.counts[-1] == 0  # the new item is only in the last row
+
+
 def test_ingest_and_encode_say_what_they_changed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         f"{word},{' | '.join('abc'[: 1 + i % 3])},2024-01-0{1 + i % 9}" for i, word in enumerate(["Yes", "no"] * 90)

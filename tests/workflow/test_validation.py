@@ -119,6 +119,10 @@ def test_options_are_the_keywords_of_some_functions() -> None:
         ({"label": "y", "count": 0}, "here: count must be a whole number of at least 1, got 0"),
         ({"label": "y", "columns": "user"}, "here: columns must be a list of texts, got 'user'"),
         ({"label": "y", "inner": {"lr": -1}}, "here: inner.lr must be a number of at least 0, got -1"),
+        (
+            {"label": "y", "inner": {"lr": 1, "set": 1}},
+            "here: inner: there is no 'set' (did you mean 'sets'?)",
+        ),
         (["label"], "here must be a mapping of names to values, got ['label']"),
     ):
         with pytest.raises(ValueError) as refused:
