@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.data.encoded import Encoded
 from pipeline.data.interactions import Columns
@@ -121,9 +120,3 @@ def changed(folder: Path, name: str, options: dict[str, Any] | None = None, **ch
         for section, value in change.items():
             values[section] = {**values[section], **value} if isinstance(value, dict) else value
     return Experiment(validated(Params, values, "params.yaml"), Encoded.load(folder))
-
-
-def vectors_of(model: Any, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vectors of the queries of all rows, and of all items."""
-    queries, items = model(torch.from_numpy(np.ascontiguousarray(rows)))
-    return queries, items

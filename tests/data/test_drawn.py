@@ -19,7 +19,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Encoded.load(folder).split("train", "arch")
 
 
-def keys_of(split: Split, rows: np.ndarray) -> list[tuple[int, int]]:
+def keys_of(rows: np.ndarray) -> list[tuple[int, int]]:
     """User and item, which identify a row of the fixture."""
     return [(int(row[1]), int(row[2])) for row in rows]
 
@@ -34,12 +34,12 @@ def known_to(split: Split) -> dict[int, set[int]]:
 @pytest.mark.parametrize("seed", [None, 7])
 def test_an_epoch_has_every_row_once_and_whole_queries(rows: Split, seed: int | None) -> None:
     batches = DrawnBatches(rows, 40, seed)
-    expected = sorted(keys_of(rows, np.concatenate(rows.ids)))
+    expected = sorted(keys_of(np.concatenate(rows.ids)))
     orders = []
     for _ in range(2):
         found = list(batches)
         assert len(found) == len(batches)
-        orders.append([key for batch in found for key in keys_of(rows, batch.ids.numpy())])
+        orders.append([key for batch in found for key in keys_of(batch.ids.numpy())])
         assert sorted(orders[-1]) == expected
         for batch in found:
             assert batch.drawn is not None
