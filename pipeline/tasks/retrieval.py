@@ -124,9 +124,7 @@ def loss(
     else:
         own, others = _scores(model, batch, temperature, score, in_batch, logq)
         losses = torch.logaddexp(own, others.logsumexp(1)[batch.drawn.query]) - own
-    sizes = torch.bincount(batch.drawn.query)
-    weights = sizes.to(losses.dtype).pow(query_power - 1)[batch.drawn.query]
-    return (weights * losses).sum() / weights.sum()
+    return (_weights(batch.drawn.query, query_power) * losses).mean()
 
 
 def probe(
@@ -139,6 +137,7 @@ def probe(
     in_batch: bool = True,
     logq: bool = True,
     mask_known: bool = True,
+    query_power: Power = 1.0,
 ) -> Tensor:
     """See `pipeline.training.task.Task.probe`; each row has a random sign, see `CalibratedRetriever`.
 
@@ -150,11 +149,12 @@ def probe(
     seed = int(batch.ids[:, [USER_COLUMN, ITEM_COLUMN]].long().sum())
     generator = torch.Generator().manual_seed(seed)
     signs = (torch.randint(2, (len(batch.ids),), generator=generator) * 2 - 1).to(batch.ids.device)
+    scales = signs * _weights(batch.drawn.query, query_power).sqrt()
     if loss == "bpr":
         margins = _margins(model, batch, temperature, score)
         p = margins.detach().sigmoid()
         draws = torch.randint(2, margins.shape, generator=generator).to(p.device) * 2 - 1
-        return ((p * (1 - p) / margins.shape[1]).sqrt() * draws * margins).sum()
+        return ((p * (1 - p) / margins.shape[1]).sqrt() * draws * margins * scales[:, None]).sum()
     own, others = _scores(model, batch, temperature, score, in_batch, logq)
     query = batch.drawn.query
     p_own = torch.sigmoid(own - others.logsumexp(1)[query]).detach()
@@ -164,7 +164,13 @@ def probe(
     other = torch.multinomial(p.cpu()[query.cpu()], 1, generator=generator).to(p.device)
     is_own = torch.rand(len(own), generator=generator).to(p.device) < p_own
     drawn = torch.where(is_own, own, finite[query, other[:, 0]])
-    return ((drawn - mean) * signs).sum()
+    return ((drawn - mean) * scales).sum()
+
+
+def _weights(query: Tensor, power: float) -> Tensor:
+    """(B,) the weights of the rows of a batch, 1 in the mean, by their queries (B,); see ``query_power``."""
+    weights = torch.bincount(query).to(torch.get_default_dtype()).pow(power - 1)[query]
+    return weights / weights.mean()
 
 
 def _margins(model: Retriever, batch: Batch, temperature: float, score: Score) -> Tensor:
