@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.data.encoded import SCHEMA_FILE
 from pipeline.data.interactions import ITEM_KEYS_FILE, USER, USER_KEYS_FILE, Interactions, Pairs
 from pipeline.data.schema import PADDING, UNKNOWN
 from pipeline.datasets import table
-from pipeline.encoding.encoding import Encoding
 from pipeline.experiment.saved import encoding_of, read
 from pipeline.models.retriever import Retriever
 from pipeline.scoring.files import WRITERS, check_places
 from pipeline.training.task import Task
-from pipeline.workflow.outputs import whole
+from pipeline.workflow.outputs import read_json, whole
 from pipeline.workflow.progress import progress
 
 OF_TEXT = ("delimiter", "missing", "encoding")  # options of the data set `table` that files of users share
@@ -80,11 +80,17 @@ class Ranker:
         if not isinstance(model, Retriever):
             raise ValueError(f"{folder}: only a model for retrieval ranks items, got task {about.task.name}")
         encoding = encoding_of(folder, about)
-        record = Encoding.load(encoding).record
+        record = read_json(encoding / SCHEMA_FILE)
         options = record["options"] if record["dataset"] == "table" else {}
         users, items = (_keys(encoding / name) for name in (USER_KEYS_FILE, ITEM_KEYS_FILE))
         text = {name: options[name] for name in OF_TEXT if name in options}
-        return cls(model, about.resolved_task(), model.interactions, model.edges, users, items, text)
+        ranker = cls(model, about.resolved_task(), model.interactions, model.edges, users, items, text)
+        if not len(ranker.answered):
+            raise ValueError(
+                f"{folder}: knows no user, because it uses neither the field {ranker.user!r} nor histories; train "
+                "a model that uses one of them"
+            )
+        return ranker
 
     @property
     def user(self) -> str:
@@ -135,7 +141,7 @@ def rank_file(
     Args:
         ranker: the model.
         users: CSV, TSV or Parquet with a column of users, or a folder of such files; None for all users that
-            the model answers.
+            are answered.
         out: CSV or Parquet, by its ending.
         k: most items of a user.
         column: of the users; by default it is named like the field that identifies them.
@@ -157,7 +163,7 @@ def rank_file(
         of_keys = ranker.numbers(keys)
         numbers, unknown = of_keys[of_keys >= 0], keys.filter(pa.array(of_keys < 0)).to_pylist()
         if not len(numbers):
-            got = f"got {', '.join(map(repr, unknown[:SHOWN]))}" if unknown else "and there are no rows"
+            got = f"got {_named(unknown)}" if unknown else "and there are no rows"
             raise ValueError(
                 f"{users}: must name a user that the model knows, e.g. {ranker.users[int(ranker.answered[0])]}, {got}"
             )
@@ -175,11 +181,16 @@ def sentences(ranked: Ranked) -> Iterator[str]:
     """What was changed and who is left out."""
     yield from ranked.notes
     if number := len(ranked.unknown):
-        named = ", ".join(map(repr, ranked.unknown[:SHOWN]))
         yield (
             f"left out {number:,} users of whom the model knows nothing, because the training data have no rows of "
-            f"them, or too few: {named}{', ...' if number > SHOWN else ''}"
+            f"them, or too few: {_named(ranked.unknown)}"
         )
+
+
+def _named(users: Sequence[str | None]) -> str:
+    """The first of some users, for a message."""
+    named = ["a missing value" if user is None else repr(user) for user in users[:SHOWN]]
+    return ", ".join([*named, "..."] if len(users) > SHOWN else named)
 
 
 def _asked(ranker: Ranker, file: Path, column: str) -> tuple[pa.Array, Sequence[str]]:

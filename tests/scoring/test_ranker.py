@@ -255,6 +255,12 @@ def test_two_towers_rank_by_the_history_at_the_end_of_the_log(tmp_path: Path, us
         assert best["item"].tolist() == [items[place] for place in np.argsort(-scores)[:3]]
 
 
+def test_a_model_that_knows_no_user_says_so(tmp_path: Path) -> None:
+    project = trained(tmp_path, backbone={"name": "two_tower", "options": {"ids": "only", "width": 8}})
+    with pytest.raises(ValueError, match="knows no user, because it uses neither the field 'who' nor histories"):
+        Ranker.load(searched(project))
+
+
 def test_the_command_writes_a_file_or_stdout_and_says_what_it_did(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
