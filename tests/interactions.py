@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.data.encoded import Encoded
 from pipeline.data.interactions import Columns
@@ -28,14 +27,20 @@ KEYS = {"user": "user", "item": "item"}
 
 
 def write_interactions(
-    folder: Path, users: int = 30, items: int = 20, blocks: int = 2, history: int = 3, seed: int = 0
+    folder: Path,
+    users: int = 30,
+    items: int = 20,
+    blocks: int = 2,
+    history: int = 3,
+    each: int | None = None,
+    seed: int = 0,
 ) -> Path:
     """Users and items are in blocks, and nine of ten interactions are within a block.
 
-    Every user interacts with some items in order, each once: the first ones are rows of ``train``, the next ones of
-    ``arch``, ``val`` and ``test``. With histories, a row is a query of its own and has the user's latest interactions;
-    else the rows of a user in a part are one query. The last item is cold: only rows of ``test`` have it. The last user
-    has the first item in ``train`` and nothing before it.
+    Every user interacts with ``each`` items, by default half of all, in order, each once: the first ones are rows of
+    ``train``, the next ones of ``arch``, ``val`` and ``test``. With histories, a row is a query of its own and has the
+    user's latest interactions; else the rows of a user in a part are one query. The last item is cold: only rows of
+    ``test`` have it. The last user has the first item in ``train`` and nothing before it.
     """
     rng = np.random.default_rng(seed)
     schema = Schema(
@@ -58,9 +63,10 @@ def write_interactions(
     }
     columns, rows = Columns(history, 2 if history else 0), {part: [] for part in PARTS}
     for user in range(users - 1):
-        chances = np.where(of_item == of_user[user], 0.9, 0.1)
+        own = of_item == of_user[user]
+        chances = np.where(own, 0.9 / own.sum(), 0.1 / max(1, (~own).sum()))
         chances[-1] = 0  # the cold item
-        taken = rng.choice(items, items // 2, replace=False, p=chances / chances.sum())
+        taken = rng.choice(items, items // 2 if each is None else each, replace=False, p=chances / chances.sum())
         for place, item in enumerate(taken):
             part = PARTS[int(np.searchsorted([0.6, 0.7, 0.85], place / len(taken), side="right"))]
             rows[part].append((user, item, taken[:place][::-1]))
@@ -114,9 +120,3 @@ def changed(folder: Path, name: str, options: dict[str, Any] | None = None, **ch
         for section, value in change.items():
             values[section] = {**values[section], **value} if isinstance(value, dict) else value
     return Experiment(validated(Params, values, "params.yaml"), Encoded.load(folder))
-
-
-def vectors_of(model: Any, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vectors of the queries of all rows, and of all items."""
-    queries, items = model(torch.from_numpy(np.ascontiguousarray(rows)))
-    return queries, items

@@ -162,7 +162,9 @@ class Interactions:
 
     def pairs(self, *parts: str) -> Pairs:
         """The distinct pairs of user and item in the rows of the named parts."""
-        return _pairs(self.folder, parts, len(self.users), len(self.items))
+        files = tuple(self.folder / part / "ids.npy" for part in parts)
+        states = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        return _pairs(files, states, len(self.users), len(self.items))
 
     def trained_pairs(self) -> Pairs:
         """The pairs of ``train`` and ``arch`` from `PAIRS_FILE`, which is also there when the rows are not."""
@@ -179,8 +181,9 @@ class Interactions:
 
 
 @functools.lru_cache(8)
-def _pairs(folder: Path, parts: tuple[str, ...], users: int, items: int) -> Pairs:
-    rows = [np.load(folder / part / "ids.npy", mmap_mode="r")[:, [USER_COLUMN, ITEM_COLUMN]] for part in parts]
+def _pairs(files: tuple[Path, ...], states: tuple[tuple[int, int], ...], users: int, items: int) -> Pairs:
+    """The pairs of the rows in some files; they are read again when their states, time and size, are others."""
+    rows = [np.load(file, mmap_mode="r")[:, [USER_COLUMN, ITEM_COLUMN]] for file in files]
     both = np.concatenate(rows) if rows else np.zeros((0, 2), np.int64)
     return Pairs.of(both[:, 0], both[:, 1], users, items)
 

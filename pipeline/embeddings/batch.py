@@ -257,25 +257,31 @@ class RoleLookup(nn.Module):
         super().__init__()
         bounds = schema.first_rows + schema.cardinalities
         self.register_buffer("bounds", torch.tensor(bounds, dtype=torch.int32), False)
-        self.roles: dict[str, tuple[Tensor, Tensor]] = {}  # offset and field of each slot of the role
         roles = np.array([field.role for field in schema.fields])[schema.slot_fields]
-        for role in dict.fromkeys(roles.tolist()):
+        self.roles = tuple(dict.fromkeys(roles.tolist()))
+        for role in self.roles:
             of_slot = schema.slot_fields[roles == role]
-            offsets = torch.tensor(schema.first_rows[of_slot], dtype=torch.int32)
-            self.roles[role] = offsets, torch.tensor(of_slot)
+            fields, within = np.unique(of_slot, return_inverse=True)
+            offsets = schema.first_rows[of_slot].astype(np.int32)
+            for name, values in (("offsets", offsets), ("fields", fields), ("within", within)):
+                self.register_buffer(f"{name}_of_{role}", torch.from_numpy(values), False)
 
     bounds: Tensor
 
     def number(self, role: str) -> int:
         """The number of fields of a role."""
-        return len(self.roles[role][1].unique()) if role in self.roles else 0
+        return len(self._of(role)[1]) if role in self.roles else 0
+
+    def _of(self, role: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The offset of each slot of a role; the role's fields; and which of these each slot belongs to."""
+        offsets, fields, within = (getattr(self, f"{name}_of_{role}") for name in ("offsets", "fields", "within"))
+        return offsets, fields, within
 
     def forward(self, blocks: Mapping[str, Tensor]) -> Occurrences:
         """ids (n, S of the role) by role -> occurrences whose bags are (n, fields of the role), role after role."""
         rows, bags, fields, first = [], [], [], 0
         for role, ids in blocks.items():
-            offsets, of_slot = (tensor.to(ids.device) for tensor in self.roles[role])
-            distinct, within = of_slot.unique(return_inverse=True)
+            offsets, distinct, within = self._of(role)
             bag = first + torch.arange(len(ids), device=ids.device)[:, None] * len(distinct) + within
             present = ids != PADDING
             rows.append((ids + offsets)[present])

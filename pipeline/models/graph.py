@@ -86,8 +86,8 @@ class Graph(nn.Module):
 
     def laplacian(self, values: Tensor) -> Tensor:
         """Delta^T Delta values, for Delta of `differences`, without its E rows: (V, K) -> (V, K)."""
-        own = self.degrees / (self.degrees + 1)
-        return own.to(values.dtype)[:, None] * values - self.adjacent(values, loops=1)
+        degrees = self.degrees.to(values.dtype)
+        return (degrees / (degrees + 1))[:, None] * values - self.adjacent(values, loops=1)
 
     def differences(self, values: Tensor) -> Tensor:
         """(V, K) -> (E, K): for each pair, s_u values_u - s_i values_i, where s = (degree + 1)^-1/2.

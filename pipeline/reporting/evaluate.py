@@ -103,7 +103,7 @@ def evaluate(experiment: Experiment, models: Path, found: Found) -> dict[str, An
     report["forms"] = form_entries(list(forms.values()), forms.get("full"), full)
     report["deploy"] = deploy(report["forms"], report["tolerance"])
     report["comparisons"] = [searched.compared(other) for other in beside]
-    if experiment.data.interactions is not None and experiment.params.evaluate.references:
+    if experiment.params.evaluate.references and experiment.data.interactions is not None:
         report["references"] = references(experiment, forms.get("full"), test)
     return report | planted(experiment, entries["searched"]["dims"], test)
 

@@ -1,5 +1,6 @@
 """Batches of whole queries, and the items that are drawn for them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Encoded.load(folder).split("train", "arch")
 
 
-def keys_of(split: Split, rows: np.ndarray) -> list[tuple[int, int]]:
+def keys_of(rows: np.ndarray) -> list[tuple[int, int]]:
     """User and item, which identify a row of the fixture."""
     return [(int(row[1]), int(row[2])) for row in rows]
 
@@ -33,12 +34,12 @@ def known_to(split: Split) -> dict[int, set[int]]:
 @pytest.mark.parametrize("seed", [None, 7])
 def test_an_epoch_has_every_row_once_and_whole_queries(rows: Split, seed: int | None) -> None:
     batches = DrawnBatches(rows, 40, seed)
-    expected = sorted(keys_of(rows, np.concatenate(rows.ids)))
+    expected = sorted(keys_of(np.concatenate(rows.ids)))
     orders = []
     for _ in range(2):
         found = list(batches)
         assert len(found) == len(batches)
-        orders.append([key for batch in found for key in keys_of(rows, batch.ids.numpy())])
+        orders.append([key for batch in found for key in keys_of(batch.ids.numpy())])
         assert sorted(orders[-1]) == expected
         for batch in found:
             assert batch.drawn is not None
@@ -162,3 +163,12 @@ def test_a_thinned_split_still_knows_what_its_users_know(rows: Split) -> None:
     for batch in batches:
         for user, items in zip(batch.ids[:, 1].tolist(), batch.drawn.numbers.tolist(), strict=True):
             assert not known[user] & set(items)
+
+
+def test_pairs_are_those_of_the_rows_that_are_there_now(tmp_path: Path) -> None:
+    first = Encoded.load(write_interactions(tmp_path, seed=0)).split("train").interactions.pairs("train")
+    shutil.rmtree(tmp_path)
+    again = Encoded.load(write_interactions(tmp_path, seed=1)).split("train")
+    keys = set(zip(again.interactions.pairs("train").users, again.interactions.pairs("train").items, strict=True))
+    assert keys == {(row[1], row[2]) for row in again.ids[0].tolist()}
+    assert keys != set(zip(first.users, first.items, strict=True))
