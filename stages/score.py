@@ -7,7 +7,7 @@
 
 MODEL is a folder that ``retrain`` or ``stages.export`` wrote. ROWS are CSV, TSV or Parquet with the columns of the data
 set, without a label. OUT is CSV or Parquet, by its ending. ``-`` reads rows from stdin, or writes CSV to stdout. For a
-model for retrieval, ROWS has a column of users, or is ``all`` for all users of the training data, and OUT has the best
+model for retrieval, ROWS has a column of users, or is ``all`` for all users that the model knows, and OUT has the best
 items of each.
 """
 
@@ -27,7 +27,7 @@ from pipeline.scoring.ranker import Ranker, rank_file, sentences
 from pipeline.scoring.scorer import Scorer
 from pipeline.workflow import process
 
-ALL = "all"  # in the place of ROWS: all users of the training data
+ALL = "all"  # in the place of ROWS: all users that the model knows
 TOP = 20
 
 

@@ -46,7 +46,7 @@ class Histories:
         made = copy.copy(self)
         every = np.arange(len(self.log.firsts[USER]))
         users = self.log.numbers[USER][self._past]
-        made._times = np.full(len(every), self.log.times[-1:].astype(np.uint64)[0] + np.uint64(1))
+        made._times = np.repeat(self.log.times[-1:].astype(np.uint64) + np.uint64(1), len(every))
         made._starts, made._ends = np.searchsorted(users, every), np.searchsorted(users, every, side="right")
         return made
 
