@@ -2,9 +2,13 @@
 
     python -m stages.score artifacts/models/searched/seed-0 new.csv scores.csv
     python -m stages.score exported new.parquet scores.parquet --keep user_id,event
+    python -m stages.score exported users.csv best.csv --top 20
+    python -m stages.score exported all best.csv --top 20
 
 MODEL is a folder that ``retrain`` or ``stages.export`` wrote. ROWS are CSV, TSV or Parquet with the columns of the data
-set, without a label. OUT is CSV or Parquet, by its ending. ``-`` reads rows from stdin, or writes CSV to stdout.
+set, without a label. OUT is CSV or Parquet, by its ending. ``-`` reads rows from stdin, or writes CSV to stdout. For a
+model for retrieval, ROWS has a column of users, or is ``all`` for all users that the model knows, and OUT has the best
+items of each.
 """
 
 from __future__ import annotations
@@ -17,9 +21,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.experiment.saved import About
 from pipeline.scoring.files import score_file, told
+from pipeline.scoring.ranker import Ranker, rank_file, sentences
 from pipeline.scoring.scorer import Scorer
 from pipeline.workflow import process
+
+ALL = "all"  # in the place of ROWS: all users that the model knows
+TOP = 20
 
 
 def run() -> None:
@@ -28,15 +37,43 @@ def run() -> None:
     parser.add_argument("rows", type=Path, metavar="ROWS")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--keep", default="", metavar="COLUMNS", help="columns of ROWS to copy to OUT, e.g. user,item")
+    parser.add_argument("--top", type=int, metavar="K", help="items of each user, 20 by default (retrieval)")
+    parser.add_argument("--user", metavar="COLUMN", help="column of the users in ROWS (retrieval)")
     given = parser.parse_args()
+    (_rank if About.load(given.model).ranks else _score)(given)
+
+
+def _score(given: argparse.Namespace) -> None:
+    """Write the answers for rows."""
+    if given.top is not None or given.user is not None:
+        option = "--user" if given.top is None else "--top"
+        raise ValueError(f"{option} is for models for retrieval, and {given.model} scores rows; remove it")
     keep = [name.strip() for name in given.keep.split(",") if name.strip()]
     scorer = Scorer.load(given.model)
     with _file_of_stdin(given.rows) as rows, _file_for_stdout(given.out) as out:
-        scored = score_file(scorer, rows, out, keep, ".csv" if str(given.out) == "-" else None)
+        scored = score_file(scorer, rows, out, keep, _ending(given.out))
     for line in told(scored):
         print(f"score: {line}", file=sys.stderr)
     rate = scored.rows / max(scored.seconds, 1e-9)
     print(f"score: {scored.rows:,} rows, {scored.seconds:.1f} s ({rate:,.0f} rows/s)", file=sys.stderr)
+
+
+def _rank(given: argparse.Namespace) -> None:
+    """Write the best items of users."""
+    if given.keep:
+        raise ValueError(f"--keep is for models that score rows, and {given.model} is for retrieval; remove it")
+    ranker = Ranker.load(given.model)
+    top = TOP if given.top is None else given.top
+    with _file_of_stdin(given.rows) as rows, _file_for_stdout(given.out) as out:
+        users = None if str(rows) == ALL else rows
+        ranked = rank_file(ranker, users, out, top, given.user, _ending(given.out))
+    for line in sentences(ranked):
+        print(f"score: {line}", file=sys.stderr)
+    print(f"score: {ranked.users:,} users, {ranked.seconds:.1f} s", file=sys.stderr)
+
+
+def _ending(out: Path) -> str | None:
+    return ".csv" if str(out) == "-" else None
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.interactions import (
-    COUNTS_FILE,
     EVENT,
     HISTORY,
     ITEM,
     ITEMS_FILE,
+    SHARED_FILES,
     USER,
     USERS_FILE,
     Interactions,
@@ -99,7 +99,7 @@ class Encoded:
         record, sums = self.record.get("interactions"), self.record.get("sha256", {})
         if record is None:
             return None
-        for name in (USERS_FILE, ITEMS_FILE, COUNTS_FILE):
+        for name in SHARED_FILES:
             _check_sum(self.folder / name, sums.get(name))
         made = Interactions.load(self.folder, self.schema, record)
         for file, role, table in ((USERS_FILE, USER, made.users), (ITEMS_FILE, ITEM, made.items)):

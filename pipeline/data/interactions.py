@@ -27,7 +27,10 @@ import numpy as np
 from pipeline.data.schema import UNKNOWN, Schema
 from pipeline.workflow.outputs import broken
 
-USERS_FILE, ITEMS_FILE, COUNTS_FILE = "users.npy", "items.npy", "counts.npy"
+USERS_FILE, ITEMS_FILE, COUNTS_FILE, PAIRS_FILE = "users.npy", "items.npy", "counts.npy", "pairs.npy"
+LATEST_FILE = "latest.npy"  # the histories of all users at the end of the log
+USER_KEYS_FILE, ITEM_KEYS_FILE = "users.parquet", "items.parquet"  # number, key as text, training rows
+SHARED_FILES = (USERS_FILE, ITEMS_FILE, COUNTS_FILE, PAIRS_FILE, LATEST_FILE, USER_KEYS_FILE, ITEM_KEYS_FILE)
 USER, ITEM, EVENT = "user", "item", "event"  # roles of fields
 QUERY, USER_COLUMN, ITEM_COLUMN, REPEAT = range(4)  # columns of a row
 HISTORY = 4  # the first column of the history
@@ -162,6 +165,19 @@ class Interactions:
         files = tuple(self.folder / part / "ids.npy" for part in parts)
         states = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files)
         return _pairs(files, states, len(self.users), len(self.items))
+
+    def trained_pairs(self) -> Pairs:
+        """The pairs of ``train`` and ``arch`` from `PAIRS_FILE`, which is also there when the rows are not."""
+        both = np.load(self.folder / PAIRS_FILE)
+        return Pairs.of(both[:, 0], both[:, 1], len(self.users), len(self.items))
+
+    def latest(self) -> np.ndarray:
+        """(U, C) int32: a row for each user with the history at the end of the log; the item, the query and whether it
+        repeats are 0."""
+        rows = np.zeros((len(self.users), self.columns.number), dtype=np.int32)
+        rows[:, USER_COLUMN] = np.arange(len(rows))
+        rows[:, HISTORY:] = np.load(self.folder / LATEST_FILE)
+        return rows
 
 
 @functools.lru_cache(8)

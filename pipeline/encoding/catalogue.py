@@ -60,6 +60,6 @@ class Catalogue:
         return len(self.counts)
 
     def table(self) -> pa.Table:
-        """Number, key as text, and training rows, for people to read."""
+        """Number, key as text, and training rows."""
         numbers = pa.array(np.arange(len(self.keys), dtype=np.int32))
         return pa.table({"number": numbers, "key": self.keys.cast(pa.string()), "rows": pa.array(self.counts)})

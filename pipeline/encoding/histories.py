@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pyarrow as pa
 
@@ -33,10 +35,20 @@ class Histories:
         self._past = past[np.argsort(log.numbers[USER][past], kind="stable")]  # by user, then in the order of the log
         keys = log.numbers[USER][self._past] * (len(log) + 1) + self._past
         users = log.numbers[USER][targets.events] * (len(log) + 1)
-        # Of each target, where in _past the user's events start, and where those before the query end.
+        # Of each query, its time, where in _past the user's events start, and where those before the query end.
+        self._times = targets.times
         self._starts = np.searchsorted(keys, users)
         self._ends = np.searchsorted(keys, users + np.searchsorted(log.times, targets.times))
         self._oldest = self._oldest_in_training() if length else 0
+
+    def at_the_end(self) -> Histories:
+        """The histories of all users one unit of time after the last event of the log, by the log's own numbers."""
+        made = copy.copy(self)
+        every = np.arange(len(self.log.firsts[USER]))
+        users = self.log.numbers[USER][self._past]
+        made._times = np.repeat(self.log.times[-1:].astype(np.uint64) + np.uint64(1), len(every))
+        made._starts, made._ends = np.searchsorted(users, every), np.searchsorted(users, every, side="right")
+        return made
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -74,7 +86,7 @@ class Histories:
         there = events >= 0
         if name == EVENT and self.log.events is not None:
             return self.log.events.take(pa.array(events[there]))
-        ages = _ages(np.repeat(self.targets.times[rows], there.sum(1)), self.log.times[events[there]])
+        ages = _ages(np.repeat(self._times[rows], there.sum(1)), self.log.times[events[there]])
         return pa.array(np.floor(np.log2(1.0 + np.minimum(ages, np.uint64(self._oldest)))).astype(np.int64))
 
 

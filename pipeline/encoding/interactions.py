@@ -24,13 +24,18 @@ from pipeline.data.interactions import (
     HISTORY,
     ITEM,
     ITEM_COLUMN,
+    ITEM_KEYS_FILE,
     ITEMS_FILE,
+    LATEST_FILE,
+    PAIRS_FILE,
     QUERY,
     REPEAT,
     USER,
     USER_COLUMN,
+    USER_KEYS_FILE,
     USERS_FILE,
     Columns,
+    Pairs,
 )
 from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.data.split import LEAST_ROWS, PARTS, Part
@@ -60,9 +65,11 @@ def encode_interactions(table: RawTable, about: Mapping[str, Any], folder: Path,
         table: of interactions.
         about: what they are, the entry ``interactions`` of raw.json.
         folder: created. It has ``<part>/ids.npy`` (n, C) int32 and ``<part>/labels.npy`` (n,) uint8 for every part,
-            ``users.npy``, ``items.npy`` and ``counts.npy`` as in `pipeline.data.interactions`; ``vocabulary.parquet``,
-            ``schema.json`` and ``fields.csv`` as `pipeline.encoding.encode.encode` writes them; and ``users.parquet``
-            and ``items.parquet``: number, key (as text), rows (of training).
+            ``users.npy``, ``items.npy`` and ``counts.npy`` as in `pipeline.data.interactions`; ``pairs.npy`` (n, 2)
+            int32, the distinct pairs of user and item of ``train`` and ``arch``; ``latest.npy``, for each user the
+            columns of a row from the history on, at the end of the log; ``vocabulary.parquet``, ``schema.json`` and
+            ``fields.csv`` as `pipeline.encoding.encode.encode` writes them; and ``users.parquet`` and
+            ``items.parquet``: number, key (as text), rows (of training).
         settings: section ``encode`` of params.yaml.
 
     Returns:
@@ -75,6 +82,7 @@ def encode_interactions(table: RawTable, about: Mapping[str, Any], folder: Path,
     folder.mkdir(parents=True)
     schema = encoder.learn(folder / VOCABULARY_FILE)
     checksums = encoder.write_catalogues(folder, schema) | encoder.write_rows(folder)
+    checksums |= encoder.write_pairs(folder) | encoder.write_latest(folder)
     checksums[VOCABULARY_FILE] = checksum(folder / VOCABULARY_FILE)
     record = {**schema.to_dict(), "sha256": checksums, **encoder.record()}
     write_table(record["summaries"], folder / FIELDS_FILE)
@@ -178,15 +186,14 @@ class _Encoder:
 
     def _chunks(self, part: int) -> Iterator[slice]:
         """The rows of a part, in pieces whose histories fit in memory."""
-        whole, size = self.targets.rows(part), max(1, CHUNK_CELLS // self.columns.number)
-        for start in range(whole.start, whole.stop, size):
-            yield slice(start, min(start + size, whole.stop))
+        whole = self.targets.rows(part)
+        return _pieces(whole.start, whole.stop, self.columns.number)
 
     def write_catalogues(self, folder: Path, schema: Schema) -> dict[str, str]:
         """Look up and write all users and items; return the files' checksums."""
         sums = {}
         self.slots: dict[str, np.ndarray] = {}  # by field of users and items, (k,) the first id of each
-        for role, file in ((USER, USERS_FILE), (ITEM, ITEMS_FILE)):
+        for role, file, keys in ((USER, USERS_FILE, USER_KEYS_FILE), (ITEM, ITEMS_FILE, ITEM_KEYS_FILE)):
             catalogue = self.catalogues[role]
             own = schema.subset(catalogue.columns)
             slots = np.empty((own.num_slots, len(catalogue)), dtype=np.int32)
@@ -199,7 +206,8 @@ class _Encoder:
                     self.cut[field.name] += counts
                 start += field.width
             sums[file] = _write(folder / file, "<i4", slots.T)
-            pq.write_table(catalogue.table(), (folder / file).with_suffix(".parquet"))
+            pq.write_table(catalogue.table(), folder / keys)
+            sums[keys] = checksum(folder / keys)
         return sums | {COUNTS_FILE: _write(folder / COUNTS_FILE, "<i8", self.catalogues[ITEM].counts)}
 
     def write_rows(self, folder: Path) -> dict[str, str]:
@@ -219,19 +227,43 @@ class _Encoder:
 
     def _rows(self, part: Part, rows: slice) -> np.ndarray:
         """(n, C) int32: some rows of the targets."""
-        targets, events = self.targets, self.histories.events(rows)
-        there = events >= 0
-        ids = np.full((len(events), self.columns.number), PADDING, dtype=np.int32)
+        targets = self.targets
+        ids, met = self._with_histories(self.histories, rows)
         ids[:, QUERY], ids[:, REPEAT] = targets.queries[rows], targets.repeats[rows]
         ids[:, USER_COLUMN], ids[:, ITEM_COLUMN] = self._numbers(USER, rows), self._numbers(ITEM, rows)
+        for name, counts in met.items():
+            self.met[name][part] += counts
+        return ids
+
+    def _with_histories(self, histories: Histories, rows: slice) -> tuple[np.ndarray, dict[str, Counts]]:
+        """(n, C) int32, filled from the history on, and what became of the values of each field of events."""
+        events = histories.events(rows)
+        there = events >= 0
+        ids = np.full((len(events), self.columns.number), PADDING, dtype=np.int32)
         self.columns.of_history(ids)[there] = self.catalogues[ITEM].numbers[self.log.numbers[ITEM][events[there]]]
-        for number, name in enumerate(self.histories.fields):
-            values = self.histories.values(name, rows)
+        met = {}
+        for number, name in enumerate(histories.fields):
+            values = histories.values(name, rows)
             slots = np.empty((1, len(values)), dtype=np.int32)
-            self.met[name][part] += self.vocabularies[name].look_up(values, slots)
+            met[name] = self.vocabularies[name].look_up(values, slots)
             start = HISTORY + self.columns.history * (1 + number)
             ids[:, start : start + self.columns.history][there] = slots[0]
-        return ids
+        return ids, met
+
+    def write_pairs(self, folder: Path) -> dict[str, str]:
+        """Write the pairs with which models are trained; return the file's checksum."""
+        rows = slice(self.targets.rows(TRAIN).start, self.targets.rows(PARTS.index("arch")).stop)
+        sizes = (len(self.catalogues[USER]), len(self.catalogues[ITEM]))
+        pairs = Pairs.of(self._numbers(USER, rows), self._numbers(ITEM, rows), *sizes)
+        return {PAIRS_FILE: _write(folder / PAIRS_FILE, "<i4", np.stack([pairs.users, pairs.items], 1))}
+
+    def write_latest(self, folder: Path) -> dict[str, str]:
+        """Write the histories of all users at the end of the log; return the file's checksum."""
+        histories, numbers = self.histories.at_the_end(), self.catalogues[USER].numbers
+        latest = np.empty((len(numbers), self.columns.number - HISTORY), dtype=np.int32)
+        for rows in _pieces(0, len(numbers), self.columns.number):
+            latest[numbers[rows]] = self._with_histories(histories, rows)[0][:, HISTORY:]
+        return {LATEST_FILE: _write(folder / LATEST_FILE, "<i4", latest)}
 
     def record(self) -> dict[str, Any]:
         """The contents of schema.json, except the fields and the checksums, after all is written."""
@@ -306,6 +338,13 @@ class _Encoder:
         sample = pa.nulls(0) if vocabulary.kind == BAG else plain(self._values(name, slice(0, min(rows, SAMPLE))))
         quantiles = self.settings.numeric == "quantiles"
         return replace(summary, warnings=warnings(summary, rows, vocabulary.missing, sample, quantiles, None))
+
+
+def _pieces(start: int, stop: int, columns: int) -> Iterator[slice]:
+    """Rows ``start`` to ``stop`` in pieces that fit in memory with so many columns."""
+    size = max(1, CHUNK_CELLS // columns)
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
 
 
 def _write(path: Path, dtype: str, array: np.ndarray) -> str:

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.allocation.allocation import Allocation
-from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
+from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE, Encoded
+from pipeline.data.interactions import SHARED_FILES
 from pipeline.data.schema import Schema
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.method import build
-from pipeline.models.model import Model, assemble
-from pipeline.models.retriever import AnyModel
+from pipeline.models.model import assemble
+from pipeline.models.retriever import AnyModel, Retriever
 from pipeline.training.task import Task
 from pipeline.workflow.code import version
 from pipeline.workflow.outputs import broken, checksum, read_json, whole, write_json
@@ -27,7 +28,7 @@ from pipeline.workflow.plug import plug
 from pipeline.workflow.validation import checked_options
 
 ABOUT, WEIGHTS, ALLOCATION, HISTORY = "model.json", "model.safetensors", "allocation.json", "history.json"
-ENCODING = "encoding"  # folder with the schema.json and the vocabulary.parquet of the models around it
+ENCODING = "encoding"  # folder with what `copy_encoding` copies for the models around it
 TRAINED = "trained"  # the form that `save` writes
 FORMAT = 1  # of model.json and of the files beside it; raise it when older folders can no longer be read
 
@@ -118,6 +119,11 @@ class About:
         record = {"format": FORMAT, "version": self.version, "form": self.form, **named, "dim": self.dim}
         write_json(folder / ABOUT, {**record, "encoding": self.encoding, **self.schema.to_dict()})
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it is a model for retrieval."""
+        return any(field.role for field in self.schema.fields)
+
     def resolved_task(self) -> Task:
         return Task.of(self.task.name, plug("tasks", self.task.name), self.task.options)
 
@@ -147,8 +153,9 @@ def save(
         About.of(experiment).save(draft)
 
 
-def read(folder: Path) -> tuple[Model, Allocation, About]:
-    """A model that `save` wrote, its allocation, and what it is; nothing but the folder decides.
+def read(folder: Path) -> tuple[AnyModel, Allocation, About]:
+    """A model that `save` wrote, its allocation, and what it is; nothing but the folder decides, and for a model for
+    retrieval the users, items and pairs of its encoding.
 
     Raises:
         ValueError: naming the file that does not fit the others, or that another version wrote.
@@ -158,12 +165,15 @@ def read(folder: Path) -> tuple[Model, Allocation, About]:
     allocation = Allocation.load(folder / ALLOCATION, about.schema)
     backbone = plug("backbones", about.backbone.name).Backbone
     options = checked_options([backbone], about.backbone.options, f"{folder / ABOUT}: backbone.options")
-    if any(field.role for field in about.schema.fields):
-        raise ValueError(
-            f"{folder}: is a model for retrieval, which needs the users and items that it was trained with; read it in "
-            "the repository that trained it"
-        )
-    return _filled(folder, assemble(about.schema, about.dim, allocation, build, backbone, options)), allocation, about
+    if not about.ranks:
+        made: AnyModel = assemble(about.schema, about.dim, allocation, build, backbone, options)
+        return _filled(folder, made), allocation, about
+    shared = Encoded.load(encoding_of(folder, about)).interactions
+    assert shared is not None  # its fields have roles
+    kept = about.schema.subset(allocation.kept())
+    embedding = build(kept, about.dim, allocation.of_kept())
+    made = Retriever(shared, shared.trained_pairs(), embedding, backbone, options, kept)
+    return _filled(folder, made), allocation, about
 
 
 def _filled(folder: Path, model: M) -> M:
@@ -202,14 +212,15 @@ def load(folder: Path, experiment: Experiment) -> tuple[AnyModel, Allocation]:
 
 
 def copy_encoding(encoded: Path, folder: Path) -> None:
-    """Copy what turns raw values into ids to a new folder.
+    """Copy what turns raw values into ids to a new folder; of interactions also the users, items and pairs.
 
     Args:
         encoded: folder that `encode` wrote, or another copy.
         folder: to write.
     """
     folder.mkdir()
-    for name in (SCHEMA_FILE, VOCABULARY_FILE):
+    shared = SHARED_FILES if "interactions" in read_json(encoded / SCHEMA_FILE) else ()
+    for name in (SCHEMA_FILE, VOCABULARY_FILE, *shared):
         shutil.copyfile(encoded / name, folder / name)
 
 

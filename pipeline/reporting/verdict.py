@@ -279,12 +279,12 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
 
 
 def _how(report: Report, form: Mapping[str, Any]) -> tuple[str, str]:
+    if "interactions" in report and form["kind"] == CODED:
+        command = f"dvc exp run -S method.name=coded -S derive.budget={form['budget']}"
+        return "How", f"`{command}` trains such tables: coded tables of retrieval have no packed form yet."
     if "interactions" in report:
-        place = f"artifacts/models/{form['allocation']}"
-        if form["kind"] == CODED:
-            command = f"dvc exp run -S method.name=coded -S derive.budget={form['budget']}"
-            place = f"`{command}`, which trains such tables"
-        return "How", f"Models that retrieve are not exported yet; this one comes from {place}."
+        place = f"artifacts/models/{form['allocation']}/seed-{report['seeds'][0]}"
+        return "How", f"`python -m stages.score {place} all best.csv` writes the best items of all users."
     seed = report["seeds"][0]
     command = f"python -m stages.export artifacts/models/{form['allocation']}/seed-{seed} model"
     if form["kind"] == CODED:

@@ -35,6 +35,7 @@ from pipeline.experiment.saved import (
     read,
 )
 from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel, Retriever
 from pipeline.scoring.graph import Graph
 from pipeline.scoring.scorer import SERVED, Scorer
 from pipeline.serving.served import Served
@@ -61,13 +62,19 @@ class Opened:
     """
 
     folder: Path
-    model: Model
+    model: AnyModel
     allocation: Allocation
     about: About
     task: Task
     encoding: Path
     int8: bool
     coded: int | None = None
+
+    @property
+    def of_rows(self) -> Model:
+        """The model, which is none for retrieval."""
+        assert isinstance(self.model, Model)
+        return self.model
 
     @classmethod
     def of(cls, folder: Path, int8: bool = False) -> Opened:
@@ -130,6 +137,10 @@ def export(
     if budget is not None and (int8 or form == TRAINED):
         raise ValueError(f"a budget is for coded tables, not for {'int8' if int8 else f'the form {form}'}; drop one")
     opened = Opened.of(folder, int8)
+    if form != TRAINED and isinstance(opened.model, Retriever):
+        raise ValueError(
+            f"{folder}: a model for retrieval is exported only as trained, got {form}; add --format trained"
+        )
     if budget is not None:
         assert experiment is not None
         opened = opened.within(budget, experiment())
@@ -147,7 +158,7 @@ def _trained(opened: Opened, out: Path) -> str:
 
 def _served(opened: Opened, out: Path) -> str:
     try:
-        served = Served.of(opened.model, opened.int8)
+        served = Served.of(opened.of_rows, opened.int8)
     except TypeError as error:
         raise ValueError(
             f"{opened.folder}: a model of method {opened.allocation.method} has no served form ({error}); export it as "
@@ -219,7 +230,7 @@ def _finish(opened: Opened, out: Path, form: str) -> None:
 
 
 def _traced(opened: Opened) -> tuple[Graph, torch.export.ExportedProgram]:
-    graph = Graph(opened.model, opened.task.answer)
+    graph = Graph(opened.of_rows, opened.task.answer)
     rows = torch.export.Dim("rows", min=1)
     try:
         with _quiet(), torch.no_grad():

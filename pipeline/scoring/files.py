@@ -77,12 +77,7 @@ def score_file(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str] = (), 
 
 
 def _check(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str], ending: str) -> None:
-    if not (rows.is_file() or rows.is_dir()):
-        raise ValueError(f"{rows}: must be a file of rows, CSV, TSV or Parquet, or a folder of them, and there is none")
-    if ending not in WRITERS:
-        raise ValueError(f"{out}: the name must end in {' or '.join(WRITERS)}, got {ending!r}")
-    if (out.exists() and out.samefile(rows)) or out.resolve().parent == rows.resolve():
-        raise ValueError(f"{out}: the answers must not replace the rows; give another name")
+    check_places(rows, out, ending)
     if scorer.task.answer_name in keep:
         raise ValueError(f"--keep: {scorer.task.answer_name!r} is the name of the answers; rename the column")
     if twice := repeated(keep):
@@ -90,6 +85,22 @@ def _check(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str], ending: s
     bags = [name for name in keep if scorer.encoding.kinds.get(name) == BAG]
     if bags and ending == ".csv":
         raise ValueError(f"--keep: CSV cannot hold the lists of the bags {bags}; write Parquet, or leave them out")
+
+
+def check_places(rows: Path | None, out: Path, ending: str) -> None:
+    """Check that there are rows, unless they are None, and that the answers can be written beside them.
+
+    Raises:
+        ValueError: naming the path.
+    """
+    if ending not in WRITERS:
+        raise ValueError(f"{out}: the name must end in {' or '.join(WRITERS)}, got {ending!r}")
+    if rows is None:
+        return
+    if not (rows.is_file() or rows.is_dir()):
+        raise ValueError(f"{rows}: must be a file of rows, CSV, TSV or Parquet, or a folder of them, and there is none")
+    if (out.exists() and out.samefile(rows)) or out.resolve().parent == rows.resolve():
+        raise ValueError(f"{out}: the answers must not replace the rows; give another name")
 
 
 def told(scored: Scored) -> Iterator[str]:

@@ -67,6 +67,8 @@ class Scorer:
             FileNotFoundError: if a file is missing.
         """
         about = About.load(folder)
+        if about.ranks:
+            raise ValueError(f"{folder}: is a model for retrieval, which ranks items and does not score rows")
         encoding = Encoding.load(encoding_of(folder, about))
         if about.form == TRAINED:
             model: nn.Module = read(folder)[0]

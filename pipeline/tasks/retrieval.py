@@ -6,6 +6,7 @@ the items of the batch, items that are drawn, or both; see `loss`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize, softplus
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.drawn import DrawnBatches
 from pipeline.data.encoded import Encoded
-from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN
+from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN, Pairs
 from pipeline.data.split import PARTS, Split
 from pipeline.metrics.ranking import Queries, by_group, coverage, ndcg, recall, reciprocal_rank
 from pipeline.metrics.ranking import influence as influence_of
@@ -229,25 +230,52 @@ def predict(model: Retriever, split: Split, *, score: Score = "cosine", mask_see
     assert split.interactions is not None
     training = model.training
     model.eval()
-    device = next(model.parameters()).device
     rows = np.concatenate(split.ids)
     rows = rows[Queries.of(rows).first]
     earlier = PARTS[: min(PARTS.index(part) for part in split.parts)] if split.parts else ()
     seen = split.interactions.pairs(*earlier) if mask_seen and earlier else None
-    found = []
+    found = [numbers for numbers, _ in best(model, rows, seen, RANKED, score=score, mask_seen=mask_seen)]
+    model.train(training)
+    ranked = np.concatenate(found)
+    return np.pad(ranked, ((0, 0), (0, RANKED - ranked.shape[1])), constant_values=-1)
+
+
+@torch.no_grad()
+def best(
+    model: Retriever,
+    rows: np.ndarray,
+    known: Pairs | None,
+    k: int,
+    *,
+    score: Score = "cosine",
+    mask_seen: bool = True,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The k best items of each query, or all items if they are fewer; scores of all items stand only for some queries.
+
+    Args:
+        model: in evaluation mode.
+        rows: (Q, C) one of each query.
+        known: pairs of a user and an item that is left out of the user's ranking; None for no pairs.
+        k: most items of a query.
+        score: see `loss`.
+        mask_seen: whether ``known`` counts.
+
+    Yields:
+        For the next n queries: (n, k) int32 numbers of items, the best first, -1 where fewer are left; and their scores
+        (n, k) float32.
+    """
+    device = next(model.parameters()).device
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         queries, items = _scaled(model(torch.from_numpy(some).to(device)), score)
         for first in range(0, len(some), SCORED):
             scores = queries[first : first + SCORED] @ items.T
-            if seen is not None:
-                at, number = seen.of_users(some[first : first + SCORED, USER_COLUMN].astype(np.int64))
+            if known is not None and mask_seen:
+                at, number = known.of_users(some[first : first + SCORED, USER_COLUMN].astype(np.int64))
                 scores[torch.from_numpy(at).to(device), torch.from_numpy(number).to(device)] = -torch.inf
-            best = scores.topk(min(RANKED, scores.shape[1]), dim=1)
-            numbers = torch.where(best.values.isfinite(), best.indices, -1).int().cpu().numpy()
-            found.append(np.pad(numbers, ((0, 0), (0, RANKED - numbers.shape[1])), constant_values=-1))
-    model.train(training)
-    return np.concatenate(found)
+            top = scores.topk(min(k, scores.shape[1]), dim=1)
+            numbers = torch.where(top.values.isfinite(), top.indices, -1).int()
+            yield numbers.cpu().numpy(), top.values.float().cpu().numpy()
 
 
 def measure(predictions: np.ndarray, split: Split) -> dict[str, float]:

@@ -7,7 +7,7 @@ keywords of these functions. All other code uses a task through `Task` only.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import ModuleType
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.data.batches import Batch, Batches
 from pipeline.data.encoded import Encoded
+from pipeline.data.interactions import Pairs
 from pipeline.data.split import Split
 from pipeline.models.model import Model
 from pipeline.workflow.validation import checked_options, keywords
@@ -28,7 +29,8 @@ class Contract(Protocol):
 
     A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
     see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
-    its name ``ANSWER``, see `Task.answer`.
+    its name ``ANSWER``, see `Task.answer`. A task that ranks items also defines ``best(model, rows, known, k)``, see
+    `Task.best`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -127,6 +129,15 @@ class Task:
     @cached_property
     def influence(self) -> Callable[[np.ndarray, Split], np.ndarray]:
         return self._bound("influence")
+
+    @cached_property
+    def best(self) -> Callable[[Any, np.ndarray, Pairs | None, int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+        """The k best items of each row (n, C), piece by piece: their numbers and their scores, the best first.
+
+        Args of the function: the model, in evaluation mode; the rows; the pairs that are masked if the options say so;
+        and k.
+        """
+        return self._bound("best")
 
     def ceiling(self, expected: np.ndarray, split: Split) -> float | None:
         """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""

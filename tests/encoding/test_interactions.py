@@ -364,7 +364,7 @@ def test_the_result_is_the_same_whatever_the_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(interactions, "CHUNK_CELLS", 100)
     assert encode(raw, tmp_path / "pieces", given) == whole
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
-    assert len(files) == 16
+    assert len(files) == 18
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "pieces" / file).read_bytes()
 

@@ -101,7 +101,7 @@ def test_a_saved_model_is_loaded_with_equal_predictions(
     val = here.data.split("val")
     assert allocation == full(here)
     assert np.array_equal(here.task.predict(loaded, val), here.task.predict(trained.model, val))
-    with pytest.raises(ValueError, match="is a model for retrieval, which needs the users and items"):
+    with pytest.raises(ValueError, match="has no encoding/, which `retrain` writes"):
         read(tmp_path / "model")
 
 
