@@ -50,7 +50,7 @@ def write_interactions(
             Field("item", items, role="item"),  # id 0 is that of the cold item
             Field("title", 4 * blocks, width=3, role="item"),
             Field("price", 3, role="item"),
-            *((Field("event_type", 3, role="event"), Field("event_age", 5, role="event")) if history else ()),
+            *((Field("event", 3, role="event"), Field("event_age", 5, role="event")) if history else ()),
         )
     )
     of_user, of_item = np.arange(users) % blocks, np.arange(items) % blocks

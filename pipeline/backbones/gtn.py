@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.layers, self.beta, self.threshold = layers, beta, threshold
         self.dropout = nn.Dropout(dropout)
-        self.dual: Tensor | None = None  # (E, D) of the last pass in evaluation mode, before its last clip
+        self.seen: dict[str, float] = {}  # see `watched`
 
     def forward(self, vectors: Tensor, graph: Graph) -> Tensor:
         dual = torch.zeros(len(graph.users), vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
@@ -64,12 +64,11 @@ class Backbone(nn.Module):
             dual = unclipped.clamp(-self.threshold, self.threshold)
             filtered = vectors - graph.gather(dual)
         if not self.training:
-            self.dual = unclipped.detach()
+            size = unclipped.detach().abs()
+            self.seen = {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
         return self.dropout(filtered)  # type: ignore[no-any-return]
 
     def watched(self) -> dict[str, float]:
-        """Share of the dual's numbers that the last step clips, and the largest before it; none before a pass."""
-        if self.dual is None:
-            return {}
-        size = self.dual.abs()
-        return {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
+        """Of the last pass in evaluation mode: the share of the dual's numbers that the last step clips, and the
+        largest of them before it. Nothing before a pass."""
+        return self.seen

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.models.graph import Graph
-from pipeline.workflow.validation import Count
+from pipeline.workflow.validation import Count, Fraction
 
 
 class Backbone(nn.Module):
@@ -22,6 +22,7 @@ class Backbone(nn.Module):
         keys: these fields.
         layers: K.
         beta: the step, at most 1/2: the largest eigenvalue of L is at most 2.
+        dropout: of the result.
     """
 
     graph = True
@@ -34,11 +35,13 @@ class Backbone(nn.Module):
         *,
         layers: Count = 3,
         beta: Annotated[float, Field(gt=0, le=0.5)] = 0.5,
+        dropout: Fraction = 0.1,
     ) -> None:
         super().__init__()
         self.layers, self.beta = layers, beta
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, vectors: Tensor, graph: Graph) -> Tensor:
         for _ in range(self.layers):
             vectors = vectors - self.beta * graph.laplacian(vectors)
-        return vectors
+        return self.dropout(vectors)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from pipeline.data.interactions import EVENT
 from pipeline.data.schema import Schema
 from pipeline.models.dense import Dense
 from pipeline.models.retriever import History
@@ -43,7 +44,8 @@ class Backbone(nn.Module):
         dropout: of their outputs.
         ablate_latest: share of the queries in training whose latest interactions, a random number of them, are
             removed, as if the history were served late.
-        ablate_events: share of the queries in training of which all interactions of a random type are removed.
+        ablate_events: share of the queries in training of which all interactions of a random type are removed; without
+            effect if the log has no types.
         ablate_fields: share of the content fields of items that are removed in training.
     """
 
@@ -71,7 +73,9 @@ class Backbone(nn.Module):
         self.ablate_latest, self.ablate_events, self.ablate_fields = ablate_latest, ablate_events, ablate_fields
         of_role = {role: [f.name for f in schema.fields if f.role == role] for role in ("user", "item", "event")}
         of_item = of_role["item"]
-        self.key = of_item.index(keys["item"]) if keys["item"] in of_item and len(of_item) > 1 else None
+        self.key = of_item.index(keys["item"]) if keys["item"] in of_item else None
+        self.by_content = len(of_item) > (self.key is not None)
+        self.typed = EVENT in of_role["event"]  # otherwise events have no type, only an age
         self.item_tower = tower(len(of_item) * dim, hidden, width, dropout)
         event = width + len(of_role["event"]) * dim
         self.gru = nn.GRU(event, width, batch_first=True) if pooling == "gru" else None
@@ -98,7 +102,8 @@ class Backbone(nn.Module):
         if self.training:
             kept = torch.rand(embedded.shape[:2], device=embedded.device) >= self.ablate_fields
             if self.key is not None:
-                kept[:, self.key] = torch.rand(len(embedded), device=embedded.device) >= self.id_dropout
+                dropped = self.id_dropout if self.by_content else 0.0
+                kept[:, self.key] = torch.rand(len(embedded), device=embedded.device) >= dropped
             embedded = embedded * kept[..., None]
         return normalize(self.item_tower(embedded.flatten(1)), dim=1)
 
@@ -141,10 +146,10 @@ class Backbone(nn.Module):
             drawn = torch.rand(rows, device=device) < self.ablate_latest
             removed = (torch.rand(rows, device=device) * (present.sum(1) + 1)).long() * drawn
             present = present & (torch.arange(most, device=device) >= removed[:, None])
-        if self.ablate_events and history.ids.shape[2]:
-            types = history.ids[..., 0]  # the type of an event is the first field of role "event"
+        if self.ablate_events and self.typed:
+            types = history.ids[..., 0]  # the type is the first field of role "event"
             drawn = torch.rand(rows, device=device) < self.ablate_events
-            one = torch.randint(int(types.max()) + 1, (rows,), device=device)
+            one = torch.randint(max(0, int(types.max())) + 1, (rows,), device=device)
             present = present & ~((types == one[:, None]) & drawn[:, None])
         return present
 

@@ -8,7 +8,7 @@ from scipy.special import gammaln
 
 from pipeline.data.batches import Batch, Batches, Drawn
 from pipeline.data.interactions import ITEM_COLUMN, QUERY, USER_COLUMN, Interactions
-from pipeline.data.split import Split
+from pipeline.data.split import PARTS, Split
 
 
 class DrawnBatches(Batches):
@@ -29,7 +29,7 @@ class DrawnBatches(Batches):
             taken, each once.
         own: number of items for each row, none of which the row's user knows (unless the user knows nearly all).
         with_batch: whether the items of the batch are candidates, too; this only enters ``chances``.
-        known: whether the items that users know are passed on.
+        known: whether the items that users know, from these parts and the parts before them, are passed on.
 
     Raises:
         ValueError: if the rows are no interactions, there are none, or ``batch_size`` is below 1.
@@ -53,8 +53,9 @@ class DrawnBatches(Batches):
         self.rows, self.starts = _by_query(split, self.interactions)
         queries = len(self.starts) - 1
         number = min(len(self), queries)
-        self.bounds = [queries * i // number for i in range(number + 1)]
-        self.pairs = self.interactions.pairs(*split.parts)
+        self._edges = [queries * i // number for i in range(number + 1)]
+        self.bounds = self.starts[self._edges].tolist()
+        self.pairs = self.interactions.pairs(*PARTS[: 1 + max(map(PARTS.index, split.parts))])
         self.shared, self.own, self.known = shared, own, known
         counts = np.bincount(self.rows[:, ITEM_COLUMN], minlength=len(self.interactions.items))
         self.drawable = np.flatnonzero(counts)
@@ -90,7 +91,7 @@ class DrawnBatches(Batches):
         epoch, position = self.epoch, self.position
         self.epoch, self.position = divmod(epoch * len(self) + position + 1, len(self))
         rng = np.random.default_rng([self.seed or 0, epoch, 1 + position])
-        queries = self._epoch_order(epoch)[self.bounds[position] : self.bounds[position + 1]]
+        queries = self._epoch_order(epoch)[self._edges[position] : self._edges[position + 1]]
         sizes = self.starts[queries + 1] - self.starts[queries]
         first = np.cumsum(sizes) - sizes
         places = np.repeat(self.starts[queries] - first, sizes) + np.arange(sizes.sum())

@@ -5,7 +5,7 @@ A row is one interaction that a model is to predict, e.g. a purchase. It has C e
 * ``query``: number of the question, within its part, to which the interaction is one answer. Rows of the same query
   follow each other. A query is a basket, or all of a user's interactions at one time, or all of them in the part.
 * ``user``, ``item``: numbers.
-* ``repeat``: 1 if the user had interacted with the item before the query, else 0.
+* ``repeat``: 1 if the user had the item before the query, in an event that may be predicted, else 0.
 * ``history``: the numbers of the H items with which the user last interacted before the query, the latest first;
   `PADDING` fills the rest. H may be 0.
 * ``events``: for each field of role "event" the ids of these H interactions, e.g. their type and age.
@@ -168,8 +168,17 @@ class Interactions:
 
     def trained_pairs(self) -> Pairs:
         """The pairs of ``train`` and ``arch`` from `PAIRS_FILE`, which is also there when the rows are not."""
-        both = np.load(self.folder / PAIRS_FILE)
-        return Pairs.of(both[:, 0], both[:, 1], len(self.users), len(self.items))
+        return self._kept_pairs(2)
+
+    def all_pairs(self) -> Pairs:
+        """The pairs of all parts, likewise."""
+        return self._kept_pairs(4)
+
+    def _kept_pairs(self, parts: int) -> Pairs:
+        """The pairs of so many first parts."""
+        users, items, part = np.load(self.folder / PAIRS_FILE).T
+        kept = part < parts
+        return Pairs.of(users[kept], items[kept], len(self.users), len(self.items))
 
     def latest(self) -> np.ndarray:
         """(U, C) int32: a row for each user with the history at the end of the log; the item, the query and whether it

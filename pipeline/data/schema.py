@@ -151,7 +151,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as JSON values."""
-        return {"fields": [{k: v for k, v in asdict(field).items() if v != ""} for field in self.fields]}
+        return {"fields": [{k: v for k, v in asdict(field).items() if k != "role" or v} for field in self.fields]}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Schema:

@@ -35,7 +35,6 @@ from pipeline.data.interactions import (
     USER_KEYS_FILE,
     USERS_FILE,
     Columns,
-    Pairs,
 )
 from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.data.split import LEAST_ROWS, PARTS, Part
@@ -65,11 +64,11 @@ def encode_interactions(table: RawTable, about: Mapping[str, Any], folder: Path,
         table: of interactions.
         about: what they are, the entry ``interactions`` of raw.json.
         folder: created. It has ``<part>/ids.npy`` (n, C) int32 and ``<part>/labels.npy`` (n,) uint8 for every part,
-            ``users.npy``, ``items.npy`` and ``counts.npy`` as in `pipeline.data.interactions`; ``pairs.npy`` (n, 2)
-            int32, the distinct pairs of user and item of ``train`` and ``arch``; ``latest.npy``, for each user the
-            columns of a row from the history on, at the end of the log; ``vocabulary.parquet``, ``schema.json`` and
-            ``fields.csv`` as `pipeline.encoding.encode.encode` writes them; and ``users.parquet`` and
-            ``items.parquet``: number, key (as text), rows (of training).
+            ``users.npy``, ``items.npy`` and ``counts.npy`` as in `pipeline.data.interactions`; ``pairs.npy`` (n, 3)
+            int32, the distinct pairs of user and item, and the number of the first part that has each; ``latest.npy``,
+            for each user the columns of a row from the history on, at the end of the log; ``vocabulary.parquet``,
+            ``schema.json`` and ``fields.csv`` as `pipeline.encoding.encode.encode` writes them; and ``users.parquet``
+            and ``items.parquet``: number, key (as text), rows (of training).
         settings: section ``encode`` of params.yaml.
 
     Returns:
@@ -251,11 +250,12 @@ class _Encoder:
         return ids, met
 
     def write_pairs(self, folder: Path) -> dict[str, str]:
-        """Write the pairs with which models are trained; return the file's checksum."""
-        rows = slice(self.targets.rows(TRAIN).start, self.targets.rows(PARTS.index("arch")).stop)
-        sizes = (len(self.catalogues[USER]), len(self.catalogues[ITEM]))
-        pairs = Pairs.of(self._numbers(USER, rows), self._numbers(ITEM, rows), *sizes)
-        return {PAIRS_FILE: _write(folder / PAIRS_FILE, "<i4", np.stack([pairs.users, pairs.items], 1))}
+        """Write the distinct pairs of all parts, each with the first part that has it; return the file's checksum."""
+        every = slice(0, len(self.targets.events))
+        pairs = np.stack([self._numbers(USER, every), self._numbers(ITEM, every), self.targets.parts], 1)
+        first = np.unique(pairs, axis=0)
+        kept = np.append(True, (np.diff(first[:, :2], axis=0) != 0).any(1))
+        return {PAIRS_FILE: _write(folder / PAIRS_FILE, "<i4", first[kept])}
 
     def write_latest(self, folder: Path) -> dict[str, str]:
         """Write the histories of all users at the end of the log; return the file's checksum."""

@@ -107,8 +107,10 @@ def _by_time(log: Log, settings: Encode) -> Targets:
     users, items = log.numbers[USER][chosen], log.numbers[ITEM][chosen]
     query, firsts = _numbered(_pairs(users, _numbered(times if log.baskets is None else log.baskets[chosen])[0]))
     kept = np.sort(_numbered(_pairs(query, items))[1])
-    first = firsts[query[kept]]  # of the query; as events are in the order of time, it is the earliest one
-    asked = times[first]
+    first = firsts[query[kept]]  # of the query's targets; as events are in the order of time, the earliest one
+    # A basket is asked for at the time of its first event, also one that may not be predicted, e.g. a view.
+    baskets = log.times if log.baskets is None else log.baskets
+    asked = _least(_pairs(log.numbers[USER], _numbered(baskets)[0]), log.times)[chosen[kept]]
     ends = np.ceil(np.cumsum(settings.split.shares)[:-1] * len(kept) - 1e-6).astype(np.int64)
     last_times = np.sort(asked)[np.maximum(ends - 1, 0)]
     repeats = _least(_pairs(users, items), times)[kept] < asked

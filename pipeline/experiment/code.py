@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from pipeline.coding.choice import Plan, choose
 from pipeline.coding.prediction import Prediction
 from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, predictions
-from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables
 from pipeline.experiment.experiment import Experiment
 from pipeline.models.model import first_order_of
@@ -45,7 +43,7 @@ class Coder:
     def moments(self) -> Moments:
         experiment = self.experiment
         full = ExaminedTables(self.model.kept, experiment.dim)
-        model = self._with(full)
+        model = self.model.rebuilt(full)
         full.load(self.table)
         return Moments.of(calibrated(experiment.task, model, experiment.training_rows()))
 
@@ -68,13 +66,4 @@ class Coder:
 
     def coded_by(self, plans: Sequence[Plan], moments: Moments) -> AnyModel:
         """A copy of the model whose tables are coded by other plans, or in the coordinates of other moments."""
-        return self._with(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, moments))
-
-    def _with(self, embedding: FieldEmbedding) -> AnyModel:
-        """A copy of the model with another embedding, which may hold the first-order weights."""
-        model = self.model
-        with torch.random.fork_rng(devices=[]):
-            other = model.rebuilt(embedding)
-        state, wanted = model.backbone.state_dict(), other.backbone.state_dict().keys()
-        other.backbone.load_state_dict({name: state[name] for name in wanted})
-        return other.eval()
+        return self.model.rebuilt(CodedTables.of(self.table, self.model.kept, self.experiment.dim, plans, moments))

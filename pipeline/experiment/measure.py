@@ -10,7 +10,7 @@ from pipeline.data.split import Split
 from pipeline.embeddings.cost import Cost, cost, training_bytes
 from pipeline.experiment.experiment import Experiment
 from pipeline.models.dense import packed
-from pipeline.models.retriever import AnyModel
+from pipeline.models.retriever import AnyModel, Retriever
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def measure(experiment: Experiment, model: AnyModel, split: Split) -> Measured:
 
 
 def model_bytes(model: AnyModel) -> int:
-    """What a model costs to serve: its packed embedding, and its packed backbone, e.g. first-order weights in float32
-    and an MLP in the bits of its weights."""
-    return cost(model.embedding.packed()).bytes + cost(packed(model.backbone)).bytes
+    """What a model costs to serve: its packed embedding; its packed backbone, e.g. first-order weights in float32 and
+    an MLP in the bits of its weights; and the graph of a graph backbone, two numbers of 4 bytes for each edge."""
+    graph = 8 * len(model.edges.items) if isinstance(model, Retriever) and model.is_graph else 0
+    return cost(model.embedding.packed()).bytes + cost(packed(model.backbone)).bytes + graph

@@ -188,8 +188,8 @@ def by_group(
         lengths: (Q,) known interactions of the user, see `pipeline.data.interactions`.
 
     Returns:
-        Name of each group that has targets -> number of its ``queries`` and ``targets``, mean ``recall@20`` and
-        ``ndcg@20`` over its queries.
+        Name of each group that has targets -> number of its ``queries`` and ``targets``, mean ``recall_20`` and
+        ``ndcg_20`` over its queries.
 
     Raises:
         ValueError: if ``top`` has fewer than `GROUPS_AT` columns.
@@ -214,8 +214,8 @@ def by_group(
             groups[name] = {
                 "queries": int(asked.sum()),
                 "targets": int(sizes.sum()),
-                f"recall@{GROUPS_AT}": float(recall(hits, sizes, GROUPS_AT).mean()),
-                f"ndcg@{GROUPS_AT}": float(ndcg(hits, sizes, GROUPS_AT).mean()),
+                f"recall_{GROUPS_AT}": float(recall(hits, sizes, GROUPS_AT).mean()),
+                f"ndcg_{GROUPS_AT}": float(ndcg(hits, sizes, GROUPS_AT).mean()),
             }
     return groups
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from pipeline.models.layers import FirstOrder
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
 MakeBackbone = Callable[..., nn.Module]
+M = TypeVar("M", bound=nn.Module)
 PREDICTED_TOGETHER = 10_000  # rows of a batch in prediction
 
 
@@ -87,8 +88,10 @@ class Model(nn.Module):
         settle(self.backbone, dense_bits)
 
     def rebuilt(self, embedding: FieldEmbedding) -> Model:
-        """A fresh model like this one, with another embedding of the same fields."""
-        return Model(self.schema, embedding, self.make, self.options, self.kept)
+        """A copy of this model with another embedding of the same fields, which may hold the first-order weights."""
+        with torch.random.fork_rng(devices=[]):
+            other = Model(self.schema, embedding, self.make, self.options, self.kept)
+        return with_backbone(other, self.backbone)
 
     def occurrences(self, ids: Tensor) -> Occurrences:
         """ids (B, S) -> the occurrences of the rows of the kept fields."""
@@ -108,6 +111,13 @@ class Model(nn.Module):
 def first_order_of(backbone: nn.Module) -> FirstOrder | None:
     """The first-order weights of a backbone, if it has any."""
     return next((module for module in backbone.modules() if isinstance(module, FirstOrder)), None)
+
+
+def with_backbone(model: M, trained: nn.Module) -> M:
+    """The model, in evaluation mode, with the weights of a trained backbone that its own has."""
+    state, wanted = trained.state_dict(), model.get_submodule("backbone").state_dict()
+    model.get_submodule("backbone").load_state_dict({name: state[name] for name in wanted})
+    return model.eval()
 
 
 def assemble(

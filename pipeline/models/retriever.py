@@ -38,8 +38,12 @@ from pipeline.embeddings.batch import RoleLookup
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.models.dense import settle
 from pipeline.models.graph import Graph
-from pipeline.models.model import MakeBackbone, Model
+from pipeline.models.model import MakeBackbone, Model, with_backbone
 from pipeline.workflow.validation import keywords
+
+
+class NotFinite(ValueError):
+    """A score that is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,10 @@ class Retriever(nn.Module):
     ids_of_item: Tensor
 
     def rebuilt(self, embedding: FieldEmbedding) -> Retriever:
-        """A fresh model like this one, with another embedding of the same fields."""
-        return Retriever(self.interactions, self.edges, embedding, self.make, self.options, self.kept)
+        """A copy of this model with another embedding of the same fields; see `pipeline.models.model.Model`."""
+        with torch.random.fork_rng(devices=[]):
+            other = Retriever(self.interactions, self.edges, embedding, self.make, self.options, self.kept)
+        return with_backbone(other, self.backbone)
 
     def finish(self, dense_bits: int | None = None) -> None:
         """Settle the embedding and rounded dense weights on what is served; see `pipeline.models.model.Model`."""

@@ -34,7 +34,7 @@ class Chosen:
 
     Args:
         options: of its ``fit``.
-        val: mean ``recall@20`` and ``ndcg@20`` over the queries of ``val``.
+        val: mean ``recall_20`` and ``ndcg_20`` over the queries of ``val``.
         top: (Q, `LISTED`) int32 items for the queries of ``test``, best first; -1 where there is none.
     """
 
@@ -63,7 +63,7 @@ def results(
 ) -> dict[str, Chosen]:
     """The references that suit the data, by name.
 
-    Each is fitted to the pairs of ``training`` once for every entry of its grid. The one with the best recall@20 on
+    Each is fitted to the pairs of ``training`` once for every entry of its grid. The one with the best recall_20 on
     ``val``, the first of equals, ranks the items for ``test``. Equal scores are ranked by popularity in training, then
     by number.
 
@@ -96,7 +96,7 @@ def results(
             for options in module.GRID:
                 scorer = module.fit(known, num_items, **options)
                 metrics = _metrics(chooses.ranked(scorer, JUDGED, bar), chooses.queries)
-                if best is None or metrics[f"recall@{JUDGED}"] > best[0][f"recall@{JUDGED}"]:
+                if best is None or metrics[f"recall_{JUDGED}"] > best[0][f"recall_{JUDGED}"]:
                     best = metrics, options, scorer
             if best is not None:
                 chosen[name] = Chosen(best[1], best[0], ranks.ranked(best[2], LISTED, bar))
@@ -196,5 +196,5 @@ def _by_popularity(known: Pairs, num_items: int) -> np.ndarray:
 
 def _metrics(top: np.ndarray, queries: Queries) -> dict[str, float]:
     hits, sizes = queries.hits(top), queries.sizes
-    metrics = {f"recall@{JUDGED}": recall(hits, sizes, JUDGED), f"ndcg@{JUDGED}": ndcg(hits, sizes, JUDGED)}
+    metrics = {f"recall_{JUDGED}": recall(hits, sizes, JUDGED), f"ndcg_{JUDGED}": ndcg(hits, sizes, JUDGED)}
     return {name: float(values.mean()) for name, values in metrics.items()}

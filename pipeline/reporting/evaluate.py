@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,7 +199,7 @@ def _rounded(model: AnyModel, bits: int) -> AnyModel | None:
     rounded = RoundedTables(model.kept, embedding.dims, embedding.dim, bits=bits)
     rounded.load_state_dict(embedding.state_dict(), strict=False)  # all but the scales, which `finish` makes
     rounded.finish()
-    return deepcopy(model, {id(embedding): rounded})  # the tables are not copied
+    return model.rebuilt(rounded)
 
 
 def _entry(

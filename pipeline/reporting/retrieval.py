@@ -14,7 +14,7 @@ from pipeline.references.choose import left_out, results
 from pipeline.reporting.forms import TRAINED, Form, Quality
 from pipeline.reporting.text import Table, with_interval
 
-JUDGED = ("recall@20", "ndcg@20")  # of a group; see `pipeline.metrics.ranking.by_group`
+JUDGED = ("recall_20", "ndcg_20")  # of a group; see `pipeline.metrics.ranking.by_group`
 SHOWN = ("all", "repeat", "new", "cold")
 
 
@@ -41,10 +41,8 @@ def references(experiment: Experiment, full: Form | None, test: Split) -> dict[s
     task, data = experiment.task, experiment.data
     shared = data.interactions
     assert shared is not None
-    masks = {}
-    if task.options.get("mask_seen", True):
-        masks = {"seen_val": shared.pairs("train", "arch"), "seen_test": shared.pairs("train", "arch", "val")}
-    chosen = results(experiment.training_rows(), data.split("val"), test, **masks)
+    val = data.split("val")
+    chosen = results(experiment.training_rows(), val, test, seen_val=task.seen(val), seen_test=task.seen(test))
     entries = {}
     for name, reference in chosen.items():
         metrics = task.measure(reference.top, test)
@@ -56,7 +54,7 @@ def references(experiment: Experiment, full: Form | None, test: Split) -> dict[s
         }
         if full is not None:
             form = Form(name, TRAINED)
-            quality = Quality(reference.val["recall@20"], metrics[task.objective], task.influence(reference.top, test))
+            quality = Quality(reference.val["recall_20"], metrics[task.objective], task.influence(reference.top, test))
             for _ in full.test:
                 form.add(0, 0, quality)
             entries[name]["full_minus"] = full.minus(form).to_dict()
@@ -65,10 +63,10 @@ def references(experiment: Experiment, full: Form | None, test: Split) -> dict[s
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """The tables of a report on retrieval; none for another."""
-    if "references" not in report:
+    if "interactions" not in report:
         return []
     rows = {name: entry["groups"] for name, entry in report["allocations"].items()}
-    about = report["references"]
+    about = report.get("references", {"by_name": {}, "left_out": {}})
     rows |= {name: entry["groups"] for name, entry in about["by_name"].items()}
     there = [group for group in SHOWN if group in next(iter(rows.values()))]
     first = next(iter(rows.values()))
@@ -85,10 +83,8 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         for name, entry in about["by_name"].items()
     ]
     columns = ["reference", "options", f"{report['metrics'][report['objective']]} on test", "full minus it"]
-    return [
-        Table("By group of targets, on test", head, body),
-        Table("References that learn no table", columns, compared, note),
-    ]
+    made = [Table("By group of targets, on test", head, body)]
+    return [*made, Table("References that learn no table", columns, compared, note)] if compared else made
 
 
 def _both(metrics: Mapping[str, float]) -> str:

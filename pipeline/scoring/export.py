@@ -139,7 +139,7 @@ def export(
     opened = Opened.of(folder, int8)
     if form != TRAINED and isinstance(opened.model, Retriever):
         raise ValueError(
-            f"{folder}: a model for retrieval is exported only as trained, got {form}; add --format trained"
+            f"{folder}: a model for retrieval is exported only as trained, got {form}; use --format trained"
         )
     if budget is not None:
         assert experiment is not None

@@ -99,8 +99,10 @@ def check_places(rows: Path | None, out: Path, ending: str) -> None:
         return
     if not (rows.is_file() or rows.is_dir()):
         raise ValueError(f"{rows}: must be a file of rows, CSV, TSV or Parquet, or a folder of them, and there is none")
-    if (out.exists() and out.samefile(rows)) or out.resolve().parent == rows.resolve():
+    if out.exists() and out.samefile(rows):
         raise ValueError(f"{out}: the answers must not replace the rows; give another name")
+    if out.resolve().parent == rows.resolve():
+        raise ValueError(f"{out}: the answers must not be among the rows of {rows}; name another folder")
 
 
 def told(scored: Scored) -> Iterator[str]:

@@ -84,7 +84,9 @@ class Ranker:
         options = record["options"] if record["dataset"] == "table" else {}
         users, items = (_keys(encoding / name) for name in (USER_KEYS_FILE, ITEM_KEYS_FILE))
         text = {name: options[name] for name in OF_TEXT if name in options}
-        ranker = cls(model, about.resolved_task(), model.interactions, model.edges, users, items, text)
+        ranker = cls(
+            model, about.resolved_task(), model.interactions, model.interactions.all_pairs(), users, items, text
+        )
         if not len(ranker.answered):
             raise ValueError(
                 f"{folder}: knows no user, because it uses neither the field {ranker.user!r} nor histories; train "

@@ -113,12 +113,21 @@ class Delimited:
         Raises:
             BadData: for a bad line or value; the message names the line, the value and the remedy.
         """
-        names = self.header()
+        wanted = {column.name for column in columns}
+
+        def fits(values: list[str]) -> bool:
+            return wanted <= {value.strip() for value in values}
+
+        try:
+            names = self.header()
+        except BadData as error:  # another delimiter may split a header that this one cannot
+            if self.names is None and self.quoted and (other := self._other_delimiter(1, fits)):
+                raise BadData("the header cannot be split", file=self.file, line=1, remedy=other) from error
+            raise
         there = set(names)
         absent = [column.name for column in columns if column.name not in there]
         if absent:
-            wanted = {column.name for column in columns}
-            other = self._other_delimiter(1, lambda values: wanted <= {value.strip() for value in values})
+            other = self._other_delimiter(1, fits)
             raise BadData(
                 f"no column {', '.join(map(repr, absent))}",
                 file=self.file,
@@ -155,7 +164,7 @@ class Delimited:
 
     def _other_delimiter(self, number: int, fits: Callable[[list[str]], bool]) -> str | None:
         """The remedy for a wrong delimiter, if another one splits the line with this number so that it fits."""
-        _, line = next(itertools.islice(self.file.lines(), number - 1, None))
+        _, line = next(itertools.islice(self.file.lines(), number - 1, None), (number, b""))
         text = line.decode(self.encoding)
         for other in DELIMITERS:
             with contextlib.suppress(BadData):  # quotes that do not suit this delimiter
@@ -256,10 +265,6 @@ class Delimited:
         except csv.Error as error:
             remedy = 'close every quote on its line and write a quote within a value as ""; '
             remedy += "line ends within values are not read"
-            for other in DELIMITERS[:-1] if number == 1 else ():  # a header that this delimiter cannot split
-                with contextlib.suppress(csv.Error):
-                    if len(next(csv.reader([text], delimiter=other, strict=True))) > 1:
-                        remedy = _separated_by(other)
             raise BadData(
                 f"malformed quotes ({error})", file=self.file, line=number, value=text, remedy=remedy
             ) from error

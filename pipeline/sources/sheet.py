@@ -89,7 +89,7 @@ def _value(file: DataFile, number: int, column: Column, cell: Any) -> str | int 
         if isinstance(cell, datetime):
             return cell.isoformat(" ", "seconds")
         return str(int(cell) if whole else cell)
-    if isinstance(cell, int) or whole:
+    if whole or (isinstance(cell, int) and not isinstance(cell, bool)):
         return int(cell) if pa.types.is_integer(column.type) else float(cell)
     if pa.types.is_floating(column.type) and isinstance(cell, float):
         return cell

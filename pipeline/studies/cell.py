@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.data.encoded import Encoded
+from pipeline.data.schema import Schema
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.derive import control, derive, evidence
 from pipeline.experiment.experiment import Experiment
@@ -80,7 +81,8 @@ class _CellRun:
     def __init__(self, cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> None:
         self.cell, self.data, self.work, self.tracker = cell, data, work, tracker
         self.settings = cell.settings()
-        self.task = Experiment(cell.params.only(READ), data).task
+        experiment = Experiment(cell.params.only(READ), data)
+        self.task, self.schema = experiment.task, experiment.schema
 
     def run(self) -> dict[str, Any]:
         tried = self._tried() if len(self.settings) > 1 else []
@@ -99,7 +101,7 @@ class _CellRun:
                     known.add(summary["run"])
                     searches.append({"seed": seed} | dict(summary))
                 try:
-                    allocations = _allocations(one, self.data, seed, budget, searched)
+                    allocations = _allocations(one, self.schema, seed, budget, searched)
                 except TooFewBytes as error:
                     if {"full", "alone"} & set(one.entry.arms):  # these come with the first budget
                         raise
@@ -113,7 +115,7 @@ class _CellRun:
         if impossible and not rows:
             raise ValueError(f"{self.cell.name} keeps none of its budgets: {next(iter(impossible.values()))}")
         about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": impossible}
-        return {**about, "fields": list(self.data.schema.names), "searches": searches, "tried": tried, "rows": rows}
+        return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
     # --- settings tried first
 
@@ -131,7 +133,7 @@ class _CellRun:
                     try:
                         searched = self._searched(number, TUNING_SEED, budget, work)
                         alone = replace(cell, entry=cell.entry.model_copy(update={"arms": ("searched",)}))
-                        allocations = _allocations(alone, self.data, TUNING_SEED, budget, searched)
+                        allocations = _allocations(alone, self.schema, TUNING_SEED, budget, searched)
                     except TooFewBytes as error:
                         tried.append({"setting": number, "budget": budget, "objective": None, "problem": str(error)})
                         continue
@@ -179,7 +181,7 @@ class _CellRun:
             self._search(cell, experiment, name, seed, budget if targets else None, work)
         kept = read_json(done)
         scores = done.with_suffix(".json")
-        return Searched(Found.load(scores, self.data.schema), kept)
+        return Searched(Found.load(scores, self.schema), kept)
 
     def _search(self, cell: Cell, experiment: Experiment, name: str, seed: int, budget: Any, work: Path) -> None:
         """Search, and write the findings and the costs to the work folder."""
@@ -187,7 +189,7 @@ class _CellRun:
         whole = not (work / name).exists()
         tracked = self.tracker.run(f"{name}/seed-{seed}", seed=seed, params=experiment.params.to_dict())
         found = find(experiment, work / name, tracked.metrics, cell.entry.share)
-        allocation, spent = derive(experiment.method, evidence(found, self.data.schema, budget))
+        allocation, spent = derive(experiment.method, evidence(found, self.schema, budget))
         summary = {
             "seconds": time.monotonic() - began if whole else None,
             "peak_mib": None if before is None else (_peak_mib() or before) - before,
@@ -234,7 +236,7 @@ class _CellRun:
             "metrics": tested.metrics,
             "bytes": size,
             "built": built,
-            "of_full": size / full_tables(self.data.schema, cell.params.dim).bytes,
+            "of_full": size / full_tables(self.schema, cell.params.dim).bytes,
             "model_bytes": tested.model_bytes,
             "table_params": tested.cost.table_params,
             "training_bytes": tested.training_bytes,
@@ -259,10 +261,10 @@ class _CellRun:
         return train(experiment, allocation, seed, checkpoint, title=title, record=tracked.metrics, alike=alike)
 
 
-def _allocations(cell: Cell, data: Encoded, seed: int, budget: Any, searched: Searched) -> dict[str, Allocation]:
+def _allocations(cell: Cell, schema: Schema, seed: int, budget: Any, searched: Searched) -> dict[str, Allocation]:
     """The allocation of every arm for a budget. Arms whose size is fixed come only with the first budget."""
     chosen: dict[str, Allocation] = {}
-    known = evidence(searched.found, data.schema, budget)
+    known = evidence(searched.found, schema, budget)
     arms = cell.entry.arms
     match = 0
     if {"searched", "uniform", "random"} & set(arms):
@@ -276,8 +278,8 @@ def _allocations(cell: Cell, data: Encoded, seed: int, budget: Any, searched: Se
         elif arm == "full" and first:
             chosen[arm] = Method.named(arm).derive(replace(known, method=arm))
         elif arm == "alone" and first:
-            data.schema.check_names([cell.entry.field or ""])
-            dims = {name: known.dim if name == cell.entry.field else 0 for name in data.schema.names}
+            schema.check_names([cell.entry.field or ""])
+            dims = {name: known.dim if name == cell.entry.field else 0 for name in schema.names}
             chosen[arm] = Allocation("full", dims)
     return chosen
 

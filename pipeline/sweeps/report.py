@@ -45,7 +45,7 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
         The lines to print.
     """
     folder.mkdir()
-    _write_csv(folder / "trials.csv", rows, sweep.data.schema.names)
+    _write_csv(folder / "trials.csv", rows, sweep.experiment({}).schema.names)
     drawn = folder / "figures"
     style.attempt(lambda: sweep_figures.sweep_front(rows, sweep.title, sweep.budget), drawn / "front.png")
     style.attempt(lambda: sweep_figures.sweep_history(rows, sweep.title), drawn / "history.png")

@@ -60,7 +60,7 @@ class Sweep:
         self.values_now = params.model_dump(mode="json")
         self.space = spaces.read(self.settings.space, self.values_now)
         self.single = self.settings.objective == "budget"
-        self.full_bytes = full_tables(data.schema, params.dim).bytes
+        self.full_bytes = full_tables(self.experiment({}).schema, params.dim).bytes
         self.budget = None if self.settings.budget is None else in_bytes(self.settings.budget, self.full_bytes)
         self.title = self.experiment({}).task.title
         self._check_space()
@@ -85,8 +85,10 @@ class Sweep:
 
         Values of one section are checked in pairs, because they may exclude each other, as a floor above the start.
         """
-        small = Schema(tuple(Field(field.name, 1, field.width) for field in self.data.schema.fields))
-        data = Encoded(self.data.folder, small, self.data.labels, self.data.record)
+        data = self.data
+        if data.interactions is None:  # with few ids the checks are fast; interactions must fit theirs
+            small = Schema(tuple(Field(field.name, 1, field.width) for field in data.schema.fields))
+            data = Encoded(data.folder, small, data.labels, data.record)
         tried = [(path, value) for path, leaf in self.space.items() for value in leaf.ends()]
         for i, one in enumerate(tried):
             for other in tried[: i + 1]:

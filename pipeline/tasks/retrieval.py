@@ -22,7 +22,7 @@ from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN, Pairs
 from pipeline.data.split import PARTS, Split
 from pipeline.metrics.ranking import Queries, by_group, coverage, ndcg, recall, reciprocal_rank
 from pipeline.metrics.ranking import influence as influence_of
-from pipeline.models.retriever import Retriever
+from pipeline.models.retriever import NotFinite, Retriever
 
 ANSWER = "items"
 RANKED = 100  # items that a prediction ranks
@@ -73,7 +73,8 @@ def batches(
         split: rows of interactions.
         batch_size: most rows of a batch.
         seed: see `pipeline.data.batches.Batches`.
-        loss, in_batch, mask_known: see `loss`.
+        loss, in_batch: see `loss`.
+        mask_known: whether items with which a user has interacted are no negatives of the user.
         negatives: items that are drawn: for each batch with softmax, for each row with bpr.
 
     Raises:
@@ -97,7 +98,6 @@ def loss(
     score: Score = "cosine",
     in_batch: bool = True,
     logq: bool = True,
-    mask_known: bool = True,
     query_power: Power = 1.0,
 ) -> Tensor:
     """The mean loss of a batch, in nats.
@@ -112,13 +112,11 @@ def loss(
             once, so no row has its own item among its negatives.
         logq: whether the logarithm of the probability to be a candidate is subtracted from the scores of the others.
             Without it, popular items are negatives too often, and their scores fall (Yi et al. 2019).
-        mask_known: whether items with which the user has interacted are no negatives.
         query_power: p; a query of n rows has the weight n**p. 1: all rows are alike; 0: all queries are alike.
 
     NOTE[DIFF]: Yi et al. subtract log(B q), for items that may be candidates several times. Here each is one once, with
     the probability p, so log p is subtracted; the sum over candidates is then unbiased for the sum over all items.
     """
-    del mask_known  # it decides what the batch holds
     assert batch.drawn is not None
     if loss == "bpr":
         losses = softplus(-_margins(model, batch, temperature, score)).mean(1)
@@ -137,7 +135,6 @@ def probe(
     score: Score = "cosine",
     in_batch: bool = True,
     logq: bool = True,
-    mask_known: bool = True,
     query_power: Power = 1.0,
 ) -> Tensor:
     """See `pipeline.training.task.Task.probe`; each row has a random sign, see `CalibratedRetriever`.
@@ -145,7 +142,6 @@ def probe(
     For the softmax with probabilities p, z_j - sum(p z) with j drawn from p has the second derivative, diag(p) - p p^T,
     as the mean of its outer products.
     """
-    del mask_known
     assert batch.drawn is not None
     seed = int(batch.ids[:, [USER_COLUMN, ITEM_COLUMN]].long().sum())
     generator = torch.Generator().manual_seed(seed)
@@ -232,12 +228,18 @@ def predict(model: Retriever, split: Split, *, score: Score = "cosine", mask_see
     model.eval()
     rows = np.concatenate(split.ids)
     rows = rows[Queries.of(rows).first]
-    earlier = PARTS[: min(PARTS.index(part) for part in split.parts)] if split.parts else ()
-    seen = split.interactions.pairs(*earlier) if mask_seen and earlier else None
-    found = [numbers for numbers, _ in best(model, rows, seen, RANKED, score=score, mask_seen=mask_seen)]
+    known = seen(split, mask_seen=mask_seen)
+    found = [numbers for numbers, _ in best(model, rows, known, RANKED, score=score, mask_seen=mask_seen)]
     model.train(training)
     ranked = np.concatenate(found)
     return np.pad(ranked, ((0, 0), (0, RANKED - ranked.shape[1])), constant_values=-1)
+
+
+def seen(split: Split, *, mask_seen: bool = True) -> Pairs | None:
+    """The pairs of the parts before a split, which `predict` leaves out; None if it leaves out none."""
+    assert split.interactions is not None
+    earlier = PARTS[: min(PARTS.index(part) for part in split.parts)] if split.parts else ()
+    return split.interactions.pairs(*earlier) if mask_seen and earlier else None
 
 
 @torch.no_grad()
@@ -265,11 +267,14 @@ def best(
         (n, k) float32.
     """
     device = next(model.parameters()).device
-    for start in range(0, len(rows), ROWS):
-        some = rows[start : start + ROWS]
+    together = len(rows) if model.is_graph else ROWS  # a graph gives the vectors of all nodes at once
+    for start in range(0, len(rows), max(1, together)):
+        some = rows[start : start + together]
         queries, items = _scaled(model(torch.from_numpy(some).to(device)), score)
         for first in range(0, len(some), SCORED):
             scores = queries[first : first + SCORED] @ items.T
+            if not bool(scores.isfinite().all()):
+                raise NotFinite("a score of the model is not finite")
             if known is not None and mask_seen:
                 at, number = known.of_users(some[first : first + SCORED, USER_COLUMN].astype(np.int64))
                 scores[torch.from_numpy(at).to(device), torch.from_numpy(number).to(device)] = -torch.inf
@@ -298,14 +303,17 @@ def influence(predictions: np.ndarray, split: Split) -> np.ndarray:
 
 
 def groups(predictions: np.ndarray, split: Split) -> dict[str, dict[str, float]]:
-    """Recall@20 and NDCG@20 of groups of targets; see `pipeline.metrics.ranking.by_group`. Without histories, their
-    lengths are the numbers of the user's items in the training rows."""
+    """Recall@20 and NDCG@20 of groups of targets; see `pipeline.metrics.ranking.by_group`. The popularity of an item is
+    the number of users who have it in ``train`` and ``arch``. Without histories, their lengths are the numbers of the
+    user's items there."""
     shared = split.interactions
     assert shared is not None
     rows = np.concatenate(split.ids)
     queries = Queries.of(rows)
+    trained = shared.pairs("train", "arch")
+    counts = np.bincount(trained.items, minlength=len(shared.items))
     if shared.columns.history:
         lengths = (shared.columns.of_history(rows[queries.first]) >= 0).sum(1)
     else:
-        lengths = np.diff(shared.pairs("train", "arch").starts)[queries.users]
-    return {name: dict(values) for name, values in by_group(predictions, queries, shared.counts, lengths).items()}
+        lengths = np.diff(trained.starts)[queries.users]
+    return {name: dict(values) for name, values in by_group(predictions, queries, counts, lengths).items()}

@@ -30,7 +30,7 @@ class Contract(Protocol):
     A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
     see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
     its name ``ANSWER``, see `Task.answer`. A task that ranks items also defines ``best(model, rows, known, k)``, see
-    `Task.best`.
+    `Task.best`, and ``seen(split)``, see `Task.seen`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -138,6 +138,11 @@ class Task:
         and k.
         """
         return self._bound("best")
+
+    def seen(self, split: Split) -> Pairs | None:
+        """The pairs of a user and an item that predictions for a split leave out; None for none."""
+        pairs: Pairs | None = self._bound("seen")(split)
+        return pairs
 
     def ceiling(self, expected: np.ndarray, split: Split) -> float | None:
         """The objective of the true expected labels (n,); None if the task does not define ``ceiling``."""

@@ -15,7 +15,7 @@ from pipeline.data.batches import Batch
 from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
-from pipeline.models.retriever import AnyModel
+from pipeline.models.retriever import AnyModel, NotFinite
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
 from pipeline.workflow.params import Schedule
@@ -156,7 +156,10 @@ class LitWeights(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         if self._losses:
             self._mean_loss()
-        predictions = self.task.predict(self.model, self.validation)
+        try:
+            predictions = self.task.predict(self.model, self.validation)
+        except NotFinite as error:
+            raise self._diverged("a score on val is not finite", self.steps) from error
         if not np.isfinite(predictions).all():
             raise self._diverged("a prediction on val is not finite", self.steps)
         metrics = self.task.measure(predictions, self.validation)

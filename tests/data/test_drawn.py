@@ -172,3 +172,23 @@ def test_pairs_are_those_of_the_rows_that_are_there_now(tmp_path: Path) -> None:
     keys = set(zip(again.interactions.pairs("train").users, again.interactions.pairs("train").items, strict=True))
     assert keys == {(row[1], row[2]) for row in again.ids[0].tolist()}
     assert keys != set(zip(first.users, first.items, strict=True))
+
+
+def test_items_that_users_know_from_earlier_parts_are_known_and_not_drawn_for_them(tmp_path: Path) -> None:
+    encoded = Encoded.load(write_interactions(tmp_path))
+    known = known_to(encoded.split("train", "arch"))
+    batches = DrawnBatches(encoded.split("arch"), 1000, 0, shared=5)
+    batch = batches.take()
+    users = batch.ids[batch.drawn.first, 1].tolist()
+    masked: dict[int, set[int]] = {}
+    for query, item in batch.drawn.known.T.tolist():
+        masked.setdefault(users[query], set()).add(item)
+    assert masked == {user: known[user] for user in set(users)}
+    own = DrawnBatches(encoded.split("arch"), 1000, 0, own=3, known=False).take()
+    for user, items in zip(own.ids[:, 1].tolist(), own.drawn.numbers.tolist(), strict=True):
+        assert not known[user] & set(items)
+
+
+def test_the_bounds_of_batches_count_rows(rows: Split) -> None:
+    batches = DrawnBatches(rows, 40)
+    assert np.diff(batches.bounds).tolist() == [len(batch.ids) for batch in batches]

@@ -127,7 +127,8 @@ def baskets(columns):
 def definition(columns, split, history):
     """For each part, {query: Counter of (user, item, repeat, ((item, event, log age), ...))}, by loops over the events.
 
-    A query is (user, basket), or without baskets (user, time). Also the number of events that are left out.
+    A query is (user, basket), or without baskets (user, time). It is asked at the time of its first event of any type.
+    Also the number of events that are left out.
     """
     given = {
         name: list(values.to_pylist() if isinstance(values, pa.Array) else values) for name, values in columns.items()
@@ -136,9 +137,10 @@ def definition(columns, split, history):
     events.sort(key=lambda event: event["time"])  # stable
     buys = [event for event in events if event["event"] == "buy"]
     asked, left_out, seen = {}, set(), set()
+    for event in events:
+        asked.setdefault((event["user"], event.get("basket", event["time"])), event["time"])
     for event in buys:
         query = event["user"], event.get("basket", event["time"])
-        asked.setdefault(query, event["time"])
         if (query, event["item"]) in seen:
             left_out.add(id(event))
         seen.add((query, event["item"]))

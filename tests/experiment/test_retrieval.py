@@ -12,9 +12,11 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.data.drawn import DrawnBatches
 from pipeline.data.encoded import Encoded
 from pipeline.experiment.experiment import Experiment, suitable
+from pipeline.experiment.measure import model_bytes
 from pipeline.experiment.saved import load, read, save
-from pipeline.experiment.train import train
+from pipeline.experiment.train import prepare, train
 from pipeline.tasks import retrieval
+from pipeline.training.weights import Diverged
 from tests.experiment.small import write_rows
 from tests.interactions import changed, write_interactions
 from tests.training.clicks import Fatal, Killed
@@ -167,3 +169,40 @@ def test_a_broken_folder_of_interactions_is_refused_by_file(blocks: Path, tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             broken(file, change).split("train")
+
+
+def test_scores_that_are_not_finite_end_a_training(blocks: Path, tmp_path: Path) -> None:
+    here = of("mf", blocks)
+    module, _ = prepare(here, full(here), 0, here.params.retrain, None)
+    with torch.no_grad():
+        next(iter(module.model.embedding.parameters())).fill_(float("nan"))
+    with pytest.raises(Diverged, match="a score on val is not finite"):
+        module.on_train_epoch_end()
+
+
+def test_the_bytes_of_a_graph_model_count_the_edges(blocks: Path) -> None:
+    sizes = {}
+    for name in ("mf", "lightgcn"):
+        here = of(name, blocks)
+        module, _ = prepare(here, full(here), 0, here.params.retrain, None)
+        sizes[name] = model_bytes(module.model)
+    edges = sum(here.data.labels[part].rows for part in ("train", "arch"))
+    assert sizes["lightgcn"] == sizes["mf"] + 8 * edges
+
+
+def test_two_towers_by_identity_alone_keep_it_when_content_is_ablated(histories: Path) -> None:
+    here = changed(histories, "two_tower", {"ids": "only", "ablate_fields": 0.9, "dropout": 0.0})
+    module, _ = prepare(here, full(here), 0, here.params.retrain, None)
+    backbone = module.model.train().backbone
+    torch.manual_seed(0)
+    vectors = backbone.items(torch.randn(50, 1, here.dim))
+    assert len(vectors.unique(dim=0)) == 50
+
+
+def test_events_of_a_type_are_ablated_also_where_no_query_has_a_history(histories: Path) -> None:
+    here = changed(histories, "two_tower", {"ablate_events": 0.9})
+    module, batches = prepare(here, full(here), 0, here.params.retrain, None)
+    rows = batches.take().ids
+    rows[:, 4:] = -1
+    queries, _ = module.model.train()(rows, torch.arange(3))
+    assert queries.isfinite().all()

@@ -101,7 +101,7 @@ def test_groups_count_the_targets_of_the_group_only() -> None:
         judged = [lightgcn(list(top[query]), those, 20) for query, those in targets.items() if those]
         assert found[name]["queries"] == len(judged)
         assert found[name]["targets"] == sum(map(len, targets.values()))
-        assert [found[name]["recall@20"], found[name]["ndcg@20"]] == pytest.approx(np.mean(judged, axis=0))
+        assert [found[name]["recall_20"], found[name]["ndcg_20"]] == pytest.approx(np.mean(judged, axis=0))
 
 
 def test_groups_without_targets_are_left_out() -> None:

@@ -186,7 +186,7 @@ def test_the_options_of_the_best_recall_on_val_rank_test(known: np.ndarray, monk
         return np.array([np.lexsort((np.arange(ITEMS), -known.sum(axis=0), -row)) for row in scores])
 
     # The catalogue is smaller than 20 items, so all options have recall 1, and the first one is chosen.
-    assert chosen.val["recall@20"] == 1 and chosen.options == grid[0]
+    assert chosen.val["recall_20"] == 1 and chosen.options == grid[0]
     monkeypatch.setattr("pipeline.references.choose.JUDGED", 3)
     chosen = results(of_training(known, 0), val, test)["ease"]
     recalls = []
@@ -195,7 +195,7 @@ def test_the_options_of_the_best_recall_on_val_rank_test(known: np.ndarray, monk
         shares = [np.isin(rows[rows[:, 0] == query, 2], top[query]).mean() for query in np.unique(rows[:, 0])]
         recalls.append(np.mean(shares))
     assert len(set(recalls)) > 1 and chosen.options == grid[int(np.argmax(recalls))]
-    assert chosen.val["recall@3"] == pytest.approx(max(recalls))
+    assert chosen.val["recall_3"] == pytest.approx(max(recalls))
     asked = np.unique(test.ids[0][:, 1])
     assert chosen.top.shape == (len(asked), LISTED) and (chosen.top[:, ITEMS:] == -1).all()
     assert (chosen.top[:, :ITEMS] == ranked(chosen.options)[asked]).all()

@@ -235,7 +235,7 @@ def test_what_cannot_be_kept_or_written_is_refused_before_rows_are_read(mixed: P
     ):
         with pytest.raises(ValueError, match=message):
             score_file(model, rows, rows.with_name(out), keep)
-    with pytest.raises(ValueError, match="must not replace the rows"):
+    with pytest.raises(ValueError, match="must not be among the rows of"):
         score_file(model, rows.parent, rows.with_name("part.csv"))
     with pytest.raises(ValueError, match="must be a file of rows"):
         score_file(model, rows.with_name("nowhere"), rows.with_name("out.csv"))

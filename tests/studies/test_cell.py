@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.data.encoded import Encoded
 from pipeline.studies import cell
@@ -183,3 +184,30 @@ def test_a_budget_that_is_too_small_is_left_out_with_its_reason(tiny: Study) -> 
     assert list(found["impossible"]) == ["0.001"] and "raise the budget" in found["impossible"]["0.001"]
     with pytest.raises(ValueError, match="tiny-fm-uniform keeps none of its budgets: uniform: no dimension"):
         run_cell(changed(tiny, one_method("uniform", **entry | {"budgets": [0.001]})))
+
+
+def test_a_cell_of_interactions_has_the_fields_that_its_backbone_uses(tiny: Study, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, items in (("train", 12), ("test", 3)):
+        lines = [" ".join(map(str, [user, *rng.permutation(40)[:items]])) for user in range(60)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    study = changed(
+        tiny,
+        {**SMALL, "backbone": {"graph": {"params": {"backbone": {"name": "lightgcn", "options": {}}}}}}
+        | {"quick": {"dataset": ["tiny"], "backbone": ["graph"], "method": ["autodim"], "seeds": [0]}},
+    )
+    params = {
+        "dataset": {"name": "interactions", "path": str(tmp_path), "options": {}},
+        "encode": {"split": {"by": "given", "train": 0.8, "arch": 0.1, "val": 0.1, "test": 0.0}},
+        "task": {"name": "retrieval", "options": {}},
+        "search": {"epochs": 1, "batch_size": 100},
+        "retrain": {"epochs": 1, "batch_size": 100},
+    }
+    text = yaml.safe_dump({"quick": {"tiny": {"params": params}}})
+    (study.folder.parent / "datasets.yaml").write_text(text)
+    study = Study(study.name, "quick", study.folder)
+    shutil.rmtree(study.folder / "artifacts/data")
+    found = run_cell(study)
+    assert found["fields"] == ["user", "item"] and found["objective"] == "recall_20"
+    assert [row["arm"] for row in found["rows"]] == ["searched", "uniform", "random"]
+    assert all(set(row["dims"]) == {"user", "item"} for row in found["rows"])
