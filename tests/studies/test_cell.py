@@ -188,17 +188,16 @@ def test_a_budget_that_is_too_small_is_left_out_with_its_reason(tiny: Study) -> 
 
 def test_a_cell_of_interactions_has_the_fields_that_its_backbone_uses(tiny: Study, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for name, items in (("train", 12), ("test", 3)):
-        lines = [" ".join(map(str, [user, *rng.permutation(40)[:items]])) for user in range(60)]
-        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    rows = [f"{user},{item},{user % 3}" for user in range(60) for item in rng.permutation(40)[:15]]
+    (tmp_path / "shop.csv").write_text("\n".join(["who,what,country", *rows]) + "\n")
     study = changed(
         tiny,
         {**SMALL, "backbone": {"graph": {"params": {"backbone": {"name": "lightgcn", "options": {}}}}}}
         | {"quick": {"dataset": ["tiny"], "backbone": ["graph"], "method": ["autodim"], "seeds": [0]}},
     )
+    columns = {"interactions": {"user": "who", "item": "what", "users": ["country"]}, "categorical": ["country"]}
     params = {
-        "dataset": {"name": "interactions", "path": str(tmp_path), "options": {}},
-        "encode": {"split": {"by": "given", "train": 0.8, "arch": 0.1, "val": 0.1, "test": 0.0}},
+        "dataset": {"name": "table", "path": str(tmp_path / "shop.csv"), "options": columns},
         "task": {"name": "retrieval", "options": {}},
         "search": {"epochs": 1, "batch_size": 100},
         "retrain": {"epochs": 1, "batch_size": 100},
@@ -208,6 +207,6 @@ def test_a_cell_of_interactions_has_the_fields_that_its_backbone_uses(tiny: Stud
     study = Study(study.name, "quick", study.folder)
     shutil.rmtree(study.folder / "artifacts/data")
     found = run_cell(study)
-    assert found["fields"] == ["user", "item"] and found["objective"] == "recall_20"
+    assert found["fields"] == ["who", "what"] and found["objective"] == "recall_20"
     assert [row["arm"] for row in found["rows"]] == ["searched", "uniform", "random"]
-    assert all(set(row["dims"]) == {"user", "item"} for row in found["rows"])
+    assert all(set(row["dims"]) == {"who", "what"} for row in found["rows"])
