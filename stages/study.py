@@ -69,7 +69,8 @@ def cell(study: Study, place: dict[str, str]) -> None:
     about: dict[str, Any] = {"study": study.name, "profile": study.profile, "keys": one.keys, "key": key}
     seconds = time.monotonic() - started
     write_json(results.own(one), {**about, "commit": commit(), "seconds": seconds, **found}, indent=None)
-    shutil.rmtree(folder)
+    if folder.exists():  # references leave nothing there
+        shutil.rmtree(folder)
     done = f"{number_of(len(found['searches']), 'search', 'searches')}, {number_of(len(found['rows']), 'model')}"
     print(f"cell: {one.name}: {done}, {seconds:.0f} s")
 
@@ -117,11 +118,13 @@ def _tracker(study: Study, one: Cell, key: str, encoded: Encoded) -> Tracker:
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Metrics and bytes by arm and budget, averaged over the seeds, for comparisons of cells in MLflow."""
+    """Metrics and bytes by arm and budget, averaged over the seeds, for comparisons of cells in MLflow. References have
+    no bytes."""
     values: dict[str, list[float]] = {}
     for row in rows:
         arm = f"{row['arm']}" + ("" if row["budget"] is None else f"-{row['budget']}")
-        for metric, value in {**row["metrics"], "bytes": row["bytes"]}.items():
+        figures = {**row["metrics"], "bytes": row["bytes"]}
+        for metric, value in ((name, each) for name, each in figures.items() if each is not None):
             values.setdefault(f"{arm}/test_{metric}", []).append(float(value))
     return {name: float(np.mean(each)) for name, each in values.items()}
 

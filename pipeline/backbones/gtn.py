@@ -57,16 +57,25 @@ class Backbone(nn.Module):
         self.seen: dict[str, float] = {}  # see `watched`
 
     def forward(self, vectors: Tensor, graph: Graph) -> Tensor:
+        filtered, unclipped = self._steps(vectors, graph)
+        if not self.training:
+            size = unclipped.detach().abs()
+            self.seen = {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
+        return self.dropout(filtered)  # type: ignore[no-any-return]
+
+    def strain(self, vectors: Tensor, graph: Graph) -> Tensor:
+        """(V, D) -> (E,): for each pair of the graph, the mean size of the numbers that the last step clips."""
+        return self._steps(vectors, graph)[1].abs().mean(1)
+
+    def _steps(self, vectors: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        """X (V, D), and Z (E, D) of the last step before it is clipped."""
         dual = torch.zeros(len(graph.users), vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
         filtered = vectors
         for _ in range(self.layers):
             unclipped = dual + self.beta * graph.differences(filtered)
             dual = unclipped.clamp(-self.threshold, self.threshold)
             filtered = vectors - graph.gather(dual)
-        if not self.training:
-            size = unclipped.detach().abs()
-            self.seen = {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
-        return self.dropout(filtered)  # type: ignore[no-any-return]
+        return filtered, unclipped
 
     def watched(self) -> dict[str, float]:
         """Of the last pass in evaluation mode: the share of the dual's numbers that the last step clips, and the

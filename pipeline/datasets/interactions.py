@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.sources.delimited import Column, Delimited
 from pipeline.sources.files import DataFile, find
 from pipeline.sources.source import CATEGORICAL, ITEM, TEST, USER, BadData, Interacting, NotFound, Source
+from pipeline.workflow.validation import Fraction
 
 LISTS, WEIGHTED = ("train.txt", "test.txt"), ("data1.txt", "test1.txt")
 WHERE = (
@@ -21,7 +22,7 @@ BATCH_ROWS = 1 << 16
 MOST_DIGITS = 18  # of a number that certainly fits into int64
 
 
-def read(path: Path) -> Source:
+def read(path: Path, *, added: Fraction = 0.0) -> Source:
     """Two files in one of the layouts of LightGCN's public code; users and items are whole numbers.
 
     * ``train.txt`` and ``test.txt``: a line per user, ``user item item ...``, separated by spaces. A user may have no
@@ -31,6 +32,8 @@ def read(path: Path) -> Source:
 
     Args:
         path: the folder or the zip of the files.
+        added: wrong interactions to add to the training rows, as a share of them: pairs of a random user and a random
+            item that are in neither file, the same ones each time. They tell how much a model suffers from them.
 
     Raises:
         NotFound: if a file is not there.
@@ -50,10 +53,18 @@ def read(path: Path) -> Source:
     notes: list[str] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
+        known: list[pa.RecordBatch] = []
+        training = 0
         for file, given in ((train, 0), (test, 1)):
             for edges in read_edges(file, notes):
                 tests = pa.array(np.full(len(edges), given, np.uint8))
-                yield pa.RecordBatch.from_arrays([*edges.columns, tests], [USER, ITEM, TEST])
+                rows = pa.RecordBatch.from_arrays([*edges.columns, tests], [USER, ITEM, TEST])
+                training += 0 if given else len(rows)
+                known += [rows] if added else []
+                yield rows
+        if wrong := round(added * training):
+            notes.append(f"{wrong:,} random interactions were added to the training rows")
+            yield _wrong(pa.Table.from_batches(known), wrong, str(path))
 
     roles = {USER: USER, ITEM: ITEM}
     return Source(
@@ -64,6 +75,33 @@ def read(path: Path) -> Source:
         notes=notes,
         interactions=Interacting(roles, USER, ITEM),
     )
+
+
+def _wrong(known: pa.Table, number: int, origin: str) -> pa.RecordBatch:
+    """Training rows of pairs that are not known, of users and items that are; all pairs differ.
+
+    Raises:
+        BadData: if too few pairs are left.
+    """
+    users, user = np.unique(known[USER].to_numpy(), return_inverse=True)
+    items, item = np.unique(known[ITEM].to_numpy(), return_inverse=True)
+    taken = np.unique(user * len(items) + item)
+    if 2 * (len(taken) + number) > len(users) * len(items):
+        raise BadData(
+            f"of {len(users) * len(items):,} pairs of a user and an item, {len(taken):,} are known; that leaves too "
+            f"few to add {number:,}",
+            file=origin,
+            remedy="lower dataset.options.added in params.yaml",
+        )
+    generator, found = np.random.default_rng(0), np.zeros(0, np.int64)
+    while len(found) < number:
+        drawn = generator.integers(len(users) * len(items), size=2 * number)
+        drawn = np.concatenate([found, drawn[~np.isin(drawn, taken)]])
+        _, first = np.unique(drawn, return_index=True)
+        found = drawn[np.sort(first)]
+    pairs = found[:number]
+    columns = {USER: users[pairs // len(items)], ITEM: items[pairs % len(items)], TEST: np.zeros(number, np.uint8)}
+    return pa.RecordBatch.from_pydict(columns, schema=known.schema)
 
 
 def _lists(file: DataFile, notes: list[str]) -> Iterator[pa.RecordBatch]:

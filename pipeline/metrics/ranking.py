@@ -9,6 +9,7 @@ All metrics have one value per query, so that means over queries, groups and use
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,6 +195,33 @@ def by_group(
     Raises:
         ValueError: if ``top`` has fewer than `GROUPS_AT` columns.
     """
+    groups: dict[str, dict[str, float | int]] = {}
+    for name, asked, hits, sizes in _members(top, queries, counts, lengths):
+        groups[name] = {
+            "queries": int(asked.sum()),
+            "targets": int(sizes.sum()),
+            f"recall_{GROUPS_AT}": float(recall(hits, sizes, GROUPS_AT).mean()),
+            f"ndcg_{GROUPS_AT}": float(ndcg(hits, sizes, GROUPS_AT).mean()),
+        }
+    return groups
+
+
+def influence_by_group(
+    top: np.ndarray, queries: Queries, counts: np.ndarray, lengths: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The influence of each user on the recall of each group of `by_group`; see `influence`. Users without queries in
+    the group have none."""
+    return {
+        name: influence(recall(hits, sizes, GROUPS_AT), queries.users[asked])
+        for name, asked, hits, sizes in _members(top, queries, counts, lengths)
+    }
+
+
+def _members(
+    top: np.ndarray, queries: Queries, counts: np.ndarray, lengths: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Each group that has targets: its name, which queries have some (Q,), and for these queries the hits that count
+    (q, `GROUPS_AT`) and the number of targets (q,)."""
     places, owners = queries.places(_first(top, GROUPS_AT)), queries.owners
     cold, bands = counts[queries.items] == 0, _bands(counts)[queries.items]
     known = np.searchsorted(list(LENGTHS.values()), lengths, side="right")[owners] - 1
@@ -205,19 +233,11 @@ def by_group(
         **{name: bands == band for band, name in enumerate(BANDS)},
         **{name: known == length for length, name in enumerate(LENGTHS)},
     }
-    groups: dict[str, dict[str, float | int]] = {}
     for name, member in members.items():
         sizes = np.bincount(owners[member], minlength=len(queries))
         asked = sizes > 0
         if asked.any():
-            hits, sizes = ((places >= 0) & member[places])[asked], sizes[asked]
-            groups[name] = {
-                "queries": int(asked.sum()),
-                "targets": int(sizes.sum()),
-                f"recall_{GROUPS_AT}": float(recall(hits, sizes, GROUPS_AT).mean()),
-                f"ndcg_{GROUPS_AT}": float(ndcg(hits, sizes, GROUPS_AT).mean()),
-            }
-    return groups
+            yield name, asked, ((places >= 0) & member[places])[asked], sizes[asked]
 
 
 def _bands(counts: np.ndarray) -> np.ndarray:

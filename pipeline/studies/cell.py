@@ -25,11 +25,12 @@ from pipeline.experiment.derive import control, derive, evidence
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find import find, nothing_found
 from pipeline.experiment.found import Found
-from pipeline.experiment.measure import measure
+from pipeline.experiment.measure import Measured, measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
-from pipeline.studies.grid import READ, Cell
+from pipeline.studies import retrieved
+from pipeline.studies.grid import READ, REFERENCES, Cell
 from pipeline.tracking.tracker import Run, Tracker
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.overlay import merged
@@ -85,6 +86,8 @@ class _CellRun:
         self.task, self.schema = experiment.task, experiment.schema
 
     def run(self) -> dict[str, Any]:
+        if REFERENCES in self.cell.entry.arms:
+            return self._about([], [], retrieved.references(self._experiment(), self.cell.seeds, self._recorded))
         tried = self._tried() if len(self.settings) > 1 else []
         best = {repr(budget): self._best(tried, budget) for budget in self.cell.entry.budgets}
         searches: list[dict[str, Any]] = []
@@ -114,8 +117,24 @@ class _CellRun:
         rows = [row for row in rows if str(row["budget"]) not in impossible]  # a budget needs all seeds
         if impossible and not rows:
             raise ValueError(f"{self.cell.name} keeps none of its budgets: {next(iter(impossible.values()))}")
-        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": impossible}
+        return self._about(searches, tried, rows) | {"impossible": impossible}
+
+    def _about(
+        self, searches: list[dict[str, Any]], tried: list[dict[str, Any]], rows: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The result of the cell; see `run`."""
+        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": {}}
         return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
+
+    def _experiment(self) -> Experiment:
+        return Experiment(self.cell.params.only(READ), self.data)
+
+    def _recorded(self, name: str, metrics: dict[str, float]) -> str:
+        """The name of a run with the metrics of a reference."""
+        tracked = self.tracker.run(f"references/{name}", params=_recorded(self.cell), tags={"reference": name})
+        tracked.metrics(0, {f"test/{metric}": value for metric, value in metrics.items()})
+        tracked.end()
+        return tracked.name
 
     # --- settings tried first
 
@@ -247,11 +266,24 @@ class _CellRun:
             "rows": len(tested.influence),
             "sketch": encoded(sketch(tested.influence)),
         }
+        row |= self._of_retrieval(cell, experiment, trained, tested)
         write_json(done, row)
         checkpoint.unlink(missing_ok=True)
         figure = tested.metrics[self.task.objective]
         log.info("%s: %s: %s %.4f, %s bytes, %.0f s", cell.name, name, self.task.title, figure, f"{size:,}", seconds)
         return row
+
+    def _of_retrieval(self, cell: Cell, experiment: Experiment, trained: Trained, tested: Measured) -> dict[str, Any]:
+        """What a model for retrieval is also judged by; see `pipeline.studies.retrieved`."""
+        model, test = trained.model, self.data.split("test")
+        watched = getattr(model.backbone, "watched", None)
+        found = {
+            "groups": retrieved.by_group(self.task, tested.predictions, test),
+            "impaired": retrieved.impaired(experiment, model) if cell.entry.impaired else {},
+            "edges": retrieved.wrong_edges(cell.params.dataset, self.data, model),
+            "watched": dict(watched()) if watched else {},
+        }
+        return {name: value for name, value in found.items() if value}
 
     def _trained(
         self, cell: Cell, seed: int, allocation: Allocation, checkpoint: Path, title: str, tracked: Run

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.experiment.experiment import CONTROLS
 from pipeline.experiment.method import Method
@@ -29,7 +29,8 @@ from pipeline.workflow.yaml_values import read_yaml
 STUDIES = ROOT / "studies"
 SIZED = ("searched", "uniform", "random")  # arms whose size depends on the budget
 READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # of a cell
-Arm = Literal["searched", "uniform", "random", "full", "alone"]
+REFERENCES = "references"  # the arm of recommenders that learn no table
+Arm = Literal["searched", "uniform", "random", "full", "alone", "references"]
 
 
 class Entry(Section):
@@ -39,7 +40,8 @@ class Entry(Section):
         params: changes to the repository's params.yaml.
         search: further changes, for the search alone.
         arms: the models to train and test: ``searched``; ``uniform`` and ``random``, of the same size; ``full``; or
-            ``alone``, with one field at the full dimension. An empty list ends the cell after the search.
+            ``alone``, with one field at the full dimension; or ``references``, of interactions, which stand alone: see
+            `pipeline.references`. An empty list ends the cell after the search.
         budgets: bytes, shares of the full tables, or null for no budget. All arms are trained for each budget.
         tuning: settings to try before the test, if ``tuned`` is true; each is a set of changes like ``params``. Each
             setting has one search and one training, with a separate seed. The setting that is best on ``val`` is used,
@@ -47,6 +49,8 @@ class Entry(Section):
         tuned: whether to try the settings of ``tuning``.
         share: share of the rows of ``train`` and ``arch`` that the search reads, 1/k.
         field: name of the field of the arm ``alone``.
+        impaired: whether each model is also tested with less than it was trained on; see
+            `pipeline.studies.retrieved.impaired`.
         seconds: rough duration of a search or a training on one thread, for the estimate and the order of the cells.
         slower: factor on ``seconds`` with this value.
     """
@@ -59,8 +63,15 @@ class Entry(Section):
     tuned: bool = False
     share: Positive = 1.0
     field: str | None = None
+    impaired: bool = False
     seconds: Positive = 60.0
     slower: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _references_alone(self) -> Entry:
+        if REFERENCES in self.arms and (len(self.arms) > 1 or self.budgets != (None,)):
+            raise ValueError(f"the arm {REFERENCES} stands alone and has no budget, got arms {list(self.arms)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ class Cell:
     @property
     def runs(self) -> int:
         """Number of searches and trainings, over all seeds."""
+        if REFERENCES in self.entry.arms:
+            return 1
         sized, budgets = len([arm for arm in self.entry.arms if arm in SIZED]), len(self.entry.budgets)
         searches = self.searches * (budgets if self.method.targets else 1)
         tried = len(self.tuning) * (searches + budgets)
@@ -140,7 +153,7 @@ class Cell:
         settings = [
             [one.params.only(READ).to_dict(), one.search.only(READ).to_dict()] for one in (self.setting, *self.tuning)
         ]
-        entry = self.entry.model_dump(include={"arms", "budgets", "share", "field"})
+        entry = self.entry.model_dump(include={"arms", "budgets", "share", "field", "impaired"})
         plugs = {file_of("methods", control) for control in CONTROLS}
         for one in (self.setting, *self.tuning):
             for params in (one.params, one.search):  # a search may have a backbone of its own
@@ -199,10 +212,6 @@ class Study:
         if set(keys) != set(self.grid):
             raise ValueError(f"a cell of {self.name} has the keys {', '.join(self.grid)}, got {', '.join(keys)}")
         entry, place = self._entry(keys)
-        if "encode" in entry.params:
-            raise ValueError(
-                f"{place}: params must not change encode; all cells use that of the repository's params.yaml"
-            )
         params = merged(read_yaml(ROOT / "params.yaml"), entry.params)
         tuning = [merged(params, change) for change in entry.tuning] if entry.tuned else []
         settings = [
@@ -216,14 +225,29 @@ class Study:
         """The merged entries of all values, and where the last one stands in the file, for messages."""
         values: dict[str, Any] = copy.deepcopy(self.every)
         place = f"{self._place()}: every"
+        self._check_data(values, place)
         for key, value in keys.items():
             validated(Entry, values, place)
             place = f"{self._place()}: {key}: {value}"
             source = self.datasets.get(self.profile, {}) if key == "dataset" else self.values.get(key, {})
             if value not in source:
                 raise ValueError(f"{place} is in the grid, but has no section that defines it")
-            values = merged(values, source[value] or {})
+            own = source[value] or {}
+            if key != "dataset":
+                self._check_data(own, place)
+            values = merged(values, own)
         return validated(Entry, values, place), place
+
+    @staticmethod
+    def _check_data(own: Mapping[str, Any], place: str) -> None:
+        """Check that an entry does not change the data: all cells of a data set read the same encoded data."""
+        changes = [own.get("params"), own.get("search"), *(own.get("tuning") or [])]
+        for name in ("dataset", "encode"):
+            if any(isinstance(change, dict) and name in change for change in changes):
+                raise ValueError(
+                    f"{place}: must not change {name}, because all cells of a data set read the same data; change it "
+                    "in studies/datasets.yaml"
+                )
 
     def dataset(self, name: str) -> Cell:
         """Any cell of a data set; all of them read the same data.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.metrics.difference import LEVEL
 from pipeline.reporting import study_figures, style
-from pipeline.studies import contests, tables
+from pipeline.studies import contests, retrieval, tables
 from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, covered, groups
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import Cell, Study
@@ -35,6 +35,12 @@ ABOUT = {
     "budget": "One search, many budgets: the best choice within each budget, compared with one dimension for all "
     "fields and random dimensions of the same size. The profiles with all methods compare them within the same bytes.",
     "data": "The search reads a share of the rows; the retraining reads all of them.",
+    "graph": "Graph models for retrieval, with references that learn no table. GTN clips at lambda; the linear filter "
+    "is GTN without its clip, its necessary control. In the data sets with added edges, a share of the training rows "
+    "is random, those of val among them.",
+    "retrieval": "Two towers on a shop's log, by time: items are known by their content (id_free), by their identity "
+    "(id_only), or by both. References learn no table.",
+    "bytes": "What smaller tables cost models for retrieval.",
 }
 CONTEST = (
     "All methods within the same budget of bytes, which counts everything that serving needs. A method may stay below "
@@ -84,7 +90,10 @@ def write(study: Study, partial: bool = False) -> str:
     results = list(found.results.values())
     frames = Frames.of(study, results)
     contest = contests.is_contest(study)
-    made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
+    if retrieval.is_retrieval(study):
+        made = retrieval.tables(study, frames, results)
+    else:
+        made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
     made += contests.tried(study, frames, results)
     about = _about(study, frames, found)
     text = "\n\n".join([f"# Study: {study.name}", *about, *(table.markdown() for table in made)])
@@ -161,7 +170,9 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
 
 def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """File name of each figure, and what draws it."""
-    if study.name == "budget":
+    if retrieval.is_retrieval(study):
+        return
+    if study.name in ("budget", "bytes"):
         yield from _curves(study, frames)
     if study.name != "budget" or contests.is_contest(study):
         yield from _differences(study, frames)

@@ -20,7 +20,7 @@ from pipeline.data.drawn import DrawnBatches
 from pipeline.data.encoded import Encoded
 from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN, Pairs
 from pipeline.data.split import PARTS, Split
-from pipeline.metrics.ranking import Queries, by_group, coverage, ndcg, recall, reciprocal_rank
+from pipeline.metrics.ranking import Queries, by_group, coverage, influence_by_group, ndcg, recall, reciprocal_rank
 from pipeline.metrics.ranking import influence as influence_of
 from pipeline.models.retriever import NotFinite, Retriever
 
@@ -306,6 +306,16 @@ def groups(predictions: np.ndarray, split: Split) -> dict[str, dict[str, float]]
     """Recall@20 and NDCG@20 of groups of targets; see `pipeline.metrics.ranking.by_group`. The popularity of an item is
     the number of users who have it in ``train`` and ``arch``. Without histories, their lengths are the numbers of the
     user's items there."""
+    return {name: dict(values) for name, values in by_group(predictions, *_grouped(split)).items()}
+
+
+def group_influence(predictions: np.ndarray, split: Split) -> dict[str, np.ndarray]:
+    """The influence of each user on the Recall@20 of each of the `groups`."""
+    return influence_by_group(predictions, *_grouped(split))
+
+
+def _grouped(split: Split) -> tuple[Queries, np.ndarray, np.ndarray]:
+    """The queries, the popularity of the items and the lengths of the histories; see `groups`."""
     shared = split.interactions
     assert shared is not None
     rows = np.concatenate(split.ids)
@@ -316,4 +326,4 @@ def groups(predictions: np.ndarray, split: Split) -> dict[str, dict[str, float]]
         lengths = (shared.columns.of_history(rows[queries.first]) >= 0).sum(1)
     else:
         lengths = np.diff(trained.starts)[queries.users]
-    return {name: dict(values) for name, values in by_group(predictions, queries, counts, lengths).items()}
+    return queries, counts, lengths

@@ -155,6 +155,12 @@ class Task:
         function = getattr(self.module, "groups", None)
         return {} if function is None else dict(function(predictions, split))
 
+    def group_influence(self, predictions: np.ndarray, split: Split) -> dict[str, np.ndarray]:
+        """As `influence`, on the first metric of each of the `groups`; only the rows of the group count. Empty if the
+        task does not define ``group_influence``."""
+        function = getattr(self.module, "group_influence", None)
+        return {} if function is None else dict(function(predictions, split))
+
     @property
     def answer_name(self) -> str:
         """What `answer` returns, as the name of a column."""
