@@ -4,11 +4,13 @@
     python -m stages.score exported new.parquet scores.parquet --keep user_id,event
     python -m stages.score exported users.csv best.csv --top 20
     python -m stages.score exported all best.csv --top 20
+    python -m stages.score exported all best.csv --index hnsw
 
 MODEL is a folder that ``retrain`` or ``stages.export`` wrote. ROWS are CSV, TSV or Parquet with the columns of the data
 set, without a label. OUT is CSV or Parquet, by its ending. ``-`` reads rows from stdin, or writes CSV to stdout. For a
 model for retrieval, ROWS has a column of users, or is ``all`` for all users that the model knows, and OUT has the best
-items of each.
+items of each. ``--index`` finds them with an approximate index of the items, and prints what that finds and takes
+beside the exact search; ``stages.indices`` compares several.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.experiment.saved import About
+from pipeline.models.nearest import nearest
 from pipeline.scoring.files import score_file, told
+from pipeline.scoring.index import Index
 from pipeline.scoring.ranker import Ranker, rank_file, sentences
+from pipeline.scoring.recall import compare
 from pipeline.scoring.scorer import Scorer
 from pipeline.workflow import process
 
@@ -39,15 +44,20 @@ def run() -> None:
     parser.add_argument("--keep", default="", metavar="COLUMNS", help="columns of ROWS to copy to OUT, e.g. user,item")
     parser.add_argument("--top", type=int, metavar="K", help="items of each user, 20 by default (retrieval)")
     parser.add_argument("--user", metavar="COLUMN", help="column of the users in ROWS (retrieval)")
+    parser.add_argument(
+        "--index",
+        metavar="KIND",
+        help="hnsw or ivfpq, also with options: hnsw:ef_search=128 (retrieval)",
+    )
     given = parser.parse_args()
     (_rank if About.load(given.model).ranks else _score)(given)
 
 
 def _score(given: argparse.Namespace) -> None:
     """Write the answers for rows."""
-    if given.top is not None or given.user is not None:
-        option = "--user" if given.top is None else "--top"
-        raise ValueError(f"{option} is for models for retrieval, and {given.model} scores rows; remove it")
+    for option in ("top", "user", "index"):
+        if getattr(given, option) is not None:
+            raise ValueError(f"--{option} is for models for retrieval, and {given.model} scores rows; remove it")
     keep = [name.strip() for name in given.keep.split(",") if name.strip()]
     scorer = Scorer.load(given.model)
     with _file_of_stdin(given.rows) as rows, _file_for_stdout(given.out) as out:
@@ -62,14 +72,18 @@ def _rank(given: argparse.Namespace) -> None:
     """Write the best items of users."""
     if given.keep:
         raise ValueError(f"--keep is for models that score rows, and {given.model} is for retrieval; remove it")
+    index = None if given.index is None else Index(given.index)
     ranker = Ranker.load(given.model)
     top = TOP if given.top is None else given.top
     with _file_of_stdin(given.rows) as rows, _file_for_stdout(given.out) as out:
         users = None if str(rows) == ALL else rows
-        ranked = rank_file(ranker, users, out, top, given.user, _ending(given.out))
+        ranked = rank_file(ranker, users, out, top, given.user, _ending(given.out), index or nearest)
     for line in sentences(ranked):
         print(f"score: {line}", file=sys.stderr)
     print(f"score: {ranked.users:,} users, {ranked.seconds:.1f} s", file=sys.stderr)
+    if index is not None:
+        for line in compare(ranker, top, [index]).lines():
+            print(f"score: {line}", file=sys.stderr)
 
 
 def _ending(out: Path) -> str | None:

@@ -20,6 +20,7 @@ from pipeline.data.interactions import ITEM_KEYS_FILE, USER, USER_KEYS_FILE, Int
 from pipeline.data.schema import PADDING, UNKNOWN
 from pipeline.datasets import table
 from pipeline.experiment.saved import encoding_of, read
+from pipeline.models.nearest import Search, nearest
 from pipeline.models.retriever import Retriever
 from pipeline.scoring.files import WRITERS, check_places
 from pipeline.training.task import Task
@@ -118,10 +119,10 @@ class Ranker:
         numbers = pc.fill_null(pc.index_in(keys, self.users, skip_nulls=True), -1).to_numpy().astype(np.int64)
         return np.where(np.isin(numbers, self.answered), numbers, -1)
 
-    def best(self, users: np.ndarray, k: int) -> Iterator[pa.RecordBatch]:
+    def best(self, users: np.ndarray, k: int, search: Search = nearest) -> Iterator[pa.RecordBatch]:
         """The k best items of users (n,): columns user, rank (from 1), item and score, piece by piece."""
         start = 0
-        for numbers, scores in self.task.best(self.model, self.rows[users], self.known, k):
+        for numbers, scores in self.task.best(self.model, self.rows[users], self.known, k, search):
             there = numbers >= 0
             at, rank = np.nonzero(there)
             yield pa.RecordBatch.from_pydict(
@@ -136,7 +137,13 @@ class Ranker:
 
 
 def rank_file(
-    ranker: Ranker, users: Path | None, out: Path, k: int, column: str | None = None, ending: str | None = None
+    ranker: Ranker,
+    users: Path | None,
+    out: Path,
+    k: int,
+    column: str | None = None,
+    ending: str | None = None,
+    search: Search = nearest,
 ) -> Ranked:
     """Write the k best items of users, whole or not at all. A user that is named several times is ranked once.
 
@@ -148,6 +155,7 @@ def rank_file(
         k: most items of a user.
         column: of the users; by default it is named like the field that identifies them.
         ending: of ``out``, if its name has none.
+        search: how the items are found.
 
     Raises:
         ValueError: if an argument is wrong, the users cannot be read, or the model knows none of them.
@@ -172,7 +180,7 @@ def rank_file(
     with whole(out) as draft, ExitStack() as stack:
         bar = stack.enter_context(progress(desc="score", total=len(numbers), unit=" users", unit_scale=True))
         writer = None
-        for batch in ranker.best(numbers, k):
+        for batch in ranker.best(numbers, k, search):
             writer = writer or stack.enter_context(WRITERS[ending](draft, batch.schema))
             writer.write_batch(batch)
             bar.update(len(pc.unique(batch["user"])))

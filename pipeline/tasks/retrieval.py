@@ -22,7 +22,8 @@ from pipeline.data.interactions import ITEM_COLUMN, USER_COLUMN, Pairs
 from pipeline.data.split import PARTS, Split
 from pipeline.metrics.ranking import Queries, by_group, coverage, influence_by_group, ndcg, recall, reciprocal_rank
 from pipeline.metrics.ranking import influence as influence_of
-from pipeline.models.retriever import NotFinite, Retriever
+from pipeline.models.nearest import TOGETHER, Search, nearest
+from pipeline.models.retriever import Retriever
 
 ANSWER = "items"
 RANKED = 100  # items that a prediction ranks
@@ -35,7 +36,7 @@ METRICS = {
     "coverage_20": "coverage@20",
     **{f"recall_{k}": f"Recall@{k}" for k in CUTS if k != OBJECTIVE},
 }
-ROWS, SCORED = 8192, 512  # queries whose vectors, and whose scores, are computed together
+ROWS = 8192  # queries whose vectors are computed together
 NEVER = -1e9  # the score of what is no candidate; infinity would have no gradient if nothing else is one
 Score = Literal["cosine", "dot"]
 Loss = Literal["softmax", "bpr"]
@@ -248,6 +249,7 @@ def best(
     rows: np.ndarray,
     known: Pairs | None,
     k: int,
+    search: Search = nearest,
     *,
     score: Score = "cosine",
     mask_seen: bool = True,
@@ -259,6 +261,8 @@ def best(
         rows: (Q, C) one of each query.
         known: pairs of a user and an item that is left out of the user's ranking; None for no pairs.
         k: most items of a query.
+        search: gets vectors of queries and items whose inner products are the scores; they have unit length with the
+            cosine.
         score: see `loss`.
         mask_seen: whether ``known`` counts.
 
@@ -268,19 +272,14 @@ def best(
     """
     device = next(model.parameters()).device
     together = len(rows) if model.is_graph else ROWS  # a graph gives the vectors of all nodes at once
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for start in range(0, len(rows), max(1, together)):
         some = rows[start : start + together]
         queries, items = _scaled(model(torch.from_numpy(some).to(device)), score)
-        for first in range(0, len(some), SCORED):
-            scores = queries[first : first + SCORED] @ items.T
-            if not bool(scores.isfinite().all()):
-                raise NotFinite("a score of the model is not finite")
-            if known is not None and mask_seen:
-                at, number = known.of_users(some[first : first + SCORED, USER_COLUMN].astype(np.int64))
-                scores[torch.from_numpy(at).to(device), torch.from_numpy(number).to(device)] = -torch.inf
-            top = scores.topk(min(k, scores.shape[1]), dim=1)
-            numbers = torch.where(top.values.isfinite(), top.indices, -1).int()
-            yield numbers.cpu().numpy(), top.values.float().cpu().numpy()
+        for first in range(0, len(some), TOGETHER):
+            users = some[first : first + TOGETHER, USER_COLUMN].astype(np.int64)
+            left_out = nothing if known is None or not mask_seen else known.of_users(users)
+            yield search(queries[first : first + TOGETHER], items, left_out, k)
 
 
 def measure(predictions: np.ndarray, split: Split) -> dict[str, float]:

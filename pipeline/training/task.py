@@ -21,6 +21,7 @@ from pipeline.data.encoded import Encoded
 from pipeline.data.interactions import Pairs
 from pipeline.data.split import Split
 from pipeline.models.model import Model
+from pipeline.models.nearest import Search
 from pipeline.workflow.validation import checked_options, keywords
 
 
@@ -29,8 +30,8 @@ class Contract(Protocol):
 
     A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
     see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
-    its name ``ANSWER``, see `Task.answer`. A task that ranks items also defines ``best(model, rows, known, k)``, see
-    `Task.best`, and ``seen(split)``, see `Task.seen`.
+    its name ``ANSWER``, see `Task.answer`. A task that ranks items also defines
+    ``best(model, rows, known, k, search)``, see `Task.best`, and ``seen(split)``, see `Task.seen`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -131,11 +132,11 @@ class Task:
         return self._bound("influence")
 
     @cached_property
-    def best(self) -> Callable[[Any, np.ndarray, Pairs | None, int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    def best(self) -> Callable[[Any, np.ndarray, Pairs | None, int, Search], Iterator[tuple[np.ndarray, np.ndarray]]]:
         """The k best items of each row (n, C), piece by piece: their numbers and their scores, the best first.
 
         Args of the function: the model, in evaluation mode; the rows; the pairs that are masked if the options say so;
-        and k.
+        k; and how the items are found.
         """
         return self._bound("best")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.project import SMALL, Project
+from tests.scoring import shop
 
 ROWS = 900
 OPTIONS = {
@@ -62,6 +63,12 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def coded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Coded models, with numbers by log-square and dense weights of few bits: only read from it."""
     return trained(tmp_path_factory.mktemp("coded"), method__name="coded", derive__budget=0.5, retrain__dense_bits=4)
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Models of a graph: only read from it."""
+    return shop.trained(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(params=["mixed", "coded"])

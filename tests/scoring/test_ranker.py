@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,50 +26,9 @@ from pipeline.sources.source import BadData
 from pipeline.workflow.params import Params
 from stages import export as export_stage
 from stages import score
-from tests.project import SMALL, Project
+from tests.project import Project
 from tests.scoring.conftest import searched
-
-USERS, ITEMS = 40, 25
-
-
-def shop() -> str:
-    """A log in which users buy within their half of the items; the last users are new in the last rows."""
-    rng = np.random.default_rng(0)
-    lines = ["who;what;at"]
-    for at in range(1500):
-        user = rng.integers(USERS - 3) if at < 1450 else rng.integers(USERS)
-        item = rng.integers(ITEMS // 2) * 2 + (user % 2 if rng.random() < 0.9 else 0)
-        lines.append(f"u{user};{100 + item};{at}")
-    return "\n".join(lines) + "\n"
-
-
-def trained(folder: Path, **changes: object) -> Project:
-    """All stages up to `retrain`; the rows are split by time, so the graph knows less than the log."""
-    (folder / "shop.csv").write_text(shop())
-    columns = {"user": "who", "item": "what"}
-    options = {"interactions": columns, "time": "at", "delimiter": ";", "missing": ["", "?"]}
-    settings = {
-        **SMALL,
-        "dataset": {"name": "table", "path": "shop.csv", "options": options},
-        "encode__split": {"by": "time", "train": 0.7, "arch": 0.1, "val": 0.1, "test": 0.1},
-        "encode__history": 0,
-        "task": {"name": "retrieval", "options": {"negatives": 20}},
-        "backbone": {"name": "lightgcn", "options": {"layers": 2}},
-        "dim": 8,
-        "candidates": {"few": [2, 4, 8]},
-        "search__candidates": "few",
-        "retrain__seeds": [0],
-    }
-    with warnings.catch_warnings():  # a session's fixture does not see the marks of tests
-        warnings.simplefilter("ignore")
-        project = Project(folder, **(settings | changes))
-        return project.run("ingest", "encode", "search", "derive", "retrain")
-
-
-@pytest.fixture(scope="session")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Models of a graph: only read from it."""
-    return trained(tmp_path_factory.mktemp("graph"))
+from tests.scoring.shop import USERS, trained
 
 
 @pytest.fixture(scope="session")
@@ -286,6 +244,16 @@ def test_the_command_writes_a_file_or_stdout_and_says_what_it_did(
     assert len(out.splitlines()) == 3 and "'nobody'" in lines[0] and lines[1].startswith("score: 1 users, ")
     with pytest.raises(ValueError, match="--keep is for models that score rows"):
         said("all", "best.csv", "--keep", "who")
+
+
+def test_without_faiss_an_index_is_refused_with_the_remedy(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(sys, "argv", ["score", str(alone), "all", str(tmp_path / "best.csv"), "--index", "hnsw"])
+    with pytest.raises(ValueError, match=r"hnsw needs the package faiss-cpu; install it, e\.g\. with pip install"):
+        score.run()
+    assert not list(tmp_path.iterdir())
 
 
 def test_top_is_refused_for_a_model_that_scores_rows(

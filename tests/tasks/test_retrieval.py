@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.data.encoded import Encoded
 from pipeline.data.split import Split
+from pipeline.models import nearest
 from pipeline.tasks import retrieval
 from pipeline.training.task import Task
 from tests.interactions import retriever, write_interactions
@@ -236,7 +237,8 @@ def test_predictions_are_the_best_items_by_brute_force(
     here = shop if name == "two_tower" else data
     model, rows = retriever(here, name), here.split("test")
     monkeypatch.setattr(retrieval, "ROWS", 7)
-    monkeypatch.setattr(retrieval, "SCORED", 3)
+    monkeypatch.setattr(retrieval, "TOGETHER", 3)
+    monkeypatch.setattr(nearest, "TOGETHER", 2)
     mine = task(score=score, mask_seen=mask_seen)
     found = mine.predict(model.train(), rows)
     assert model.training
