@@ -87,6 +87,13 @@ def test_many_steps_of_gtn_reach_the_minimum_of_its_objective_and_three_do_not(t
     assert np.abs(three - best).max() > 0.01
 
 
+def test_the_strain_of_an_edge_is_the_mean_size_of_what_is_clipped() -> None:
+    graph, matrix, v = large()
+    model = backbone("gtn", layers=1, beta=0.5, threshold=0.01).double().eval()
+    expected = np.abs(0.5 * matrix @ v.numpy()).mean(1)
+    np.testing.assert_allclose(model.strain(v, graph).numpy(), expected, atol=1e-12)
+
+
 def test_what_gtn_watches_is_of_the_last_step_before_its_clip() -> None:
     network, matrix, v = large()
     dual = np.zeros((len(matrix), 2))

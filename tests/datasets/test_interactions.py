@@ -40,6 +40,28 @@ def test_a_user_without_items_gives_no_row_and_is_counted(tmp_path):
     ]
 
 
+def test_wrong_edges_are_new_pairs_of_what_is_there_and_the_same_each_time(tmp_path):
+    lines = [" ".join(map(str, [user, *range(user % 3, 40, 4)])) for user in range(30)]
+    put(tmp_path, train="\n".join(lines) + "\n", test="0 1 2\n5 0\n")
+    given = rows(tmp_path)
+    source = interactions.read(tmp_path, added=0.25)
+    table = pa.Table.from_batches(source.batches)
+    found = [tuple(row.values()) for row in table.select(["user", "item", "test"]).to_pylist()]
+    training = len(given) - 3
+    wrong = found[len(given) :]
+    assert found[: len(given)] == given and len(wrong) == round(0.25 * training)
+    pairs = {row[:2] for row in wrong}
+    assert len(pairs) == len(wrong) and not pairs & {row[:2] for row in given} and {row[2] for row in wrong} == {0}
+    assert {user for user, _ in pairs} <= set(range(30)) and {item for _, item in pairs} <= set(range(40))
+    assert found == [
+        tuple(row.values())
+        for row in pa.Table.from_batches(interactions.read(tmp_path, added=0.25).batches).to_pylist()
+    ]
+    assert f"{len(wrong)} random interactions were added to the training rows" in source.notes
+    with pytest.raises(BadData, match=r"(?s)leaves too few to add 4.*lower dataset.options.added"):
+        list(interactions.read(put(tmp_path, train="0 1 2\n1 1 2 3\n", test="0 3\n"), added=0.8).batches)
+
+
 def test_weights_are_left_out_with_a_note(tmp_path):
     put(tmp_path, data1="4\t7\t100\n4\t8\t1\n", test1="5\t7\t2.5\n")
     assert rows(tmp_path) == [(4, 7, 0), (4, 8, 0), (5, 7, 1)]

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.metrics.ranking import Queries, by_group, coverage, influence, ndcg, recall, reciprocal_rank
+from pipeline.metrics.ranking import (
+    Queries,
+    by_group,
+    coverage,
+    influence,
+    influence_by_group,
+    ndcg,
+    recall,
+    reciprocal_rank,
+)
 
 # Query 0 of user 5 with the targets 2 (twice) and 7, query 1 of user 1 with 0, query 2 of user 5 with 1, 3 and 4.
 ROWS = np.array(
@@ -102,6 +111,21 @@ def test_groups_count_the_targets_of_the_group_only() -> None:
         assert found[name]["queries"] == len(judged)
         assert found[name]["targets"] == sum(map(len, targets.values()))
         assert [found[name]["recall_20"], found[name]["ndcg_20"]] == pytest.approx(np.mean(judged, axis=0))
+
+
+def test_the_influence_on_a_group_is_that_on_the_queries_that_have_targets_of_it() -> None:
+    rng = np.random.default_rng(3)
+    rows, top = drawn(rng, 40, 30, 20)
+    queries, counts = Queries.of(rows), rng.integers(0, 3, 30)
+    found = influence_by_group(top, queries, counts, np.zeros(40, int))
+    assert set(found) == set(by_group(top, queries, counts, np.zeros(40, int)))
+    cold = [
+        (queries.users[q], {i for i in queries.items[queries.starts[q] : queries.starts[q + 1]] if counts[i] == 0})
+        for q in range(40)
+    ]
+    asked = [(user, len(own & set(top[q])) / len(own)) for q, (user, own) in enumerate(cold) if own]
+    expected = influence(np.array([value for _, value in asked]), np.array([user for user, _ in asked]))
+    np.testing.assert_allclose(found["cold"], expected, atol=1e-12)
 
 
 def test_groups_without_targets_are_left_out() -> None:
