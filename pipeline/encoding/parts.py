@@ -36,6 +36,12 @@ def splitmix64(rows: np.ndarray, seed: int) -> np.ndarray:
     return numbers
 
 
+def chances(rows: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) a pseudorandom number from 0 to 1, 1 excluded, for each row number; see `splitmix64`."""
+    drawn: np.ndarray = (splitmix64(rows, seed) >> np.uint64(11)) * 2.0**-53
+    return drawn
+
+
 class Parts:
     """Assigns rows to parts, by the row's number or by its time.
 
@@ -58,8 +64,8 @@ class Parts:
         if self.columns:
             part = np.searchsorted(self.last_times, batch[TIME].to_numpy(), side="left")
         else:
-            numbers = splitmix64(np.arange(first_row, first_row + len(batch)), self.seed)
-            part = np.searchsorted(self.bounds, (numbers >> np.uint64(11)) * 2.0**-53, side="right")
+            drawn = chances(np.arange(first_row, first_row + len(batch)), self.seed)
+            part = np.searchsorted(self.bounds, drawn, side="right")
         return part
 
     def record(self) -> dict[str, Any]:

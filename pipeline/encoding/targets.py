@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.interactions import ITEM, USER
 from pipeline.data.split import PARTS
 from pipeline.encoding.log import Log
-from pipeline.encoding.parts import TRAIN, splitmix64
+from pipeline.encoding.parts import TRAIN, chances
 from pipeline.sources.source import BadData
 from pipeline.workflow.params import Encode
 
@@ -123,17 +123,17 @@ def _without_time(log: Log, settings: Encode) -> Targets:
     pairs = _pairs(log.numbers[USER], log.numbers[ITEM])
     test = np.zeros(len(log), dtype=bool) if log.test is None else log.test
     events = chosen[np.sort(_numbered(2 * pairs[chosen] + test[chosen])[1])]
-    chances = _chances(log.rows[events], settings.seed)
+    drawn = chances(log.rows[events], settings.seed)
     bounds = np.cumsum(settings.split.shares)[:-1]
     if settings.split.by == "random":
-        parts = np.searchsorted(bounds, chances, side="right")
+        parts = np.searchsorted(bounds, drawn, side="right")
     else:
         parts = np.full(len(events), TEST)
         rest = np.flatnonzero(~test[events])
         users = log.numbers[USER][events[rest]]
-        places = _places(users, chances[rest], _chances(users, settings.seed + 1))
+        places = _places(users, drawn[rest], chances(users, settings.seed + 1))
         parts[rest] = np.searchsorted(bounds[:-1], places, side="right")
-        order = rest[np.argsort(chances[rest])]
+        order = rest[np.argsort(drawn[rest])]
         for role in (USER, ITEM):  # the first row of each one is for train, so that it is known there
             parts[order[_numbered(log.numbers[role][events[order]])[1]]] = TRAIN
     repeats = _least(pairs[events], parts) < parts
@@ -141,26 +141,20 @@ def _without_time(log: Log, settings: Encode) -> Targets:
     return _arranged(events, parts, log.numbers[USER][events], repeats, asked, len(chosen) - len(events))
 
 
-def _places(users: np.ndarray, chances: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def _places(users: np.ndarray, drawn: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """(n,) places of rows from 0 to 1: those of a user are evenly spaced, so that each part gets its share of them.
 
     Args:
         users: (n,) of the rows.
-        chances: (n,) order the rows of a user.
+        drawn: (n,) order the rows of a user.
         shifts: (n,) from 0 to 1, equal for the rows of a user: where their places start.
     """
-    order = np.lexsort((chances, users))
+    order = np.lexsort((drawn, users))
     _, starts, counts = np.unique(users[order], return_index=True, return_counts=True)
     rank = np.arange(len(users)) - np.repeat(starts, counts)
     places = np.empty(len(users))
     places[order] = (rank + shifts[order]) / np.repeat(counts, counts)
     return places
-
-
-def _chances(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """(n,) a pseudorandom number from 0 to 1 for each whole number."""
-    chances: np.ndarray = (splitmix64(numbers, seed) >> np.uint64(11)) * 2.0**-53
-    return chances
 
 
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -83,7 +83,9 @@ class _CellRun:
         self.cell, self.data, self.work, self.tracker = cell, data, work, tracker
         self.settings = cell.settings()
         experiment = Experiment(cell.params.only(READ), data)
-        self.task, self.schema = experiment.task, experiment.schema
+        self.task = experiment.task
+        trains = REFERENCES not in cell.entry.arms  # references need no backbone
+        self.schema = experiment.schema if trains else data.schema
 
     def run(self) -> dict[str, Any]:
         if REFERENCES in self.cell.entry.arms:

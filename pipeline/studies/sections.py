@@ -99,12 +99,20 @@ def _claims(table: Table) -> Iterator[str]:
     if "tested" not in table.head:
         return
     tested = table.head.index("tested")
+    found: dict[str, list[tuple[str, str]]] = {}  # data set -> verdict and what was tested
     for column, name in enumerate(table.head):
         if dataset := re.fullmatch(r"(?:verdict|claim), (.+)", name):
-            by_verdict: dict[str, list[str]] = {}
-            for row in table.rows:
-                by_verdict.setdefault(row[column], []).append(row[tested])
-            decided = [f"{kind}: {', '.join(by_verdict[kind])}" for kind in DECIDED if kind in by_verdict]
-            rest = sum(len(of) for kind, of in by_verdict.items() if kind and kind not in DECIDED)
-            decided += [f"not decided: {rest}"] if rest else []
-            yield f"Claims, {dataset[1]}: {'; '.join(decided) or 'none tested'}."
+            found[dataset[1]] = [(row[column], row[tested]) for row in table.rows]
+    if "verdict" in table.head:  # of a study on retrieval: a row for each data set and group of targets
+        columns = [table.head.index(name) for name in ("dataset", "verdict", "targets")]
+        for row in table.rows:
+            dataset_of, verdict, group = (row[column] for column in columns)
+            found.setdefault(dataset_of, []).append((verdict, f"{row[tested]} ({group})"))
+    for name, claims in found.items():
+        by_verdict: dict[str, list[str]] = {}
+        for verdict, what in claims:
+            by_verdict.setdefault(verdict, []).append(what)
+        decided = [f"{kind}: {', '.join(by_verdict[kind])}" for kind in DECIDED if kind in by_verdict]
+        rest = sum(len(of) for kind, of in by_verdict.items() if kind and kind not in DECIDED)
+        decided += [f"not decided: {rest}"] if rest else []
+        yield f"Claims, {name}: {'; '.join(decided) or 'none tested'}."

@@ -19,6 +19,7 @@ from pipeline.metrics.difference import decoded, encoded, sketch
 from pipeline.studies import retrieval, retrieved
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import Study
+from pipeline.studies.sections import conclusion
 from tests.interactions import changed as experiment_of
 from tests.interactions import retriever, write_interactions
 from tests.studies.small import QUIET, written
@@ -61,7 +62,6 @@ def study(tmp_path: Path, benchmark: Path, monkeypatch: pytest.MonkeyPatch) -> S
         "dataset": {"name": "interactions", "path": str(benchmark), "options": {"added": 0.2}},
         "encode": {"split": {"by": "given", "train": 0.85, "arch": 0.05, "val": 0.1, "test": 0.0}},
         "task": {"name": "retrieval", "options": {"in_batch": False, "negatives": 100}},
-        "backbone": {"name": "mf"},
         "search": training,
         "retrain": training,
     }
@@ -196,4 +196,5 @@ def test_a_claim_on_a_group_is_tested_against_the_reference_that_is_best_there(t
     (line,) = claims.rows  # nothing is known of mf
     said = dict(zip(claims.head, line, strict=True))
     assert said["tested"] == "lightgcn > last_bought" and said["it"] == "0.9000" and said["the other"] == "0.3000"
+    assert conclusion(made) == ["Claims, graph: supported: lightgcn > last_bought (cold)."]
     assert said["difference"].startswith("+0.6000 (") and said["verdict"] == "supported"
