@@ -56,8 +56,8 @@ class Calibrated(World):
         self._history, self._known = history, known
         self.taking, self.leaving, self.ordering = torch.zeros(2), torch.zeros(2), torch.zeros(())
         reference = Exploring(people.popularity, 0.0, seed)
-        for round in range(_ROUNDS):
-            self._calibrate(rates, *self._seen(reference, seed + round, longest))
+        for turn in range(_ROUNDS):
+            self._calibrate(rates, *self._seen(reference, seed + turn, longest))
 
     @abstractmethod
     def appeal(self, users: Tensor, state: State, actions: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ def measured(file: Path, order: float = Rates.order) -> Rates:
     with np.load(file) as arrays:
         missing = {"page", "length"} - set(arrays.files)
         if missing:
-            raise ValueError(f"{file}: has no array {sorted(missing)[0]!r}; it must hold views of pages, see the docs")
+            raise ValueError(
+                f"{file}: has no array {sorted(missing)[0]!r}; it must hold the sessions of ClickstreamDMM"
+            )
         detail, length = arrays["page"] == _DETAIL_CODE, arrays["length"].astype(np.int64)
     ends = np.cumsum(length)
     if not len(ends) or (length < 1).any() or ends[-1] != len(detail):

@@ -20,6 +20,7 @@ from pipeline.chain.worlds.shifted import Shifted
 from pipeline.workflow.validation import checked_options
 from tests.chain.conftest import ITEMS, USERS
 
+REAL_DATA = Path(__file__).parents[2] / "../shared/data"
 REAL = ("fitted_learn", "fitted_test", "shifted")
 
 
@@ -182,7 +183,7 @@ def test_rates_of_views_are_counted_from_the_sixth_on(tmp_path: Path) -> None:
 
 
 def test_the_default_rates_are_those_of_the_published_sessions() -> None:
-    file = Path("../shared/data/clickstream-pages/sessions.npz")
+    file = REAL_DATA / "clickstream-pages/sessions.npz"
     if not file.is_file():
         pytest.skip(f"there is no {file}")
     rates = measured(file)

@@ -10,10 +10,9 @@ taken = sigmoid(a liking - b)                       on the entrance page
 taken = sigmoid(a liking + c alike - b)             on the detail page, where alike is the similarity to the shown item
 left  = sigmoid(b' + d skips)
 
-a is measured; c, d, and what a logit loses when the item is in the history already, are options. That users answer more
-to items like the shown one, and lose patience with each skip, is taken from the literature on such simulations. In the
-shop's logs, leaving rises from 0.11 after the first page that is no detail page to 0.15 after the second, and then
-stays; clicks fall.
+a is measured; c, d, and what a logit loses when the item is in the history already, are options. The shop's logs agree
+only in part: leaving rises from 0.11 after the first page in a row that is no detail page to 0.15 after the second, and
+then stays, and it is clicks that fall further.
 """
 
 from __future__ import annotations
