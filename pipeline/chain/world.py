@@ -1,8 +1,8 @@
 """Sessions on two pages: a feed, the entrance page, and the detail page of an item with related items.
 
-At each step an agent recommends one item. The user skips it, clicks it, orders it or leaves; see `State.after` for where
-that leads. A world says how likely each of these is. It is a simulation: its file says what in it is data and what is
-assumed.
+At each step an agent recommends one item. The user skips it, clicks it, orders it or leaves; see `State.after` for
+where that leads. A world says how likely each of these is. It is a simulation: its file says what in it is data and
+what is assumed.
 
 Zhao, Xia, Zou, Liu, Yin, Tang 2020, Whole-Chain Recommendations, CIKM, arXiv 1902.03987 (DeepChain).
 NOTE[DIFF]: the paper's data and code are private, so all equations are reconstructed.
@@ -81,7 +81,7 @@ class World(ABC):
 
     @abstractmethod
     def start(self, sessions: int, generator: torch.Generator) -> tuple[State, Tensor]:
-        """The first states of new sessions, on the entrance page, and their users (B,) int64, whom agents do not see."""
+        """The first states of new sessions, on the entrance page, and their users (B,) int64, unknown to agents."""
 
     @abstractmethod
     def chances(self, users: Tensor, state: State, actions: Tensor) -> Tensor:
