@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.chain.encoder import Encoder, Pairs
-from pipeline.chain.replay import Transitions
+from pipeline.chain.logs import Log
 from pipeline.chain.world import DETAIL, ENTRANCE, LEAVE, State
 from pipeline.metrics.probability import calibration_error
 from pipeline.training.weights import Diverged, Record, nowhere
@@ -83,10 +83,10 @@ class Quality:
     calibration_error: float
 
 
-def measure(model: Behaviour, transitions: Transitions) -> Quality:
+def measure(model: Behaviour, log: Log) -> Quality:
     """How well the model tells the feedback of these transitions."""
-    chances = model.chances(transitions.state, transitions.actions).double().clamp(1e-12, 1 - 1e-12)
-    did = transitions.feedback
+    chances = model.chances(log.state, log.actions).double().clamp(1e-12, 1 - 1e-12)
+    did = log.feedback
     logits = chances.logit().numpy()
     errors = [calibration_error((did == kind).numpy(), logits[:, kind]) for kind in range(LEAVE + 1)]
     return Quality(-float(chances.gather(1, did[:, None]).log().mean()), float(np.mean(errors)))
@@ -94,8 +94,8 @@ def measure(model: Behaviour, transitions: Transitions) -> Quality:
 
 def fit(
     model: Behaviour,
-    training: Transitions,
-    held_out: Transitions,
+    training: Log,
+    held_out: Log,
     *,
     seed: int,
     lr: float = 0.003,
@@ -124,8 +124,8 @@ def fit(
         ValueError: if there are no transitions.
         Diverged: if a log-loss is not finite.
     """
-    for what, transitions in (("train on", training), ("hold out", held_out)):
-        if not len(transitions):
+    for what, log in (("train on", training), ("hold out", held_out)):
+        if not len(log):
             raise ValueError(f"a behaviour model needs transitions to {what}, got 0; collect more of them")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
@@ -173,6 +173,6 @@ def temperature(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _logits(model: Behaviour, transitions: Transitions) -> Tensor:
-    rows = torch.arange(len(transitions)).split(ROWS)
-    return torch.cat([model.logits(transitions.state[some], transitions.actions[some]) for some in rows])
+def _logits(model: Behaviour, log: Log) -> Tensor:
+    rows = torch.arange(len(log)).split(ROWS)
+    return torch.cat([model.logits(log.state[some], log.actions[some]) for some in rows])

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.chain.behaviour import Behaviour
-from pipeline.chain.replay import Transitions
-from pipeline.chain.walk import Policy
+from pipeline.chain.logs import Log
+from pipeline.chain.sessions import Policy
 from pipeline.chain.world import CLICK, ORDER
 
 
@@ -16,7 +16,7 @@ def greedy(model: Behaviour, rewards: Tensor) -> Policy:
     return lambda state: model.immediate(state, rewards).argmax(1)
 
 
-def popularity(log: Transitions, items: int) -> Policy:
+def most_popular(log: Log, items: int) -> Policy:
     """Always the item of the log that was clicked or ordered most often; the first of equals.
 
     Args:
@@ -28,7 +28,7 @@ def popularity(log: Transitions, items: int) -> Policy:
     return lambda state: torch.full_like(state.page, best)
 
 
-def random(items: int, seed: int) -> Policy:
+def anything(items: int, seed: int) -> Policy:
     """Any of I items, each as likely as the others. Another call goes on with the same generator."""
     generator = torch.Generator().manual_seed(seed)
     return lambda state: torch.randint(items, (len(state),), generator=generator)

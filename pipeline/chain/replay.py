@@ -1,41 +1,14 @@
-"""Transitions, and the memory that learners draw them from."""
+"""The memory of transitions that learners draw from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.chain.logs import Log
 from pipeline.chain.world import LEAVE, State
-
-
-def joined(states: Sequence[State]) -> State:
-    """The sessions of several states, one after the other."""
-    return State(*(torch.cat([getattr(state, f.name) for state in states]) for f in fields(State)))
-
-
-@dataclass(frozen=True)
-class Transitions:
-    """T steps of sessions; `State.after` tells what follows each.
-
-    Args:
-        state: of T sessions.
-        actions: (T,) int64, the items that were recommended.
-        feedback: (T,) int64, what the users did.
-    """
-
-    state: State
-    actions: Tensor
-    feedback: Tensor
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-    def __getitem__(self, rows: Tensor) -> Transitions:
-        return Transitions(self.state[rows], self.actions[rows], self.feedback[rows])
 
 
 class Replay:
@@ -64,35 +37,35 @@ class Replay:
         """Whether the chances of all its transitions were given."""
         return bool(self._chances[: len(self)].any(1).all())
 
-    def add(self, transitions: Transitions, chances: Tensor | None = None) -> None:
-        """Append T transitions.
+    def add(self, log: Log, chances: Tensor | None = None) -> None:
+        """Append T log.
 
         Args:
-            transitions: at most ``capacity``.
+            log: of at most ``capacity`` transitions.
             chances: (T, 4) of each feedback; zero if None.
 
         Raises:
             ValueError: if there are more than the capacity.
         """
-        number = len(transitions)
+        number = len(log)
         if number > self.capacity:
             raise ValueError(
                 f"{number:,} transitions do not fit into a replay of {self.capacity:,}; raise its capacity"
             )
         places = (self.added + torch.arange(number)) % self.capacity
-        state = transitions.state
-        columns = (state.page, state.shown, state.skips, transitions.actions, transitions.feedback)
+        state = log.state
+        columns = (state.page, state.shown, state.skips, log.actions, log.feedback)
         self._rows[places] = torch.cat([state.history, torch.stack(columns, 1)], 1)
         self._chances[places] = 0.0 if chances is None else chances
         self.added += number
 
-    def sample(self, number: int, generator: torch.Generator) -> tuple[Transitions, Tensor]:
+    def sample(self, number: int, generator: torch.Generator) -> tuple[Log, Tensor]:
         """Transitions drawn with replacement, and the chances (number, 4)."""
         places = torch.randint(len(self), (number,), generator=generator)
         rows = self._rows[places]
         page, shown, skips, actions, feedback = rows[:, -5:].unbind(1)
         state = State(rows[:, :-5], page, shown, skips)
-        return Transitions(state, actions, feedback), self._chances[places]
+        return Log(state, actions, feedback), self._chances[places]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from pipeline.chain.replay import joined
 from pipeline.chain.world import CLICK, DETAIL, ENTRANCE, LEAVE, ORDER, SKIP, State
 
 Value = Callable[[State], Tensor]  # states of B sessions -> (B,), Q'(s, pi'(s))
@@ -46,7 +45,8 @@ def expected_target(
     """
     number = len(STAYING)
     feedback = torch.tensor(STAYING).repeat_interleave(len(state))
-    following = joined([state] * number).after(actions.repeat(number), feedback)
+    rows = torch.arange(len(state)).repeat(number)
+    following = state[rows].after(actions[rows], feedback)
     values = _inside(following, value, pages).view(number, len(state))
     return chances @ rewards + gamma * torch.einsum("fb,bf->b", values, chances[:, list(STAYING)])
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from pipeline.chain.agents import Agents, Brain, Share
-from pipeline.chain.replay import Replay, Transitions
+from pipeline.chain.logs import Log
+from pipeline.chain.replay import Replay
+from pipeline.chain.sessions import Sessions
 from pipeline.chain.targets import BOTH, expected_target, observed_target
-from pipeline.chain.walk import Walk
 from pipeline.chain.world import DETAIL, ENTRANCE, State
 from pipeline.training.weights import Diverged, Record, nowhere
 from pipeline.workflow.outputs import whole
@@ -81,12 +82,12 @@ class Learner:
 
     Args:
         agents: fresh; they are trained.
-        replay: the log to learn from, or an empty replay, which ``walk`` fills. See `logged`.
+        replay: the log to learn from, or an empty replay, which ``sessions`` fill. See `logged`.
         rewards: (4,) of skip, click, order and leave.
         training: settings.
         seed: of the batches and of the exploration. The weights of ``agents`` are drawn where these are made.
-        chances: the behaviour model; needed for what ``walk`` brings if the variant takes expectations.
-        walk: sessions to learn from; None: the replay stays as it is.
+        chances: the behaviour model; needed for what ``sessions`` bring if the variant takes expectations.
+        sessions: to learn from; None: the replay stays as it is.
         record: receives (step, names, values).
 
     Raises:
@@ -102,16 +103,18 @@ class Learner:
         seed: int,
         *,
         chances: Chances | None = None,
-        walk: Walk | None = None,
+        sessions: Sessions | None = None,
         record: Record = nowhere,
     ) -> None:
-        if walk is None and not len(replay):
-            raise ValueError("the replay is empty and there is no walk, so there is nothing to learn from; give a log")
-        if agents.variant.expected and (not replay.knows_chances() or (walk is not None and chances is None)):
+        if sessions is None and not len(replay):
+            raise ValueError(
+                "the replay is empty and there are no sessions, so there is nothing to learn from; give a log"
+            )
+        if agents.variant.expected and (not replay.knows_chances() or (sessions is not None and chances is None)):
             raise ValueError("these agents take expectations over the feedback; give the behaviour model as chances")
         self.agents, self.replay, self.rewards, self.training = agents, replay, rewards, training
         self.record, self.steps = record, 0
-        self._chances, self._walk = chances, walk
+        self._chances, self._sessions = chances, sessions
         self._generator = torch.Generator().manual_seed(seed)
         self._trained = [Trained.of(brain, training) for brain in agents.brains]  # type: ignore[arg-type]
         self._sums = torch.zeros(len(self._trained), 2)  # of the losses and the values since they were recorded
@@ -131,8 +134,8 @@ class Learner:
             self.load(checkpoint)
         saved = time.monotonic()
         while self.steps < steps:
-            if self._walk is not None and self.steps % self.training.every == 0:
-                self._explore(self._walk)
+            if self._sessions is not None and self.steps % self.training.every == 0:
+                self._explore(self._sessions)
             self._step()
             if self.steps % LOSS_STEPS == 0:
                 self._report()
@@ -140,11 +143,12 @@ class Learner:
                 self.save(checkpoint)
                 saved = time.monotonic()
 
-    def _explore(self, walk: Walk) -> None:
-        training = self.training
-        seen = walk.step(lambda state: self.agents.explore(state, self._generator, training.noise, training.random))
-        expected = self.agents.variant.expected and self._chances is not None
-        self.replay.add(seen, self._chances(seen.state, seen.actions) if expected else None)  # type: ignore[misc]
+    def _explore(self, sessions: Sessions) -> None:
+        state = sessions.state
+        actions = self.agents.explore(state, self._generator, self.training.noise, self.training.random)
+        feedback, _, _ = sessions.step(actions)
+        chances = None if self._chances is None else self._chances(state, actions)
+        self.replay.add(Log(state, actions, feedback), chances)
 
     def _step(self) -> None:
         batch, chances = self.replay.sample(self.training.batch_size, self._generator)
@@ -156,7 +160,7 @@ class Learner:
                 self._sums[number] += self._brain_step(trained, batch[here], chances[here])
         self.steps += 1
 
-    def _brain_step(self, trained: Trained, batch: Transitions, chances: Tensor) -> Tensor:
+    def _brain_step(self, trained: Trained, batch: Log, chances: Tensor) -> Tensor:
         """A step of the critic, the actors and the target networks -> (2,): the loss and the mean Q."""
         brain, state = trained.brain, batch.state
         with torch.no_grad():
@@ -176,7 +180,7 @@ class Learner:
         _towards(trained.target, brain, self.training.tau)
         return torch.stack([loss.detach(), q.detach().mean()])
 
-    def _target(self, trained: Trained, batch: Transitions, chances: Tensor) -> Tensor:
+    def _target(self, trained: Trained, batch: Log, chances: Tensor) -> Tensor:
         by = (self.rewards, self.training.gamma, trained.target.value, trained.brain.pages)
         if self.agents.variant.expected:
             return expected_target(batch.state, batch.actions, chances, *by)
@@ -202,8 +206,8 @@ class Learner:
             "generator": self._generator.get_state(),
             "trained": [{k: part.state_dict() for k, part in trained.parts().items()} for trained in self._trained],
         }
-        if self._walk is not None:
-            saved |= {"walk": self._walk.state_dict(), "replay": self.replay.state_dict()}
+        if self._sessions is not None:
+            saved |= {"sessions": self._sessions.state_dict(), "replay": self.replay.state_dict()}
         with whole(folder) as draft:
             draft.mkdir()
             torch.save(saved, draft / FILE)
@@ -216,12 +220,12 @@ class Learner:
         for trained, states in zip(self._trained, saved["trained"], strict=True):
             for name, part in trained.parts().items():
                 part.load_state_dict(states[name])
-        if self._walk is not None:
-            self._walk.load_state_dict(saved["walk"])
+        if self._sessions is not None:
+            self._sessions.load_state_dict(saved["sessions"])
             self.replay.load_state_dict(saved["replay"])
 
 
-def logged(log: Transitions, chances: Chances | None = None) -> Replay:
+def logged(log: Log, chances: Chances | None = None) -> Replay:
     """A replay of all of a log.
 
     Args:
@@ -234,8 +238,8 @@ def logged(log: Transitions, chances: Chances | None = None) -> Replay:
 
 
 def learning_curve(
-    make: Callable[[Transitions], Learner],
-    log: Transitions,
+    make: Callable[[Log], Learner],
+    log: Log,
     counts: Sequence[int],
     steps: int,
     evaluate: Callable[[Agents], float],

@@ -10,8 +10,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from pipeline.chain.replay import Transitions, joined
-from pipeline.chain.walk import Walk
+from pipeline.chain.logs import Log, collect
+from pipeline.chain.policies import anything
 from pipeline.chain.world import CLICK, ENTRANCE, NOTHING, ORDER, SKIP, State, World
 
 ITEMS, TYPES, PATIENCE, HISTORY = 6, 2, 2, 6
@@ -57,29 +57,18 @@ class Tiny(World):
 
 def optimum() -> float:
     """The reward of a session under the best policy that knows the types, by value iteration in plain Python."""
-    values = {(k, p, s): 0.0 for k, p, s in product(range(TYPES), SHOWN, range(PATIENCE + 1))}
+    values = dict.fromkeys(product(range(TYPES), SHOWN, range(PATIENCE + 1)), 0.0)
 
     def worth(kind: int, shown: int, skips: int, item: int) -> float:
         p = CHANCES[kind, shown, skips, item].tolist()
         skipped = values[kind, NOTHING, min(skips + 1, PATIENCE)]
-        return (
-            p[SKIP] * skipped + p[CLICK] * (1 + values[kind, item, 0]) + p[ORDER] * (5 + values[kind, NOTHING, 0])
-        )
+        return p[SKIP] * skipped + p[CLICK] * (1 + values[kind, item, 0]) + p[ORDER] * (5 + values[kind, NOTHING, 0])
 
     for _ in range(200):
         values = {key: max(worth(*key, item) for item in range(ITEMS)) for key in values}
     return sum(values[kind, NOTHING, 0] for kind in range(TYPES)) / TYPES
 
 
-def collected(transitions: int, seed: int) -> Transitions:
+def random_log(transitions: int, seed: int) -> Log:
     """A log of random items."""
-    generator = torch.Generator().manual_seed(seed)
-    walk = Walk(Tiny(), 500, seed)
-    steps = [
-        walk.step(lambda state: torch.randint(ITEMS, (len(state),), generator=generator))
-        for _ in range(transitions // 500)
-    ]
-    return Transitions(
-        joined([t.state for t in steps]), torch.cat([t.actions for t in steps]), torch.cat([t.feedback for t in steps])
-    )
-
+    return collect(Tiny(), anything(ITEMS, seed), transitions, seed)
