@@ -107,9 +107,7 @@ class Learner:
         record: Record = nowhere,
     ) -> None:
         if sessions is None and not len(replay):
-            raise ValueError(
-                "the replay is empty and there are no sessions, so there is nothing to learn from; give a log"
-            )
+            raise ValueError("the replay is empty and there are no sessions: nothing to learn from; give a log")
         if agents.variant.expected and (not replay.knows_chances() or (sessions is not None and chances is None)):
             raise ValueError("these agents take expectations over the feedback; give the behaviour model as chances")
         self.agents, self.replay, self.rewards, self.training = agents, replay, rewards, training
@@ -243,16 +241,18 @@ def learning_curve(
     counts: Sequence[int],
     steps: int,
     evaluate: Callable[[Agents], float],
+    seed: int,
     record: Record = nowhere,
 ) -> list[float]:
-    """What agents earn who know only the first transitions of a log.
+    """What agents earn who know only some transitions of a log.
 
     Args:
-        make: a fresh learner, from these transitions alone; its behaviour model knows no others, too.
-        log: transitions in the order of their time.
-        counts: numbers of transitions, ascending.
+        make: a fresh learner, from these transitions alone; its behaviour model should know no others, too.
+        log: transitions.
+        counts: numbers of transitions. They are drawn without replacement, and a larger number has those of a smaller.
         steps: of the learner, for every number.
         evaluate: the reward per session of agents.
+        seed: of the transitions.
         record: receives (transitions, names, values).
 
     Raises:
@@ -260,9 +260,10 @@ def learning_curve(
     """
     if wrong := [count for count in counts if not 1 <= count <= len(log)]:
         raise ValueError(f"the numbers of transitions must be from 1 to {len(log):,}, those of the log, got {wrong}")
+    order = torch.randperm(len(log), generator=torch.Generator().manual_seed(seed))
     curve = []
     for count in counts:
-        learner = make(log[torch.arange(count)])
+        learner = make(log[order[:count]])
         learner.learn(steps)
         curve.append(evaluate(learner.agents))
         record(count, ("reward_per_session",), (curve[-1],))

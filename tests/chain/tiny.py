@@ -14,7 +14,7 @@ from pipeline.chain.logs import Log, collect
 from pipeline.chain.policies import anything
 from pipeline.chain.world import CLICK, ENTRANCE, NOTHING, ORDER, SKIP, State, World
 
-ITEMS, TYPES, PATIENCE, HISTORY = 6, 2, 2, 6
+ITEMS, TYPES, PATIENCE, HISTORY = 6, 2, 2, 4
 REWARDS = torch.tensor([0.0, 1.0, 5.0, 0.0])
 SHOWN = range(NOTHING, ITEMS)  # NOTHING: the entrance page
 
@@ -70,5 +70,6 @@ def optimum() -> float:
 
 
 def random_log(transitions: int, seed: int) -> Log:
-    """A log of random items."""
-    return collect(Tiny(), anything(ITEMS, seed), transitions, seed)
+    """Some transitions of sessions with random items; `collect` begins with the first steps of many sessions."""
+    log = collect(Tiny(), anything(ITEMS, seed), transitions + 10_000, seed)
+    return log[torch.randperm(len(log), generator=torch.Generator().manual_seed(seed))[:transitions]]
