@@ -40,7 +40,7 @@ class Memory(nn.Module):
         padded, _ = pad_packed_sequence(both, batch_first=True)
         real = torch.arange(padded.shape[1], device=filled.device) < filled[:, None]
         weights = padded[..., -1].masked_fill(~real, torch.finfo(padded.dtype).min).softmax(1) * real
-        return torch.einsum("bn,bnh->bh", weights, padded[..., :-1])
+        return (weights[:, None] @ padded[..., :-1]).squeeze(1)
 
 
 class Encoder(nn.Module):

@@ -48,7 +48,7 @@ def expected_target(
     rows = torch.arange(len(state)).repeat(number)
     following = state[rows].after(actions[rows], feedback)
     values = _inside(following, value, pages).view(number, len(state))
-    return chances @ rewards + gamma * torch.einsum("fb,bf->b", values, chances[:, list(STAYING)])
+    return chances @ rewards + gamma * (values * chances.T[list(STAYING)]).sum(0)
 
 
 def observed_target(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from pipeline.chain.agents import Agents, Brain, Share
@@ -60,13 +60,15 @@ class Trained:
     target: Brain
     critic: torch.optim.Optimizer
     actors: torch.optim.Optimizer | None  # None where the critic chooses alone
+    weights: tuple[list[Tensor], list[Tensor]]  # of the target network and of the brain
 
     @staticmethod
     def of(brain: Brain, training: Training) -> Trained:
         """A fresh brain to train."""
         critic = torch.optim.Adam(brain.critic_parameters(), lr=training.lr, fused=True)
         actors = None if brain.exact else torch.optim.Adam(brain.actor_parameters(), lr=training.actor_lr, fused=True)
-        return Trained(brain, copy.deepcopy(brain).requires_grad_(False), critic, actors)
+        target = copy.deepcopy(brain).requires_grad_(False)
+        return Trained(brain, target, critic, actors, (list(target.parameters()), list(brain.parameters())))
 
     def parts(self) -> dict[str, Any]:
         """What has a state."""
@@ -175,7 +177,8 @@ class Learner:
             for parameter, gradient in zip(parameters, torch.autograd.grad(-liked, parameters), strict=True):
                 parameter.grad = gradient
             trained.actors.step()
-        _towards(trained.target, brain, self.training.tau)
+        with torch.no_grad():
+            torch._foreach_lerp_(*trained.weights, self.training.tau)
         return torch.stack([loss.detach(), q.detach().mean()])
 
     def _target(self, trained: Trained, batch: Log, chances: Tensor) -> Tensor:
@@ -268,9 +271,3 @@ def learning_curve(
         curve.append(evaluate(learner.agents))
         record(count, ("reward_per_session",), (curve[-1],))
     return curve
-
-
-@torch.no_grad()
-def _towards(target: nn.Module, source: nn.Module, share: float) -> None:
-    """Soft update: target + share * (source - target)."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), share)
