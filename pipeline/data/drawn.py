@@ -127,13 +127,15 @@ class DrawnBatches(Batches):
     def _unknown(self, rng: np.random.Generator, users: np.ndarray) -> np.ndarray:
         """(B, own) items that the users (B,) do not know; drawn again, up to ten times, where they do."""
         numbers = self.drawable[rng.integers(len(self.drawable), size=(len(users), self.own))]
+        flat, bases = numbers.reshape(-1), np.repeat(users * np.int64(len(self.interactions.items)), self.own)
+        left = np.arange(len(flat))  # what was drawn last
         for _ in range(10):
-            keys = users[:, None] * np.int64(len(self.interactions.items)) + numbers
+            keys = bases[left] + flat[left]
             places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-            again = self._keys[places] == keys
-            if not again.any():
+            left = left[self._keys[places] == keys]
+            if not len(left):
                 break
-            numbers[again] = self.drawable[rng.integers(len(self.drawable), size=int(again.sum()))]
+            flat[left] = self.drawable[rng.integers(len(self.drawable), size=len(left))]
         return numbers
 
 
