@@ -20,6 +20,7 @@ from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.data.encoded import Encoded
 from pipeline.data.schema import Schema
+from pipeline.data.split import Split
 from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.derive import control, derive, evidence
 from pipeline.experiment.experiment import Experiment
@@ -29,6 +30,7 @@ from pipeline.experiment.measure import Measured, measure
 from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
+from pipeline.models.retriever import AnyModel
 from pipeline.studies import retrieved
 from pipeline.studies.grid import READ, REFERENCES, Cell
 from pipeline.tracking.tracker import Run, Tracker
@@ -247,7 +249,8 @@ class _CellRun:
         trained = self._trained(cell, seed, allocation, checkpoint, f"{cell.name}, {name}", tracked)
         seconds = time.monotonic() - began
         experiment = Experiment(cell.params.only(READ), self.data)
-        tested = measure(experiment, trained.model, self.data.split("test"))
+        test = self.data.split("test")
+        tested = measure(experiment, trained.model, test)
         size = tested.cost.bytes
         tracked.metrics(0, {f"test/{metric}": value for metric, value in tested.metrics.items()} | {"bytes": size})
         tracked.metrics(0, {f"dim/{field}": d for field, d in allocation.dims.items()})
@@ -268,16 +271,17 @@ class _CellRun:
             "rows": len(tested.influence),
             "sketch": encoded(sketch(tested.influence)),
         }
-        row |= self._of_retrieval(cell, experiment, trained, tested)
+        row |= self._of_retrieval(cell, experiment, trained.model, test, tested)
         write_json(done, row)
         checkpoint.unlink(missing_ok=True)
         figure = tested.metrics[self.task.objective]
         log.info("%s: %s: %s %.4f, %s bytes, %.0f s", cell.name, name, self.task.title, figure, f"{size:,}", seconds)
         return row
 
-    def _of_retrieval(self, cell: Cell, experiment: Experiment, trained: Trained, tested: Measured) -> dict[str, Any]:
+    def _of_retrieval(
+        self, cell: Cell, experiment: Experiment, model: AnyModel, test: Split, tested: Measured
+    ) -> dict[str, Any]:
         """What a model for retrieval is also judged by; see `pipeline.studies.retrieved`."""
-        model, test = trained.model, self.data.split("test")
         watched = getattr(model.backbone, "watched", None)
         found = {
             "groups": retrieved.by_group(self.task, tested.predictions, test),
