@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from scipy.optimize import bisect
 from torch import Tensor
 
 from pipeline.chain.logs import Exploring
-from pipeline.chain.people import People
-from pipeline.chain.rates import Rates
+from pipeline.chain.people import Half, People, people
+from pipeline.chain.rates import Rates, measured
 from pipeline.chain.sessions import Sessions
 from pipeline.chain.world import DETAIL, ENTRANCE, NOTHING, State, World
 
@@ -20,6 +22,43 @@ _SESSIONS = 3000  # of a round of the calibration
 _ROUNDS = 6
 _LEVELS = (-30.0, 30.0)  # that are tried
 _ORDER_SLOPE = 0.5  # of the logit of an order among items that are taken, per unit of liking
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """What worlds of real users have in common.
+
+    Args:
+        people: U users and I items.
+        rates: of the sessions.
+        history: N.
+        known: items of the history at the start, at most N; fewer if the user has fewer.
+        seed: of the sessions that calibrate.
+        longest: steps of these sessions.
+
+    Raises:
+        ValueError: if the history is too short.
+    """
+
+    people: People
+    rates: Rates
+    history: int
+    known: int
+    seed: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        if self.known > self.history:
+            raise ValueError(f"known must be at most the length of the history, {self.history}, got {self.known}")
+
+    @classmethod
+    def of(
+        cls, seed: int, folder: str, half: Half, clickstream: str | None, dim: int, users: int, **lengths: int
+    ) -> Basis:
+        """Read the users and the rates from their files; see `pipeline.chain.worlds.fitted.make`. ``lengths`` are
+        ``history``, ``known`` and ``longest``."""
+        rates = Rates() if clickstream is None else measured(Path(clickstream))
+        return cls(people(Path(folder), half, seed, dim, users), rates, seed=seed, **lengths)
 
 
 class Calibrated(World):
@@ -38,26 +77,19 @@ class Calibrated(World):
     A session's user is drawn at random, and its history starts with items that the user has, in random order.
 
     Args:
-        people: U users and I items.
-        rates: of the sessions.
-        history: N.
-        known: items of the history at the start, at most N; fewer if the user has fewer.
-        seed: of the sessions that calibrate.
-        longest: steps of these sessions.
+        basis: users, rates and lengths.
 
     Raises:
-        ValueError: if the history is too short, or no levels give the rates.
+        ValueError: if no levels give the rates.
     """
 
-    def __init__(self, people: People, rates: Rates, history: int, known: int, seed: int, longest: int) -> None:
-        if known > history:
-            raise ValueError(f"known must be at most the length of the history, {history}, got {known}")
-        self.people, self.vectors = people, people.vectors
-        self._history, self._known = history, known
+    def __init__(self, basis: Basis) -> None:
+        self.people, self.vectors = basis.people, basis.people.vectors
+        self._history, self._known = basis.history, basis.known
         self.taking, self.leaving, self.ordering = torch.zeros(2), torch.zeros(2), torch.zeros(())
-        reference = Exploring(people.popularity, 0.0, seed)
+        reference = Exploring(basis.people.popularity, 0.0, basis.seed)
         for turn in range(_ROUNDS):
-            self._calibrate(rates, *self._seen(reference, seed + turn, longest))
+            self._calibrate(basis.rates, *self._seen(reference, basis.seed + turn, basis.longest))
 
     @abstractmethod
     def appeal(self, users: Tensor, state: State, actions: Tensor) -> Tensor:

@@ -285,7 +285,7 @@ class _CellRun:
         watched = getattr(model.backbone, "watched", None)
         found = {
             "groups": retrieved.by_group(self.task, tested.predictions, test),
-            "impaired": retrieved.impaired(experiment, model) if cell.entry.impaired else {},
+            "impaired": retrieved.impaired(experiment, model, test) if cell.entry.impaired else {},
             "edges": retrieved.wrong_edges(cell.params.dataset, self.data, model),
             "watched": dict(watched()) if watched else {},
         }

@@ -82,7 +82,7 @@ def references(
     return rows
 
 
-def impaired(experiment: Experiment, model: AnyModel) -> dict[str, float]:
+def impaired(experiment: Experiment, model: AnyModel, test: Split) -> dict[str, float]:
     """The objective on ``test`` when a model is served less than it was trained on.
 
     ``no history``: the histories are empty. ``1 h late`` and so on: the latest events are missing, at least those of
@@ -92,9 +92,9 @@ def impaired(experiment: Experiment, model: AnyModel) -> dict[str, float]:
     Args:
         experiment: on interactions with histories.
         model: a trained tower model.
+        test: the test rows.
     """
-    data, task = experiment.data, experiment.task
-    shared, test = data.interactions, data.split("test")
+    data, task, shared = experiment.data, experiment.task, experiment.data.interactions
     if shared is None or not isinstance(model, Retriever) or model.is_graph or not shared.columns.history:
         return {}
     rows = np.concatenate(test.ids)
@@ -175,7 +175,8 @@ def wrong_edges(dataset: Dataset, data: Encoded, model: AnyModel) -> dict[str, f
         _numbers(right[role], data.folder / file) for role, file in ((USER, USER_KEYS_FILE), (ITEM, ITEM_KEYS_FILE))
     ]
     edges, items = model.edges, len(model.ids_of_item)
-    wrong = ~np.isin(edges.users * items + edges.items, numbers[0] * items + numbers[1])
+    there = (numbers[0] >= 0) & (numbers[1] >= 0)
+    wrong = ~np.isin(edges.users * items + edges.items, (numbers[0] * items + numbers[1])[there])
     before, graph = model.embedding(model.lookup.all(model.kept)), model.graph
     after = model.vectors()
     ends = after[graph.users], after[graph.items]

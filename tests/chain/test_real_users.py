@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from pipeline.chain.calibrated import Calibrated
+from pipeline.chain.calibrated import Basis, Calibrated
 from pipeline.chain.logs import Exploring
 from pipeline.chain.people import People, normal_scores, people
 from pipeline.chain.rates import Rates, measured
@@ -218,9 +218,9 @@ def test_rates_that_a_world_cannot_have_are_told(interactions: Path) -> None:
     with pytest.raises(
         ValueError, match=r"no level gives a mean rate of 0.021 for clicks: this world has 0.04\d+ to 0.[67]\d+"
     ):
-        Shifted(users, rates, 8, 4, 0, 100, 2.0, 1.5)
+        Shifted(Basis(users, rates, 8, 4, 0, 100), 2.0, 1.5)
     with pytest.raises(ValueError, match="known must be at most the length of the history, 3, got 4"):
-        Shifted(users, Rates(), 3, 4, 0, 100, 2.0, 1.5)
+        Basis(users, Rates(), 3, 4, 0, 100)
 
 
 def test_data_that_make_no_world_are_refused(interactions: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_model_is_tested_with_less_than_it_was_trained_on(shop: Encoded) -> No
     experiment = experiment_of(shop.folder, "two_tower", {"ids": "none", "dropout": 0.0})
     model = retriever(shop, "two_tower", ids="none").float()
     test, whole = shop.split("test"), model.ids_of_item.clone()
-    found = retrieved.impaired(experiment, model)
+    found = retrieved.impaired(experiment, model, test)
     assert set(found) == {"no history", "without title", "without price"}  # this log states no unit of time
     assert (model.ids_of_item == whole).all()
     rows = np.concatenate(test.ids)

@@ -17,14 +17,11 @@ then stays, and it is clicks that fall further.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from pipeline.chain.calibrated import Calibrated
-from pipeline.chain.people import Half, People, people
-from pipeline.chain.rates import Rates, measured
+from pipeline.chain.calibrated import Basis, Calibrated
+from pipeline.chain.people import Half
 from pipeline.chain.world import State
 from pipeline.workflow.validation import Count, Rate
 
@@ -35,26 +32,15 @@ class Fitted(Calibrated):
     """Smooth answers, see above.
 
     Args:
-        people, rates, history, known, seed, longest: see `Calibrated`.
+        basis: see `Calibrated`.
         alike: c.
         repeated: what the logit of an item loses that is in the history.
         impatience: d.
     """
 
-    def __init__(
-        self,
-        people: People,
-        rates: Rates,
-        history: int,
-        known: int,
-        seed: int,
-        longest: int,
-        alike: float,
-        repeated: float,
-        impatience: float,
-    ) -> None:
+    def __init__(self, basis: Basis, alike: float, repeated: float, impatience: float) -> None:
         self._alike, self._repeated, self._impatience = alike, repeated, impatience
-        super().__init__(people, rates, history, known, seed, longest)
+        super().__init__(basis)
 
     def appeal(self, users: Tensor, state: State, actions: Tensor) -> Tensor:
         like = self.people.slope * self.people.liking[users, actions]
@@ -97,6 +83,5 @@ def make(
         longest: steps of the sessions that calibrate; as long as those that follow.
         alike, repeated, impatience: see `Fitted`.
     """
-    rates = Rates() if clickstream is None else measured(Path(clickstream))
-    drawn = people(Path(folder), half, seed, dim, users)
-    return Fitted(drawn, rates, history, known, seed, longest, alike, repeated, impatience)
+    lengths = {"history": history, "known": known, "longest": longest}
+    return Fitted(Basis.of(seed, folder, half, clickstream, dim, users, **lengths), alike, repeated, impatience)

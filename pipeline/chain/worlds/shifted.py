@@ -13,14 +13,11 @@ saturates, except that an item of the history is below every threshold; and pati
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from pipeline.chain.calibrated import Calibrated
-from pipeline.chain.people import Half, People, people
-from pipeline.chain.rates import Rates, measured
+from pipeline.chain.calibrated import Basis, Calibrated
+from pipeline.chain.people import Half
 from pipeline.chain.world import State
 from pipeline.workflow.validation import Count, Rate
 
@@ -33,24 +30,14 @@ class Shifted(Calibrated):
     """Thresholds, see above.
 
     Args:
-        people, rates, history, known, seed, longest: see `Calibrated`.
+        basis: see `Calibrated`.
         boredom: c.
         impatience: d.
     """
 
-    def __init__(
-        self,
-        people: People,
-        rates: Rates,
-        history: int,
-        known: int,
-        seed: int,
-        longest: int,
-        boredom: float,
-        impatience: float,
-    ) -> None:
+    def __init__(self, basis: Basis, boredom: float, impatience: float) -> None:
         self._boredom, self._impatience = boredom, impatience
-        super().__init__(people, rates, history, known, seed, longest)
+        super().__init__(basis)
 
     def appeal(self, users: Tensor, state: State, actions: Tensor) -> Tensor:
         latest = state.history[:, -_LATEST:]
@@ -85,6 +72,5 @@ def make(
         folder, half, clickstream, dim, users, history, known, longest: see `pipeline.chain.worlds.fitted.make`.
         boredom, impatience: see `Shifted`.
     """
-    rates = Rates() if clickstream is None else measured(Path(clickstream))
-    drawn = people(Path(folder), half, seed, dim, users)
-    return Shifted(drawn, rates, history, known, seed, longest, boredom, impatience)
+    lengths = {"history": history, "known": known, "longest": longest}
+    return Shifted(Basis.of(seed, folder, half, clickstream, dim, users, **lengths), boredom, impatience)
