@@ -32,11 +32,12 @@ def forks() -> None:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """A test leaves the project's log as it was, even if it runs a command, which shows the log on the console, or a
-    library that disables all loggers."""
+    """A test leaves the current folder and the project's log as they were, even if it runs a command, which enters a
+    folder and shows the log on the console, or a library that disables all loggers."""
     log = logging.getLogger("pipeline")
-    level, handlers = log.level, log.handlers[:]
+    level, handlers, folder = log.level, log.handlers[:], Path.cwd()
     yield
+    os.chdir(folder)
     log.setLevel(level)
     log.handlers[:] = handlers
     for name in logging.root.manager.loggerDict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -169,8 +168,10 @@ def reference_row(value: float, seed: int, groups: Mapping[str, float], arm: str
     }
 
 
-def test_a_claim_on_a_group_is_tested_against_the_reference_that_is_best_there(tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_a_claim_on_a_group_is_tested_against_the_reference_that_is_best_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = written(tmp_path, GRID, "graph")
     lines = ["source,claim,method,against,group", "ours,cold items,lightgcn,references,cold", ",none,mf,lightgcn,"]
     (folder / "claims.csv").write_text("\n".join(lines) + "\n")
