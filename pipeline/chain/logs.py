@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.chain.sessions import Policy, Sessions
-from pipeline.chain.world import CLICK, ORDER, State, World
+from pipeline.chain.world import CLICK, LEAVE, ORDER, State, World
 from pipeline.workflow.outputs import whole
 
 _AT_ONCE = 1000  # sessions
@@ -30,17 +30,21 @@ class Log:
         state: n states before.
         actions: (n,) int64, items that were recommended.
         feedback: (n,) int64.
+        chances: (n, 4) of the feedback in the world, which agents do not know; None where they are not kept. A file
+            does not hold them.
     """
 
     state: State
     actions: Tensor
     feedback: Tensor
+    chances: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def __getitem__(self, rows: Tensor) -> Log:
-        return Log(self.state[rows], self.actions[rows], self.feedback[rows])
+        chances = None if self.chances is None else self.chances[rows]
+        return Log(self.state[rows], self.actions[rows], self.feedback[rows], chances)
 
     @property
     def after(self) -> State:
@@ -117,16 +121,18 @@ def collect(world: World, policy: Policy, transitions: int, seed: int, longest: 
     sessions = Sessions(world, number, seed, longest)
     length = sessions.state.history.shape[1]
     state = State(torch.empty(transitions, length, dtype=torch.int64), *torch.empty(3, transitions, dtype=torch.int64))
-    log = Log(state, *torch.empty(2, transitions, dtype=torch.int64))
+    taken, feedback = torch.empty(2, transitions, dtype=torch.int64)
+    chances = torch.empty(transitions, LEAVE + 1)
     for start in range(0, transitions, number):
         rows = slice(start, min(start + number, transitions))
-        before, actions = sessions.state, policy(sessions.state)
-        feedback, _, _ = sessions.step(actions)
+        before, users, actions = sessions.state, sessions.users, policy(sessions.state)
+        answered, _, _ = sessions.step(actions)
         kept = rows.stop - rows.start
         for name in _STATE:
             getattr(state, name)[rows] = getattr(before, name)[:kept]
-        log.actions[rows], log.feedback[rows] = actions[:kept], feedback[:kept]
-    return log
+        taken[rows], feedback[rows] = actions[:kept], answered[:kept]
+        chances[rows] = world.chances(users, before, actions)[:kept]
+    return Log(state, taken, feedback, chances)
 
 
 def popularity(log: Log, items: int) -> Tensor:
