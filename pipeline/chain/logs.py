@@ -6,6 +6,8 @@ now and then, and else an item in proportion to its popularity. Its chances are 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,29 +105,44 @@ class Exploring:
         return torch.searchsorted(self._bounds, luck, right=True).clamp(max=len(self._bounds) - 1)
 
 
-def collect(world: World, policy: Policy, transitions: int, seed: int, longest: int = 100) -> Log:
-    """The first transitions of sessions that take place at the same time.
+def steps(
+    world: World, policy: Policy, transitions: int, seed: int, longest: int = 100
+) -> Iterator[tuple[Log, Tensor]]:
+    """The first transitions of sessions that take place at the same time, step by step.
 
     Args:
         world, policy: who meets.
         transitions: n, at least 1.
         seed, longest: see `Sessions`.
+
+    Yields:
+        The transitions of a step, and their users (b,), whom a log does not name.
     """
     if transitions < 1:
         raise ValueError(f"transitions of a log must be at least 1, got {transitions}")
     number = min(_AT_ONCE, transitions)
     sessions = Sessions(world, number, seed, longest)
-    length = sessions.state.history.shape[1]
+    for start in range(0, transitions, number):
+        before, users, actions = sessions.state, sessions.users, policy(sessions.state)
+        feedback, _, _ = sessions.step(actions)
+        kept = torch.arange(min(number, transitions - start))
+        yield Log(before, actions, feedback)[kept], users[kept]
+
+
+def collect(world: World, policy: Policy, transitions: int, seed: int, longest: int = 100) -> Log:
+    """The transitions of `steps` as one log."""
+    parts = steps(world, policy, transitions, seed, longest)
+    first, _ = next(parts)
+    length = first.state.history.shape[1]
     state = State(torch.empty(transitions, length, dtype=torch.int64), *torch.empty(3, transitions, dtype=torch.int64))
     log = Log(state, *torch.empty(2, transitions, dtype=torch.int64))
-    for start in range(0, transitions, number):
-        rows = slice(start, min(start + number, transitions))
-        before, actions = sessions.state, policy(sessions.state)
-        feedback, _, _ = sessions.step(actions)
-        kept = rows.stop - rows.start
+    start = 0
+    for part in itertools.chain([first], (part for part, _ in parts)):
+        rows = slice(start, start + len(part))
         for name in _STATE:
-            getattr(state, name)[rows] = getattr(before, name)[:kept]
-        log.actions[rows], log.feedback[rows] = actions[:kept], feedback[:kept]
+            getattr(state, name)[rows] = getattr(part.state, name)
+        log.actions[rows], log.feedback[rows] = part.actions, part.feedback
+        start = rows.stop
     return log
 
 

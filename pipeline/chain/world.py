@@ -11,11 +11,16 @@ NOTE[DIFF]: an order is an outcome of its own, with its own chance, so that the 
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.workflow.plug import names
+from pipeline.workflow.validation import suggestion
 
 ENTRANCE, DETAIL = range(2)  # pages
 SKIP, CLICK, ORDER, LEAVE = range(4)  # what a user does
@@ -86,3 +91,16 @@ class World(ABC):
     @abstractmethod
     def chances(self, users: Tensor, state: State, actions: Tensor) -> Tensor:
         """(B, 4): the probability of skip, click, order and leave when items (B,) are recommended."""
+
+
+def maker(name: str) -> Callable[..., World]:
+    """The function ``make(seed, *, option=default, ...)`` of a world, by the name of its file.
+
+    Raises:
+        ValueError: naming the worlds, if there is no such file.
+    """
+    worlds = names("chain/worlds")
+    if name not in worlds:
+        raise ValueError(f"there is no world {name!r}{suggestion(name, worlds)}; there are {', '.join(worlds)}")
+    make: Callable[..., World] = importlib.import_module(f"pipeline.chain.worlds.{name}").make
+    return make

@@ -13,7 +13,7 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import Split
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.experiment.method import Method, build, offered
-from pipeline.models.model import MakeBackbone, Model
+from pipeline.models.model import MakeBackbone, Model, outputs_of
 from pipeline.models.retriever import AnyModel, Retriever, fields_used, retrieves
 from pipeline.training.task import Task
 from pipeline.workflow.params import Architecture, Params
@@ -95,8 +95,9 @@ class Experiment:
             what, has = ("interactions", "rows with labels") if wanted else ("rows with labels", "interactions")
             raise ValueError(
                 f"params.yaml: backbone.name: the data are {what}, and {self.params.backbone.name} is for {has}; there "
-                f"are {', '.join(sorted(suitable(wanted)))}"
+                f"are {', '.join(sorted(suitable(wanted, self.task.outputs)))}"
             )
+        _check_outputs(self.task, self.params.backbone.name)
         return backbone
 
     @cached_property
@@ -141,9 +142,24 @@ class Experiment:
             yield file_of("methods", name)
 
 
-def suitable(interactions: bool) -> list[str]:
-    """The names of the backbones for interactions, or of those for rows with labels."""
-    return [name for name in names("backbones") if retrieves(plug("backbones", name).Backbone) == interactions]
+def suitable(interactions: bool, outputs: int = 1) -> list[str]:
+    """The names of the backbones for interactions, or of those for rows with labels, with so many numbers of a row."""
+    made = {name: plug("backbones", name).Backbone for name in names("backbones")}
+    return [name for name, of in made.items() if retrieves(of) == interactions and outputs_of(of) == outputs]
+
+
+def _check_outputs(task: Task, name: str) -> None:
+    """Check that a backbone gives as many numbers of a row as a task needs.
+
+    Raises:
+        ValueError: naming the backbones that do.
+    """
+    backbone = plug("backbones", name).Backbone
+    if outputs_of(backbone) != task.outputs:
+        raise ValueError(
+            f"params.yaml: backbone.name: task {task.name} needs {task.outputs} outputs of a row, and {name} gives "
+            f"{outputs_of(backbone)}; there are {', '.join(suitable(retrieves(backbone), task.outputs)) or 'none'}"
+        )
 
 
 def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
@@ -190,11 +206,12 @@ def check_params(params: Params) -> None:
     checked_options(
         [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"
     )
-    Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+    task = Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
     for name, options in (params.method.options or {}).items():
         Method.named(name, options)
     method = Method.named(params.method.name, params.method.own_options)
     if method.own_candidates is None:
         _candidate_sets(params)
     backbone = plug("backbones", params.backbone.name).Backbone
+    _check_outputs(task, params.backbone.name)
     checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")
