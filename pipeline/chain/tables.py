@@ -66,7 +66,7 @@ def item_bytes(model: Model) -> int | None:
         alone, plan = kept.subset([ITEM]), embedding.plans[kept.names.index(ITEM)]
         return measured(lambda: CodedTables(alone, embedding.dim, embedding.width, [plan])).bytes
     plain: Plain = MixedTables
-    if isinstance(embedding, RoundedTables):
+    if type(embedding) is RoundedTables:
         plain = partial(RoundedTables, bits=embedding.bits)
     elif not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
         return None
