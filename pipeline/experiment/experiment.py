@@ -78,7 +78,7 @@ class Experiment:
     @cached_property
     def task(self) -> Task:
         """The task, checked against the data."""
-        task = Task.of(self.params.task.name, plug("tasks", self.params.task.name), self.params.task.options or {})
+        task = _task(self.params)
         task.check(self.data)
         return task
 
@@ -90,14 +90,14 @@ class Experiment:
     def backbone(self) -> MakeBackbone:
         """The class; its options are `backbone_options`."""
         backbone: MakeBackbone = plug("backbones", self.params.backbone.name).Backbone
-        wanted = self.data.interactions is not None
+        task, wanted = _task(self.params), self.data.interactions is not None
         if retrieves(backbone) != wanted:
             what, has = ("interactions", "rows with labels") if wanted else ("rows with labels", "interactions")
             raise ValueError(
                 f"params.yaml: backbone.name: the data are {what}, and {self.params.backbone.name} is for {has}; there "
-                f"are {', '.join(sorted(suitable(wanted, self.task.outputs)))}"
+                f"are {', '.join(sorted(suitable(wanted, task.outputs)))}"
             )
-        _check_outputs(self.task, self.params.backbone.name)
+        _check_outputs(task, self.params.backbone.name)
         return backbone
 
     @cached_property
@@ -140,6 +140,11 @@ class Experiment:
         yield file_of("backbones", self.params.backbone.name)
         for name in dict.fromkeys((self.params.method.name, *CONTROLS)):
             yield file_of("methods", name)
+
+
+def _task(params: Params) -> Task:
+    """The task that the parameters name, with checked options."""
+    return Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
 
 
 def suitable(interactions: bool, outputs: int = 1) -> list[str]:
@@ -206,7 +211,7 @@ def check_params(params: Params) -> None:
     checked_options(
         [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"
     )
-    task = Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+    task = _task(params)
     for name, options in (params.method.options or {}).items():
         Method.named(name, options)
     method = Method.named(params.method.name, params.method.own_options)
