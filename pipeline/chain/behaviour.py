@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.chain.encoder import Encoder, Pairs
 from pipeline.chain.logs import Log
 from pipeline.chain.world import DETAIL, ENTRANCE, LEAVE, State
-from pipeline.metrics.probability import calibration_error
+from pipeline.metrics import choice
 from pipeline.training.weights import Diverged, Record, nowhere
 from pipeline.workflow.chain import Modelling
 
@@ -87,11 +86,9 @@ class Quality:
 
 def measure(model: Behaviour, log: Log) -> Quality:
     """How well the model tells the feedback of these transitions."""
-    chances = model.chances(log.state, log.actions).double().clamp(1e-12, 1 - 1e-12)
-    did = log.feedback
-    logits = chances.logit().numpy()
-    errors = [calibration_error((did == kind).numpy(), logits[:, kind]) for kind in range(LEAVE + 1)]
-    return Quality(-float(chances.gather(1, did[:, None]).log().mean()), float(np.mean(errors)))
+    logits = model.chances(log.state, log.actions).double().clamp(min=1e-12).log().numpy()
+    did = log.feedback.numpy()
+    return Quality(float(choice.losses(did, logits).mean()), choice.calibration_error(did, logits))
 
 
 def fit(
