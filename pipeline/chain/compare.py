@@ -71,9 +71,9 @@ def worlds(settings: Chain, name: str, seed: int, folder: str | None) -> dict[st
     Raises:
         ValueError: naming a wrong option.
     """
-    place = f"params.yaml: chain.worlds.{name}"
+    place = f"params.yaml: chain.options.{name}"
     module = plug("chain/worlds", name)
-    options = checked_options([module.make], settings.worlds[name] or {}, place)
+    options = checked_options([module.make], (settings.options or {}).get(name) or {}, place)
     if "folder" in keywords(module.make):
         options = {"folder": folder, **options}
     made = {SAME: module.make(seed, **options)}

@@ -141,6 +141,7 @@ def collect(world: World, policy: Policy, transitions: int, seed: int, longest: 
         rows = slice(start, start + len(part))
         for name in _STATE:
             getattr(state, name)[rows] = getattr(part.state, name)
+        assert part.chances is not None
         actions[rows], feedback[rows], chances[rows] = part.actions, part.feedback, part.chances
         start = rows.stop
     return Log(state, actions, feedback, chances)

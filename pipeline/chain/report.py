@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.chain import figures
 from pipeline.chain.compare import SAME, UNTRAINED
@@ -149,9 +150,9 @@ def _qualities(world: str, rows: pd.DataFrame) -> Table:
     return Table(f"{world}: the behaviour model", head, lines, note)
 
 
-def drawn(found: Frames, folder: Path) -> list[Path]:
-    """Draw the figures into a folder; the files of those that succeeded."""
-    drawings = {}
+def drawings(found: Frames) -> dict[str, partial[Figure]]:
+    """What draws the figures, by the name of the file."""
+    made: dict[str, partial[Figure]] = {}
     for world in found.rows.world.unique():
         part = found.of_world(world)
         most = part.rows[part.rows.transitions == part.rows.transitions.max()]
@@ -162,7 +163,7 @@ def drawn(found: Frames, folder: Path) -> list[Path]:
             }
             for test in most.test.unique()
         }
-        drawings[f"reward-{world}"] = partial(figures.rewards, panels, world, optimum)
+        made[f"reward-{world}"] = partial(figures.rewards, panels, world, optimum)
         if part.rows.transitions.nunique() > 1:
             learned = part.rows[~part.rows.policy.isin([name for name in UNTRAINED if name != "greedy"])]
             for test, rows in learned.groupby("test", sort=False):
@@ -171,8 +172,8 @@ def drawn(found: Frames, folder: Path) -> list[Path]:
                     for name, own in rows.groupby("policy", sort=False)
                 }
                 title = f"{world}, {TITLES.get(str(test), str(test))}"
-                drawings[f"curve-{world}-{test}"] = partial(figures.curves, curves, title, optimum)
-    return [folder / f"{name}.svg" for name, draw in drawings.items() if style.attempt(draw, folder / name)]
+                made[f"curve-{world}-{test}"] = partial(figures.curves, curves, title, optimum)
+    return made
 
 
 def write(found: Frames, folder: Path, about: Sequence[str]) -> None:
@@ -189,7 +190,8 @@ def write(found: Frames, folder: Path, about: Sequence[str]) -> None:
         for name, frame in (("rewards", found.rows), ("behaviour", found.qualities), ("bounds", found.bounds)):
             frame.to_csv(draft / f"{name}.csv", index=False, float_format="%.6g")
         (draft / "table.md").write_text("\n\n".join([*about, *(table.markdown() for table in made)]) + "\n")
-        images = [page.image(file, file.stem) for file in drawn(found, draft)]
+        drawn = [name for name, draw in drawings(found).items() if style.attempt(draw, draft / name)]
+        images = [page.image(draft / f"{name}.svg", name) for name in drawn]
         body = [
             piece
             for table in made

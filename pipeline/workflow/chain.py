@@ -95,8 +95,10 @@ class Learning(Section):
 class Chain(Section):
     """The settings of whole-chain recommendations."""
 
-    worlds: dict[str, dict[str, Any] | None]
-    """the worlds in which agents learn, files of pipeline/chain/worlds, with their options; null: the defaults"""
+    worlds: Annotated[tuple[str, ...], AsTuple, AfterValidator(distinct)]
+    """where agents learn: files of pipeline/chain/worlds, without their endings"""
+    options: dict[str, dict[str, Any] | None] | None = None
+    """options by name of the world"""
     users: Literal["planted", "encoded"]
     """of the worlds of users. planted: made up; encoded: those of the data set, which must be one of interactions"""
     agents: Annotated[tuple[Agent, ...], AsTuple, AfterValidator(distinct)]
@@ -126,8 +128,8 @@ class Chain(Section):
 
     @model_validator(mode="after")
     def _worlds(self) -> Chain:
-        if not self.worlds:
-            raise ValueError("worlds must name a world, e.g. tabular: {}")
         for name in self.worlds:
             check_name("chain/worlds", name, "worlds")
+        for name in self.options or {}:
+            check_name("chain/worlds", name, "options")
         return self

@@ -13,7 +13,7 @@ from tests.project import Project
 
 USERS = {"dim": 4, "users": 80, "items": 50, "history": 6, "known": 3}
 SMALL = {
-    "chain__worlds": {"tabular": {"items": 10, "types": 2}, "fitted": USERS},
+    "chain__options": {"tabular": {"items": 10, "types": 2}, "fitted": USERS},
     "chain__agents": ["deepchain", "independent"],
     "chain__seeds": [0, 1],
     "chain__transitions": [300, 1000],
@@ -64,7 +64,7 @@ def test_the_optimum_is_told_where_it_is_known(compared: Project) -> None:
 
 def test_the_page_shows_means_over_seeds(compared: Project) -> None:
     page = (compared.folder / "artifacts/chain/table.md").read_text()
-    own = rows(compared, world="fitted", test="same", policy="greedy", transitions="1000")
+    own = rows(compared, world="tabular", test="same", policy="greedy", transitions="1000")
     found = [float(row["reward"]) for row in own]
     (mean, sd), *_ = re.findall(  # the world comes first
         r"^\| greedy \| ([0-9.]+) ± ([0-9.]+) \|", page, re.MULTILINE
@@ -92,15 +92,15 @@ def test_finished_passes_are_kept_and_lost_ones_come_out_the_same(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"chain__worlds": {"tabula": {}}}, "worlds: there is no world 'tabula' (did you mean 'tabular'?); there are"),
-        ({"chain__worlds": {}}, "chain: worlds must name a world"),
-        ({"chain__worlds": {"tabular": {"items": 5}}}, "items must be at least 10"),
-        ({"chain__worlds": {"tabular": {"item": 5}}}, "chain.worlds.tabular: there is no 'item'"),
+        ({"chain__worlds": ["tabula"]}, "worlds: there is no world 'tabula' (did you mean 'tabular'?); there are"),
+        ({"chain__worlds": []}, "chain.worlds must be at least one"),
+        ({"chain__options": {"tabular": {"items": 5}}}, "items must be at least 10"),
+        ({"chain__options": {"tabular": {"item": 5}}}, "chain.options.tabular: there is no 'item'"),
         ({"chain__agents": ["deep"]}, "chain.agents[0] must be one of deepchain"),
         ({"chain__agents": ["single", "single"]}, "no value twice"),
         ({"chain__transitions": [10]}, "chain.transitions[0] must be a whole number of at least 100, got 10"),
         ({"chain__epsilon": 1.5}, "chain.epsilon must be"),
-        ({"chain__users": "encoded", "chain__worlds": {"fitted": {}}}, "schema.json"),
+        ({"chain__users": "encoded", "chain__worlds": ["fitted"]}, "schema.json"),
     ],
 )
 def test_wrong_parameters_are_told_before_anything_is_done(tmp_path: Path, given: Any, message: str) -> None:

@@ -16,7 +16,7 @@ from tests.project import ROOT
 VALUES = read_yaml(ROOT / "params.yaml")
 FREE = {
     *("candidates", "method.options", "sweep.space", "dataset.options", "task.options", "backbone.options"),
-    "chain.worlds",
+    "chain.options",
 }
 
 
