@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pipeline.chain.agents import Agents
 from pipeline.chain.behaviour import Behaviour, Quality, fit, measure
@@ -94,6 +95,7 @@ class Scene:
         seed: of the world, the log, the agents and the tests.
         folder: see `worlds`.
         work: folder of what is kept between calls: behaviour models, and checkpoints of learners.
+        vectors: (I, D) of the items as agents see them, in the place of those of the worlds; None for those.
     """
 
     settings: Chain
@@ -101,10 +103,17 @@ class Scene:
     seed: int
     folder: str | None
     work: Path
+    vectors: Tensor | None = None
 
     @cached_property
     def worlds(self) -> dict[str, World]:
-        return worlds(self.settings, self.name, self.seed, self.folder)
+        made = worlds(self.settings, self.name, self.seed, self.folder)
+        for world in made.values():
+            if self.vectors is not None:
+                if len(self.vectors) != world.items:
+                    raise ValueError(f"{self.name} has {world.items} items, and there are {len(self.vectors)} vectors")
+                world.vectors = self.vectors
+        return made
 
     @property
     def world(self) -> World:

@@ -141,7 +141,8 @@ class _CellRun:
         self, searches: list[dict[str, Any]], tried: list[dict[str, Any]], rows: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """The result of the cell; see `run`."""
-        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": {}}
+        metrics = {**self.task.metrics, **(chained.PLAYED if self.cell.entry.played else {})}
+        about = {"metrics": metrics, "objective": self.task.objective, "impossible": {}}
         return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
     def _experiment(self) -> Experiment:
@@ -286,6 +287,10 @@ class _CellRun:
             "sketch": encoded(sketch(tested.influence)),
         }
         row |= self._of_retrieval(cell, experiment, trained.model, test, tested)
+        if cell.entry.played:
+            of_agents = chained.rewards(cell, self.data, trained.model, seed, checkpoint.with_suffix(".agents"))
+            row["metrics"] = {**tested.metrics, **of_agents.pop("metrics")}
+            row |= of_agents
         write_json(done, row)
         checkpoint.unlink(missing_ok=True)
         figure = tested.metrics[self.task.objective]

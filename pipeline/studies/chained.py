@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.chain import report
 from pipeline.chain.compare import SAME, Pass, Row, Scene, passes
-from pipeline.reporting.text import Table
+from pipeline.chain.tables import item_bytes, item_vectors
+from pipeline.data.encoded import Encoded
+from pipeline.metrics.difference import SEEDS_ALONE, difference
+from pipeline.models.model import Model
+from pipeline.models.retriever import AnyModel
+from pipeline.reporting.text import Table, mean_sd, with_interval
+from pipeline.studies.comparisons import budget_text
 from pipeline.studies.frames import Result
 from pipeline.studies.grid import AGENTS, Cell, Study
-from pipeline.training.weights import Record
+from pipeline.training.weights import Record, nowhere
 from pipeline.workflow.outputs import read_json, write_json
+from pipeline.workflow.places import root
 
 OBJECTIVE = "reward"
 METRICS = {OBJECTIVE: "reward per session", "reward_test": "other users", "reward_shifted": "other users and answers"}
+
+PLAYED = {name: f"reward, {title}" if name != OBJECTIVE else title for name, title in METRICS.items()}
+PLAYER = "deepchain"  # who plays with the tables of a study on bytes
 
 
 def is_chain(study: Study) -> bool:
@@ -56,6 +68,33 @@ def run(cell: Cell, folder: Path, work: Path, opened: Callable[[str, int], Recor
             place = {"world": name, "seed": seed}
             found["bounds"] += [{**place, "policy": key, "reward": value} for key, value in scene.bounds().items()]
     return {"rows": rows, "sessions": found}
+
+
+def rewards(cell: Cell, data: Encoded, model: AnyModel, seed: int, work: Path) -> dict[str, Any]:
+    """What DeepChain earns whose items are the item table of a trained behaviour model, frozen.
+
+    The world is that of the cell's data, with the users of ``seed``. The behaviour model of the targets is learned anew
+    on the same table, from as many transitions as ``chain.transitions`` says.
+
+    Args:
+        cell: of the data set ``sessions``.
+        data: its encoded data.
+        model: trained on them.
+        seed: of users, log and agents.
+        work: folder of checkpoints, which is removed at the end.
+
+    Returns:
+        ``metrics``, see `PLAYED`; and ``item_bytes``, see `pipeline.chain.tables.item_bytes`.
+    """
+    assert isinstance(model, Model)
+    options, settings = cell.params.dataset.options or {}, cell.params.chain
+    world = options.get("world", "tabular")
+    settings = settings.model_copy(update={"options": {world: options.get("options")}})
+    scene = Scene(settings, world, seed, str(root() / cell.params.dataset.path), work, item_vectors(model, data))
+    played = scene.run(Pass(settings.transitions[-1], PLAYER), nowhere)
+    shutil.rmtree(work, ignore_errors=True)
+    found = {OBJECTIVE if row["test"] == SAME else f"{OBJECTIVE}_{row['test']}": row[OBJECTIVE] for row in played}
+    return {"metrics": {name: found[name] for name in PLAYED if name in found}, "item_bytes": item_bytes(model)}
 
 
 def _done(scene: Scene, one: Pass, opened: Callable[[str, int], Record]) -> dict[str, Any]:
@@ -110,3 +149,47 @@ def figures(results: Sequence[Result]) -> dict[str, partial[Figure]]:
 
 def _name(result: Result) -> str:
     return str(result["keys"]["chain"])
+
+
+def by_bytes(study: Study, results: Sequence[Result]) -> list[Table]:
+    """What agents earn with smaller item tables: a row for each cell and budget, the largest tables first, and the
+    difference to the full tables, paired by seed. Empty for a study whose agents do not play with tables."""
+    played = [(result, row) for result in results for row in result["rows"] if "item_bytes" in row]
+    made = []
+    for dataset in dict.fromkeys(result["keys"]["dataset"] for result, _ in played):
+        arms: dict[str, list[Mapping[str, Any]]] = {}
+        for result, row in played:
+            if result["keys"]["dataset"] == dataset:
+                place = [value for key, value in result["keys"].items() if key != "dataset"]
+                place += [] if row["budget"] is None else [budget_text(row["budget"])]
+                arms.setdefault(", ".join(place), []).append(row)
+        whole = next((rows for rows in arms.values() if rows[0]["arm"] == "full"), None)
+        objective = next(iter(results[0]["metrics"]))
+        lines = []
+        for name, rows in sorted(arms.items(), key=lambda item: -float(np.mean([row["bytes"] for row in item[1]]))):
+            line = [name, f"{np.mean([row['bytes'] for row in rows]):,.0f}", _item_bytes(rows)]
+            line.append(mean_sd([row["metrics"][objective] for row in rows]))
+            for metric in (metric for metric in PLAYED if metric in rows[0]["metrics"]):
+                values = [row["metrics"][metric] for row in rows]
+                line += [mean_sd(values, report.DIGITS), _minus(rows, whole, metric)]
+            lines.append(line)
+        titles = [title for metric, title in PLAYED.items() if metric in played[0][1]["metrics"]]
+        head = ["tables", "bytes of all tables", "of the item table", results[0]["metrics"][objective]]
+        head += [text for title in titles for text in (title, "minus full")]
+        note = "Intervals of 95 % cover seeds, with their users and sessions; they are not corrected."
+        made.append(Table(f"{dataset}: what {PLAYER} earns with smaller item tables", head, lines, note))
+    return made
+
+
+def _item_bytes(rows: Sequence[Mapping[str, Any]]) -> str:
+    known = [row["item_bytes"] for row in rows]
+    return "" if None in known else f"{np.mean(known):,.0f}"
+
+
+def _minus(rows: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]] | None, metric: str) -> str:
+    if whole is None or rows is whole:
+        return ""
+    ours, theirs = ({row["seed"]: row["metrics"][metric] for row in some} for some in (rows, whole))
+    seeds = [seed for seed in ours if seed in theirs]
+    found = difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    return with_interval(found, report.DIGITS).replace(f", {SEEDS_ALONE}", "")

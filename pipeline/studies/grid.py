@@ -54,6 +54,8 @@ class Entry(Section):
         field: name of the field of the arm ``alone``.
         impaired: whether each model is also tested with less than it was trained on; see
             `pipeline.studies.retrieved.impaired`.
+        played: of the data set ``sessions``: whether agents learn and play with the item table of each model; see
+            `pipeline.studies.chained.rewards`.
         seconds: rough duration of a search or a training on one thread, for the estimate and the order of the cells.
         slower: factor on ``seconds`` with this value.
     """
@@ -67,6 +69,7 @@ class Entry(Section):
     share: Positive = 1.0
     field: str | None = None
     impaired: bool = False
+    played: bool = False
     seconds: Positive = 60.0
     slower: Positive = 1.0
 
@@ -165,6 +168,9 @@ class Cell:
             code = ["pipeline/studies/chained.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
             return content_key(code, self.params.only(["chain"]).to_dict(), self.seeds)
         plugs = {file_of("methods", control) for control in CONTROLS}
+        if self.entry.played:
+            plugs |= {file_of(WORLDS, name) for name in names(WORLDS)}
+            settings.append([self.params.only(["chain"]).to_dict()])
         for one in (self.setting, *self.tuning):
             for params in (one.params, one.search):  # a search may have a backbone of its own
                 plugs |= {file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)}

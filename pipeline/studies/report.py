@@ -99,6 +99,7 @@ def write(study: Study, partial: bool = False) -> str:
         made = retrieval.tables(study, frames, results)
     else:
         made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
+        made = chained.by_bytes(study, results) + made
     made += contests.tried(study, frames, results)
     about = _about(study, frames, found)
     text = "\n\n".join([f"# Study: {study.name}", *about, *(table.markdown() for table in made)])
