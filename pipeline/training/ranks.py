@@ -111,6 +111,8 @@ def together(run: Callable[[], object], devices: int, setting: str) -> Iterator[
             others = _start(run, devices)
             threading.Thread(target=_watch, args=(others, setting, left), daemon=True).start()
             yield
+            for other, _ in others:  # they come to the same end; to stop them before would leave their locks behind
+                other.join(GRACE_SECONDS)
         except ConnectionError as error:
             left.set()
             raise ValueError(_why(others, setting) or str(error)) from error
