@@ -179,18 +179,19 @@ class Dropout(Divided, nn.Dropout):
 
 
 class MLP(nn.Sequential):
-    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, ...) -> (B,).
+    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear layer: (B, ...) -> (B,), or (B, K).
 
     Args:
         inputs: numbers per row, F * D for field vectors.
         hidden: widths of the hidden layers.
         dropout: share of the outputs of each hidden layer that are dropped in training.
+        outputs: K, of the last layer; 1 gives (B,).
 
     Raises:
         ValueError: if a width is below 1, or ``dropout`` is not in [0, 1).
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float, outputs: int = 1) -> None:
         if any(width < 1 for width in hidden) or not 0 <= dropout < 1:
             raise ValueError(
                 "hidden widths of an MLP must be at least 1, and dropout must be at least 0 and below 1, "
@@ -200,7 +201,7 @@ class MLP(nn.Sequential):
         for width in hidden:
             layers += [Dense(inputs, width), BatchNorm(width), nn.ReLU(), Dropout(dropout)]
             inputs = width
-        super().__init__(*layers, Dense(inputs, 1), nn.Flatten(0))
+        super().__init__(*layers, Dense(inputs, outputs), nn.Flatten(0 if outputs == 1 else 1))
 
     def forward(self, inputs: Tensor | Vectors) -> Tensor:
         if not isinstance(inputs, Vectors):

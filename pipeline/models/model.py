@@ -4,6 +4,7 @@
 
     class Backbone(nn.Module):
         factored = False
+        outputs = 1
 
         def __init__(self, schema: Schema, dim: int, *, option: type = default, ...) -> None
         def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor
@@ -11,7 +12,8 @@
 ``schema`` has the F kept fields, and ``dim`` is D. The keyword-only parameters are the options that
 ``backbone.options`` in params.yaml may set; their annotations define the allowed values, which are checked before
 anything runs. `forward` takes the rows of the tables that a batch looks up and the vectors (B, F, D), and returns the
-outputs that the task expects, e.g. logits (B,). ``factored`` may be left out. True says that `forward` passes
+outputs that the task expects, e.g. logits (B,). Both attributes may be left out. ``outputs`` is K, the numbers of a
+row, which must suit the task; with K > 1, `forward` returns (B, K). ``factored = True`` says that `forward` passes
 ``embedded`` to nothing but `pipeline.models.layers.MLP` and `pipeline.models.layers.second_order`; then the model is
 served faster.
 """
@@ -112,6 +114,11 @@ class Model(Divided, nn.Module):
             occ = replace(occ, first_order=weights.sum((1, 2)))
         output: Tensor = self.backbone(occ, embedded)
         return output
+
+
+def outputs_of(backbone: MakeBackbone) -> int:
+    """K, the numbers of a row that a backbone gives."""
+    return getattr(backbone, "outputs", 1)
 
 
 def first_order_of(backbone: nn.Module) -> FirstOrder | None:

@@ -31,9 +31,10 @@ from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
 from pipeline.models.retriever import AnyModel
-from pipeline.studies import retrieved
-from pipeline.studies.grid import READ, REFERENCES, Cell
+from pipeline.studies import chained, retrieved
+from pipeline.studies.grid import AGENTS, READ, REFERENCES, Cell
 from pipeline.tracking.tracker import Run, Tracker
+from pipeline.training.weights import Record
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params
@@ -75,7 +76,20 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, An
     Raises:
         ValueError: if no setting keeps a budget, or all budgets are too small.
     """
+    if AGENTS in cell.entry.arms:
+        return _agents(cell, data, work, tracker)
     return _CellRun(cell, data, work, tracker).run()
+
+
+def _agents(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
+    """The result of a cell of agents; see `run`."""
+
+    def opened(name: str, seed: int) -> Record:
+        return tracker.run(f"{name}/seed-{seed}", seed=seed, params=cell.params.only(["chain"]).to_dict()).metrics
+
+    found = chained.run(cell, data.folder, work, opened)
+    about = {"metrics": chained.METRICS, "objective": chained.OBJECTIVE, "impossible": {}, "fields": []}
+    return {**about, "searches": [], "tried": [], **found}
 
 
 class _CellRun:

@@ -9,19 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pipeline.workflow.chain import Chain
 from pipeline.workflow.plug import check_name
+from pipeline.workflow.seeds import Seed, Seeds, distinct
 from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, validated
 from pipeline.workflow.yaml_values import read_yaml
 
 FILE = Path("params.yaml")
-BESIDE = ("sweep", "stream")  # sections that no stage of the main job reads
+BESIDE = ("sweep", "stream", "chain")  # sections that no stage of the main job reads
 PLUGS = {"dataset": "datasets", "task": "tasks", "method": "methods", "backbone": "backbones"}  # section: folder
-
-
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"must be at least one number, and no number twice, got {list(values)}")
-    return values
 
 
 def _word(value: str) -> str:
@@ -30,11 +26,9 @@ def _word(value: str) -> str:
     return value
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as Optuna takes it
-Seeds = Annotated[tuple[Seed, ...], AsTuple, AfterValidator(_distinct)]
 LARGEST_DIM = 4096
 Dim = Annotated[int, Field(ge=1, le=LARGEST_DIM)]
-Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_DIM)], ...], AsTuple, AfterValidator(_distinct)]
+Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_DIM)], ...], AsTuple, AfterValidator(distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
 DenseBits = Annotated[int, Field(ge=2, le=8)]
@@ -252,7 +246,7 @@ class Sweep(Section):
 class Stream(Section):
     """The settings of AutoEmb along the rows in the order of time."""
 
-    dims: Annotated[tuple[Dim, ...], AsTuple, AfterValidator(_distinct)]
+    dims: Annotated[tuple[Dim, ...], AsTuple, AfterValidator(distinct)]
     """candidate dimensions of every field, ascending; the last is D"""
     seeds: Seeds
     """each method runs once for each"""
@@ -292,6 +286,7 @@ class Params(Section):
     evaluate: Evaluate
     sweep: Sweep
     stream: Stream
+    chain: Chain
 
     @model_validator(mode="after")
     def _names(self) -> Params:

@@ -179,7 +179,9 @@ def test_a_slip_in_a_study_is_named_with_its_place(tmp_path: Path, changes: dict
 
 
 def test_a_study_or_a_data_set_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(ValueError, match="there is no study 'overal' in studies; there are budget, bytes, case, comp"):
+    with pytest.raises(
+        ValueError, match="there is no study 'overal' in studies; there are budget, bytes, case, chain, comp"
+    ):
         Study("overal", "quick")
     with pytest.raises(ValueError, match="study budget, profile quick, has no data set 'movielens'"):
         Study("budget", "quick").dataset("movielens")
