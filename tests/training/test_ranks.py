@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from pipeline.data.batches import Batches
+from pipeline.data.encoded import Encoded
 from pipeline.data.share import Share, divide
 from pipeline.embeddings.batch import Lookup, divided
+from pipeline.experiment.experiment import suitable
 from pipeline.training.loop import fit
 from tests.contracts import METHODS, TRAINED, built, draw_ids, make_backbone
 from tests.contracts import SCHEMA as WIDE
+from tests.interactions import retriever, write_interactions
 from tests.training import cases
 from tests.training.clicks import CTR, clicks
 
@@ -138,16 +141,19 @@ def test_shares_are_all_rows_and_differ_by_at_most_one() -> None:
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_what_cannot_be_divided_is_refused() -> None:
+def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
     module = cases.weights()
     with pytest.raises(ValueError, match="there are 3 and 201 rows for 4 processes; raise the batch size"):
         module.divide(Share(0, 4), 3)
     cafe = cases.Model(WIDE, built("cafe")[0], cases.deepfm.Backbone)
     with pytest.raises(ValueError, match="AdaptiveRows learns from the gradients of all rows"):
         cases.LitWeights(cafe, CTR, clicks(50, 0), 1).divide(Share(0, 2), 10)
+    pairs = Encoded.load(write_interactions(tmp_path, users=6, items=8))
+    with pytest.raises(ValueError, match="compares the rows of a batch with each other, so 2 processes cannot share"):
+        cases.LitWeights(retriever(pairs, "mf"), CTR, clicks(50, 0), 1).divide(Share(0, 2), 10)
     with pytest.raises(ValueError, match="layer Dropout of torch does not know of the rows of other processes"):
         divide([torch.nn.Dropout(0.1)], Share(0, 2))
-    for name in ("fm", "wide_deep", "deepfm", "nfm", "ipnn", "autoint", "dcn_v2"):
+    for name in suitable(interactions=False):
         divide(make_backbone(name).modules(), Share(0, 2))
 
 
