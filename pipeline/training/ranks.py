@@ -7,7 +7,6 @@ All of them run the same command. The first one, of rank 0, alone writes files, 
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -32,8 +31,6 @@ GRACE_SECONDS = 10.0  # for the first process to notice the end of another one; 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 REMEDY = "what is finished and the last checkpoint are kept, and the same command goes on from there"
 Other = tuple[ForkServerProcess, connection.Connection]  # a process, and what it says last
-
-log = logging.getLogger("pipeline.training")
 
 
 def rank() -> int:

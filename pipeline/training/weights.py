@@ -261,7 +261,7 @@ class LitWeights(pl.LightningModule):
 
     def _check_alike(self, share: Share) -> None:
         """Raise a `ValueError` if the processes do not start from the same checkpoint or the same weights."""
-        weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
+        weights = sum(float(p.detach().sum(dtype=torch.float64)) for p in self.model.parameters())
         drawn = float(torch.get_rng_state().double().sum())
         every = share.gathered(torch.tensor([self.steps, drawn, weights], dtype=torch.float64, device=self.device))
         if not torch.allclose(every, every[:1], rtol=1e-6, atol=0):
