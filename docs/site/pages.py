@@ -33,6 +33,7 @@ CONTENTS = {  # of the site, below the first page; all other pages are tables
         "docs/methods",
         "docs/serving",
         "docs/coding",
+        "docs/scale",
         "docs/faults",
         "docs/faq",
     ],

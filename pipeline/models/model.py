@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batches
 from pipeline.data.schema import Schema
+from pipeline.data.share import Divided
 from pipeline.data.split import Split
-from pipeline.embeddings.batch import Lookup, Occurrences
+from pipeline.embeddings.batch import Lookup, Occurrences, divided
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.models.dense import settle
 from pipeline.models.layers import FirstOrder
@@ -43,7 +44,7 @@ M = TypeVar("M", bound=nn.Module)
 PREDICTED_TOGETHER = 10_000  # rows of a batch in prediction
 
 
-class Model(nn.Module):
+class Model(Divided, nn.Module):
     """ids (B, S) -> outputs of the backbone, e.g. logits (B,).
 
     Args:
@@ -96,9 +97,14 @@ class Model(nn.Module):
         return with_backbone(other, self.backbone)
 
     def occurrences(self, ids: Tensor) -> Occurrences:
-        """ids (B, S) -> the occurrences of the rows of the kept fields."""
+        """ids (B, S) -> the occurrences of the rows of the kept fields.
+
+        If several processes share a batch, ``ids`` are the rows of this one, and the occurrences those of all.
+        """
+        share = self.share if self.training else None
+        ids = ids if share is None else share.ids
         found: Occurrences = self.lookup(ids if self.slots is None else ids[:, self.slots])
-        return found
+        return found if share is None else divided(found, share)
 
     def forward(self, ids: Tensor) -> Tensor:
         occ = self.occurrences(ids)

@@ -149,6 +149,8 @@ class Training(Section):
     """weight decay of Adam on the weights"""
     checkpoint_seconds: Rate
     """seconds between two checkpoints; a killed training goes on from the last one"""
+    devices: Annotated[Count, Field(exclude=True)] = 1
+    """processes that train one model together, each on a GPU of its own if there are any; it identifies no results"""
 
 
 class Search(Training):
@@ -193,6 +195,15 @@ class Retrain(Training):
     """a second training, kept if it is better on val; null: none"""
     workers: Annotated[Count, Field(exclude=True)] = 1
     """models that are trained at the same time; it identifies no results"""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Retrain:
+        if self.devices > 1 and self.workers > 1:
+            raise ValueError(
+                f"with devices {self.devices}, workers must be 1, got {self.workers}: the processes train one model "
+                "after another"
+            )
+        return self
 
 
 class Evaluate(Section):
