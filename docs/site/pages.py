@@ -33,6 +33,8 @@ CONTENTS = {  # of the site, below the first page; all other pages are tables
         "docs/methods",
         "docs/serving",
         "docs/coding",
+        "docs/retrieval",
+        "docs/chain",
         "docs/scale",
         "docs/faults",
         "docs/faq",
