@@ -55,8 +55,7 @@ class Pass(NamedTuple):
 
 def passes(settings: Chain) -> list[Pass]:
     """All passes in a world, in their order."""
-    trained = [*settings.agents, *([KNOWING] if "deepchain" in settings.agents else [])]
-    return [Pass(number, name) for number in settings.transitions for name in (*trained, *UNTRAINED)]
+    return [Pass(number, name) for number in settings.transitions for name in (*settings.agents, *UNTRAINED)]
 
 
 def worlds(settings: Chain, name: str, seed: int, folder: str | None) -> dict[str, World]:

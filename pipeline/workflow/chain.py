@@ -11,7 +11,7 @@ from pipeline.workflow.seeds import Seeds, distinct
 from pipeline.workflow.validation import AsTuple, Count, Positive, Rate, Section, Whole
 
 Inclusive = Annotated[float, Field(ge=0, le=1)]
-Agent = Literal["deepchain", "deepchain_free", "independent", "single", "messages"]
+Agent = Literal["deepchain", "deepchain_free", "independent", "single", "messages", "deepchain_knowing"]
 Transitions = Annotated[int, Field(ge=100)]  # a fifth of fewer could not judge a behaviour model
 
 
@@ -104,7 +104,7 @@ class Chain(Section):
     agents: Annotated[tuple[Agent, ...], AsTuple, AfterValidator(distinct)]
     """what is trained: deepchain; deepchain_free, without a behaviour model; independent, an agent for each page that
     does not count the other's reward; single, one agent for both pages; messages, two agents with a common critic that
-    send each other messages"""
+    send each other messages; deepchain_knowing, with the world's own chances in the place of a behaviour model"""
     seeds: Seeds
     """each has a world, a log and agents of its own"""
     rewards: Rewards

@@ -14,7 +14,7 @@ from tests.project import Project
 USERS = {"dim": 4, "users": 80, "items": 50, "history": 6, "known": 3}
 SMALL = {
     "chain__options": {"tabular": {"items": 10, "types": 2}, "fitted": USERS},
-    "chain__agents": ["deepchain", "independent"],
+    "chain__agents": ["deepchain", "independent", "deepchain_knowing"],
     "chain__seeds": [0, 1],
     "chain__transitions": [300, 1000],
     "chain__sessions": 200,

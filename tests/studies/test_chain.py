@@ -23,7 +23,7 @@ pytestmark = QUIET
 CHAIN = {
     "worlds": ["tabular"],
     "options": {"tabular": {"items": 10, "types": 2}},
-    "agents": ["deepchain", "deepchain_free"],
+    "agents": ["deepchain", "deepchain_free", "deepchain_knowing"],
     "transitions": [200, 400],
     "sessions": 150,
     "modelling": {"epochs": 1, "memory": 4, "hidden": 8},
