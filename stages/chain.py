@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.data.encoded import Encoded
 from pipeline.tracking.stage import beside_tracker
 from pipeline.tracking.tracker import Run, Tracker
 from pipeline.workflow import process
@@ -25,7 +26,7 @@ from pipeline.workflow.chain import Chain
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.params import Params
-from pipeline.workflow.places import ENCODED, RAW, work
+from pipeline.workflow.places import ENCODED, root, work
 from pipeline.workflow.plug import file_of, names
 from pipeline.workflow.progress import progress, ticking
 from pipeline.workflow.workers import Send, run_jobs, start_server
@@ -62,10 +63,13 @@ def run() -> None:
     if settings.workers > 1:
         process.share_cores(settings.workers)
         start_server("pipeline.chain.compare")
-    raw = read_json(RAW / "raw.json")["sha256"] if settings.users == "encoded" else key
+    users = settings.users if folder is None else Encoded.load(folder).raw_sha256
     title = f"agents in {', '.join(settings.worlds)}"
-    with beside_tracker("chain", key, raw, Params.load(), params.to_dict(), title) as tracker:
-        _work_off(jobs, settings, tracker)
+    configuration = {**params.to_dict(), "users": users}
+    with beside_tracker("chain", key, users, Params.load(), configuration, title) as tracker:
+        runs = _Runs(every, settings, tracker)
+        _work_off(jobs, settings, runs)
+        runs.end()
         figures = _write(every, settings)
         tracker.parent(metrics=figures, artifacts=[OUT / "report.html", OUT / "table.md"])
     done = sum(len(job.todo) for job in jobs)
@@ -82,29 +86,50 @@ def work_off(job: Job, send: Send) -> None:
         send((one, [*job.scene.run(one, record)], job.scene.quality(one.transitions, record)))
 
 
-def _work_off(jobs: list[Job], settings: Chain, tracker: Tracker) -> None:
+class _Runs:
+    """The run of every policy with every seed, in every world. It is opened again for what it learned before a kill."""
+
+    def __init__(self, every: list[Scene], settings: Chain, tracker: Tracker) -> None:
+        self._every, self._settings, self._tracker = every, settings, tracker
+        self._runs: dict[str, Run] = {}
+
+    def of(self, scene: Scene, one: Pass) -> Run:
+        name = f"{scene.name}/{one.policy}/seed-{scene.seed}"
+        if name not in self._runs:
+            tags = {"world": scene.name, "agents": one.policy}
+            self._runs[name] = self._tracker.run(name, seed=scene.seed, tags=tags)
+        return self._runs[name]
+
+    def losses(self, scene: Scene, one: Pass, step: int, names: Sequence[str], values: Sequence[float]) -> None:
+        prefix = f"{one.transitions}/" if len(self._settings.transitions) > 1 else ""
+        self.of(scene, one).metrics(step, {f"{prefix}{name}": v for name, v in zip(names, values, strict=True)})
+
+    def end(self) -> None:
+        """Record the figures of all tests, and end the runs."""
+        from pipeline.chain.compare import passes
+
+        for scene in self._every:
+            for one in passes(self._settings):
+                for row in read_json(_file(scene, one))["rows"]:
+                    figures = {f"{row['test']}/{name}": v for name, v in row.items() if isinstance(v, float)}
+                    self.of(scene, one).metrics(one.transitions, figures)
+        for run in self._runs.values():
+            run.end()
+
+
+def _work_off(jobs: list[Job], settings: Chain, runs: _Runs) -> None:
     """Run all jobs. The tracker's journal belongs to this process, so workers send their records."""
-    runs: dict[tuple[int, str], Run] = {}
     total = sum(len(job.todo) for job in jobs)
     with ticking(progress(total=total, desc="chain", unit=" passes")) as bar:
         for number, (one, *sent) in run_jobs(work_off, jobs, settings.workers, REMEDY):
             scene = jobs[number].scene
-            place = f"{scene.name}/{one.policy}/seed-{scene.seed}"
-            if (number, one.policy) not in runs:
-                tags = {"world": scene.name, "agents": one.policy}
-                runs[number, one.policy] = tracker.run(place, seed=scene.seed, tags=tags)
-            tracked = runs[number, one.policy]
             if len(sent) == 3:
-                step, losses, values = sent
-                prefix = f"{one.transitions}/" if len(settings.transitions) > 1 else ""
-                tracked.metrics(step, {f"{prefix}{name}": value for name, value in zip(losses, values, strict=True)})
+                runs.losses(scene, one, *sent)
                 continue
             rows, quality = sent
-            for row in rows:
-                numbers = {k: v for k, v in row.items() if isinstance(v, float)}
-                tracked.metrics(one.transitions, {f"{row['test']}/{name}": value for name, value in numbers.items()})
             write_json(_file(scene, one), {"rows": rows, "quality": quality})
             shutil.rmtree(scene.checkpoint(one), ignore_errors=True)
+            place = f"{scene.name}, {one.policy}, seed {scene.seed}, {one.transitions:,} transitions"
             with bar.external_write_mode():
                 print(f"chain: {place}: reward {rows[0]['reward']:.3f} per session", flush=True)
             bar.update(1)
@@ -119,7 +144,8 @@ def _write(every: list[Scene], settings: Chain) -> dict[str, float]:
 
     kept = [(scene, read_json(_file(scene, one))) for scene in every for one in passes(settings)]
     rows = pd.DataFrame([row for _, of_pass in kept for row in of_pass["rows"]])
-    qualities = pd.DataFrame([of_pass["quality"] for _, of_pass in kept]).drop_duplicates()
+    qualities = pd.DataFrame([of_pass["quality"] for _, of_pass in kept])
+    qualities = qualities.drop_duplicates(["world", "seed", "transitions"])
     bounds: list[dict[str, Any]] = [
         {"world": scene.name, "seed": scene.seed, "policy": name, "reward": reward}
         for scene in every
@@ -145,8 +171,9 @@ def _key(params: Params) -> str:
     """Identifies what a pass depends on besides its seed."""
     values = json.loads(json.dumps(params.chain.model_dump(mode="json")))
     del values["seeds"]
-    code = ["stages/chain.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
-    inputs = [ENCODED / "schema.json"] if params.chain.users == "encoded" else []
+    code = ["pipeline/chain/compare.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
+    inputs = [root() / file for file in params.chain.files]
+    inputs += [ENCODED / "schema.json"] if params.chain.users == "encoded" else []
     return content_key(code, values, inputs=inputs)
 
 

@@ -25,10 +25,11 @@ import numpy as np
 from pipeline.data.encoded import Encoded
 from pipeline.reporting import page
 from pipeline.reporting.text import number_of
+from pipeline.studies import chained
 from pipeline.studies import data as study_data
 from pipeline.studies import report as study_report
 from pipeline.studies.cell import run as run_cell
-from pipeline.studies.grid import READ, STUDIES, Cell, Study
+from pipeline.studies.grid import AGENTS, READ, STUDIES, Cell, Study
 from pipeline.studies.results import Results
 from pipeline.studies.run import StudyRun, commit
 from pipeline.studies.sections import section
@@ -64,7 +65,10 @@ def cell(study: Study, place: dict[str, str]) -> None:
     encoded = Encoded.load(results.data(place["dataset"]))
     folder = work("studies", study.name, f"{one.name}-{key}")
     with _tracker(study, one, key, encoded) as tracker:
-        found = run_cell(one, encoded, folder, tracker)
+        if AGENTS in one.entry.arms:
+            found = chained.run(one, encoded, folder, tracker)
+        else:
+            found = run_cell(one, encoded, folder, tracker, chained.PLAYED if one.entry.played else None)
         tracker.parent(metrics=_means(found["rows"]))
     about: dict[str, Any] = {"study": study.name, "profile": study.profile, "keys": one.keys, "key": key}
     seconds = time.monotonic() - started
@@ -109,7 +113,7 @@ def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
 
 
 def _tracker(study: Study, one: Cell, key: str, encoded: Encoded) -> Tracker:
-    values = one.params.only(READ).to_dict()
+    values = one.params.only(["chain"] if AGENTS in one.entry.arms else READ).to_dict()
     arms = list(one.entry.arms)
     configuration = {"study": study.name, "profile": study.profile, **one.keys, "cell": values, "arms": arms}
     tags = {"study": study.name, "profile": study.profile, "cell": one.name}

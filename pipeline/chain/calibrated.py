@@ -90,7 +90,8 @@ class Calibrated(World):
     public data do not tell. The five levels are such that the mean chances
     are the given rates when items are recommended in proportion to their popularity, on both pages.
 
-    Nobody takes an item again, so policies do not recommend what is in the history.
+    Hardly anybody takes an item of the history again, so policies do not recommend it; the policy that writes the log
+    may.
 
     A session's user is drawn at random, and its history starts with items that the user has, in random order.
 

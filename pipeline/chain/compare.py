@@ -23,10 +23,12 @@ from pipeline.chain.policies import anything, greedy, most_popular
 from pipeline.chain.sessions import Played, Policy, checked_rewards, play
 from pipeline.chain.train import Learner, logged
 from pipeline.chain.world import CLICK, DETAIL, LEAVE, ORDER, World
+from pipeline.chain.worlds import tabular
 from pipeline.chain.worlds.tabular import Tabular
 from pipeline.training.weights import Diverged, Record
 from pipeline.workflow.chain import Chain
 from pipeline.workflow.outputs import whole
+from pipeline.workflow.places import root
 from pipeline.workflow.plug import plug
 from pipeline.workflow.validation import checked_options, keywords
 
@@ -36,6 +38,7 @@ KNOWING = "deepchain_knowing"  # whose targets have the world's own chances in t
 UNTRAINED = (GREEDY, POPULAR, ANYTHING)
 STATES = 100_000  # transitions that are logged at least; fewer known ones are drawn from them
 HELD_OUT = 5  # one transition of so many judges the behaviour model
+WORLDS = "chain/worlds"  # the folder of plugs
 TEST_SEED = 10_000  # is added to the seed for the sessions of a test
 
 Row = dict[str, Any]
@@ -62,25 +65,46 @@ def worlds(settings: Chain, name: str, seed: int, folder: str | None) -> dict[st
     """The world that is logged, as `SAME`, and those of further tests.
 
     Args:
-        settings: with the options of the world.
-        name: of the world's file. Its ``TESTS``, if it has any, name further worlds with their options: these are added
-            to the options of the world, as far as the other world has them.
+        settings: with the options of worlds.
+        name: of the world's file. Its ``TESTS``, if it has any, name further worlds with the options that they change.
+            Another file takes from the options of this world those that its ``SHARED`` names, and has its own besides.
         seed: of the worlds.
         folder: encoded interactions, for worlds of users; None for users that are made up.
 
     Raises:
         ValueError: naming a wrong option.
     """
-    place = f"params.yaml: chain.options.{name}"
-    module = plug("chain/worlds", name)
-    options = checked_options([module.make], (settings.options or {}).get(name) or {}, place)
-    if "folder" in keywords(module.make):
-        options = {"folder": folder, **options}
-    made = {SAME: module.make(seed, **options)}
+    module = plug(WORLDS, name)
+    options = _options(settings, name)
+    made = {SAME: _made(name, seed, folder, options)}
     for test, (other, changes) in getattr(module, "TESTS", {}).items():
-        make = plug("chain/worlds", other).make
-        own = {key: value for key, value in {**options, **changes}.items() if key in keywords(make)}
-        made[test] = make(seed, **checked_options([make], own, place))
+        of_other = options
+        if other != name:
+            shared = {key: value for key, value in options.items() if key in module.SHARED}
+            of_other = {**shared, **_options(settings, other)}
+        made[test] = _made(other, seed, folder, {**of_other, **changes})
+    return made
+
+
+def _options(settings: Chain, name: str) -> dict[str, Any]:
+    """The options that the user wrote for a world."""
+    given = dict((settings.options or {}).get(name) or {})
+    if "folder" in given:
+        place = f"params.yaml: chain.options.{name}"
+        raise ValueError(f"{place}: there is no 'folder'; set chain.users to encoded for the users of the data set")
+    if given.get("clickstream") is not None:
+        given["clickstream"] = str(root() / given["clickstream"])
+    return given
+
+
+def _made(name: str, seed: int, folder: str | None, options: dict[str, Any]) -> World:
+    place = f"params.yaml: chain.options.{name}"
+    make = plug(WORLDS, name).make
+    options = checked_options([make], options, place)
+    try:
+        made: World = make(seed, **({"folder": folder} if "folder" in keywords(make) else {}), **options)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     return made
 
 
@@ -91,10 +115,11 @@ class Scene:
     Args:
         settings: of the comparison.
         name: of the world.
-        seed: of the world, the log, the agents and the tests.
+        seed: of the log, the agents and the tests, and of the world.
         folder: see `worlds`.
         work: folder of what is kept between calls: behaviour models, and checkpoints of learners.
         vectors: (I, D) of the items as agents see them, in the place of those of the worlds; None for those.
+        of: seed of the world, if it is another one.
     """
 
     settings: Chain
@@ -103,10 +128,11 @@ class Scene:
     folder: str | None
     work: Path
     vectors: Tensor | None = None
+    of: int | None = None
 
     @cached_property
     def worlds(self) -> dict[str, World]:
-        made = worlds(self.settings, self.name, self.seed, self.folder)
+        made = worlds(self.settings, self.name, self.seed if self.of is None else self.of, self.folder)
         for world in made.values():
             if self.vectors is not None:
                 if len(self.vectors) != world.items:
@@ -214,7 +240,7 @@ class Scene:
     def bounds(self) -> dict[str, float]:
         """The exact reward per session of the best policy and of the best that do not look at the whole session; empty
         for a world whose optimum is not known."""
-        if not isinstance(self.world, Tabular):
+        if plug(WORLDS, self.name) is not tabular or not isinstance(self.world, Tabular):
             return {}
         exact = Exact(self.world, self.settings.rewards.values)
         found = {"optimum": exact.optimal(), "best of its own page": exact.independent(), "best next": exact.myopic()}

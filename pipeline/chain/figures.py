@@ -35,7 +35,7 @@ def rewards(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str, opt
                 axes.axvline(optimum, color="#555555", linewidth=0.8, linestyle="--")
                 axes.annotate("optimum", (optimum, -0.45), (-3, 0), textcoords="offset points", fontsize=7, ha="right")
                 optimum = None
-            axes.set_xlim(left=0)
+            axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.6)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -66,7 +66,7 @@ def curves(points: Mapping[str, Mapping[int, Sequence[float]]], title: str, opti
         if optimum is not None:
             axes.axhline(optimum, color="#555555", linewidth=0.8, linestyle="--", label="optimum")
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_xlabel("known transitions")
         axes.set_ylabel("reward per session")
         axes.set_title(title, loc="left", fontsize=9)

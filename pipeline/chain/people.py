@@ -152,7 +152,8 @@ def people(of: Known, half: Half, seed: int, dim: int = 32, most: int = 4000) ->
     for name, members in own.items():
         if min(members.sum(), items) <= dim:
             raise ValueError(
-                f"{of.place}: the {name} half has {members.sum()} users of {items} items, too few for {dim} dimensions"
+                f"{of.place}: the {name} half has {members.sum()} users of {items} items, too few for {dim} "
+                "dimensions; lower dim"
             )
     factors, scales = _factors(known[own["learn"]], dim)
     vectors = factors * np.sqrt(scales)

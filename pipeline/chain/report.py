@@ -75,20 +75,23 @@ def _ordered(rows: pd.DataFrame) -> list[str]:
 def _rewards(title: str, rows: pd.DataFrame, bounds: pd.DataFrame) -> Table:
     tests = list(rows.test.unique())
     best = bounds[bounds.policy == "optimum"].set_index("seed").reward
+    shares = len(best) > 0 and bool((best > 0).all())  # a share of nothing, or of a loss, says nothing
     lines = []
     for policy in _ordered(rows):
         own = rows[rows.policy == policy]
         line = [policy, *(mean_sd(own[own.test == test].reward, DIGITS) for test in tests)]
-        if len(best):
+        if shares:
             same = own[own.test == SAME].set_index("seed").reward
             line.append(_share(same, best))
         lines.append(line)
     for name, of_bound in bounds.groupby("policy", sort=False):
         exact = of_bound.set_index("seed").reward
         empty = [""] * (len(tests) - 1)
-        lines.append([f"{name}, exact", mean_sd(exact, DIGITS), *empty, _share(exact, best)])
-    head = ["policy", *(TITLES.get(test, test) for test in tests), *(["of the optimum"] if len(best) else [])]
-    note = "Means over the seeds ± the standard deviation. Each seed has users, a log and agents of its own."
+        lines.append([f"{name}, exact", mean_sd(exact, DIGITS), *empty, *([_share(exact, best)] if shares else [])])
+    head = ["policy", *(TITLES.get(test, test) for test in tests), *(["of the optimum"] if shares else [])]
+    note = "Means over the seeds ± the standard deviation."
+    if len(best):
+        note += " The optimum is that of sessions without a longest number of steps."
     return Table(title, head, lines, note)
 
 
@@ -113,7 +116,10 @@ def _differences(world: str, rows: pd.DataFrame) -> Table:
         for other in others
     ]
     head = ["minus", *(text for test in tests for text in (TITLES.get(test, test), "p"))]
-    note = f"{LEVEL:.0%} intervals cover seeds with their users and sessions. p is corrected for this table (Holm)."
+    note = (
+        f"{LEVEL:.0%} intervals cover seeds: logs, agents, the luck of sessions, and users as far as seeds have others."
+    )
+    note += " p is corrected for this table (Holm)."
     return Table(f"{world}: {OURS} minus the others, reward per session", head, lines, note)
 
 
@@ -143,10 +149,11 @@ def _curve(world: str, test: str, rows: pd.DataFrame) -> Table:
 def _qualities(world: str, rows: pd.DataFrame) -> Table:
     lines = [
         [f"{number:,}", mean_sd(of_number.logloss), mean_sd(of_number.calibration_error)]
-        for number, of_number in rows.groupby("transitions")
+        for number, of_number in rows.drop_duplicates(["seed", "transitions"]).groupby("transitions")
     ]
     head = ["known transitions", "log-loss", "calibration error"]
-    note = "On transitions that are held out; the mean over skip, click, order and leave."
+    note = "On the held-out fifth of the transitions, which also chose the epoch and the temperature. The error is the"
+    note += " mean over skip, click, order and leave."
     return Table(f"{world}: the behaviour model", head, lines, note)
 
 
@@ -172,7 +179,7 @@ def drawings(found: Frames) -> dict[str, partial[Figure]]:
                     for name, own in rows.groupby("policy", sort=False)
                 }
                 title = f"{world}, {TITLES.get(str(test), str(test))}"
-                made[f"curve-{world}-{test}"] = partial(figures.curves, curves, title, optimum)
+                made[f"learning-{world}-{test}"] = partial(figures.curves, curves, title, optimum)
     return made
 
 

@@ -151,7 +151,8 @@ def play(
     longest: int = 100,
     rewards: Sequence[float] = REWARDS,
 ) -> Played:
-    """A policy's sessions, each from its start to its end. Policies with the same seed meet the same users.
+    """A policy's sessions, each from its start to its end. Policies with the same seed meet the same users. The policy
+    is asked only about sessions that go on.
 
     Args:
         world, policy: who meets.
@@ -163,7 +164,9 @@ def play(
     counts = torch.zeros(2, 4, dtype=torch.int64)
     while not played.over.all():
         going, page = ~played.over, played.state.page
-        feedback, reward, _ = played.step(policy(played.state))
+        places = going.nonzero().squeeze(1)
+        actions = torch.zeros_like(page).index_copy(0, places, policy(played.state[places]))
+        feedback, reward, _ = played.step(actions)
         total += reward
         counts += torch.bincount((page * 4 + feedback)[going], minlength=8).view(2, 4)
     return Played(total, played.steps, counts)

@@ -108,7 +108,7 @@ class Learner:
         Raises:
             Diverged: if a loss is not finite.
         """
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None and (checkpoint / FILE).exists():
             self.load(checkpoint)
         saved = time.monotonic()
         while self.steps < steps:

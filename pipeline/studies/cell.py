@@ -11,10 +11,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.budget import TooFewBytes
@@ -31,10 +31,9 @@ from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
 from pipeline.models.retriever import AnyModel
-from pipeline.studies import chained, retrieved
-from pipeline.studies.grid import AGENTS, READ, REFERENCES, Cell
+from pipeline.studies import retrieved
+from pipeline.studies.grid import READ, REFERENCES, Cell
 from pipeline.tracking.tracker import Run, Tracker
-from pipeline.training.weights import Record
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params
@@ -43,6 +42,18 @@ from pipeline.workflow.validation import validated
 TUNING_SEED = 1000  # of the settings that are tried before the seeds of the study
 
 log = logging.getLogger("pipeline.studies")
+
+
+class Played(NamedTuple):
+    """How agents are measured who play with the tables of a trained model; see `pipeline.studies.chained.PLAYED`.
+
+    Args:
+        titles: name -> title of the metrics.
+        measure: (cell, data, model, seed, checkpoint, record) -> the metrics, and other values of the row.
+    """
+
+    titles: Mapping[str, str]
+    measure: Callable[..., tuple[dict[str, float], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Searched:
     summary: Mapping[str, Any] | None = None
 
 
-def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
+def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker, played: Played | None = None) -> dict[str, Any]:
     """Run a cell, or the rest of an interrupted one.
 
     Args:
@@ -66,6 +77,7 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, An
         data: encoded data.
         work: folder of finished pieces and checkpoints; the caller removes it.
         tracker: records a run for each search and each training.
+        played: of a cell whose entry says ``played``: further metrics of a trained model.
 
     Returns:
         ``rows``, one per seed, budget and arm; ``searches``, one per seed, or several if the search depends on the
@@ -76,27 +88,14 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, An
     Raises:
         ValueError: if no setting keeps a budget, or all budgets are too small.
     """
-    if AGENTS in cell.entry.arms:
-        return _agents(cell, data, work, tracker)
-    return _CellRun(cell, data, work, tracker).run()
-
-
-def _agents(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
-    """The result of a cell of agents; see `run`."""
-
-    def opened(name: str, seed: int) -> Record:
-        return tracker.run(f"{name}/seed-{seed}", seed=seed, params=cell.params.only(["chain"]).to_dict()).metrics
-
-    found = chained.run(cell, data.folder, work, opened)
-    about = {"metrics": chained.METRICS, "objective": chained.OBJECTIVE, "impossible": {}, "fields": []}
-    return {**about, "searches": [], "tried": [], **found}
+    return _CellRun(cell, data, work, tracker, played).run()
 
 
 class _CellRun:
     """A run of a cell; see `run`."""
 
-    def __init__(self, cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> None:
-        self.cell, self.data, self.work, self.tracker = cell, data, work, tracker
+    def __init__(self, cell: Cell, data: Encoded, work: Path, tracker: Tracker, played: Played | None) -> None:
+        self.cell, self.data, self.work, self.tracker, self.played = cell, data, work, tracker, played
         self.settings = cell.settings()
         experiment = Experiment(cell.params.only(READ), data)
         self.task = experiment.task
@@ -141,7 +140,7 @@ class _CellRun:
         self, searches: list[dict[str, Any]], tried: list[dict[str, Any]], rows: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """The result of the cell; see `run`."""
-        metrics = {**self.task.metrics, **(chained.PLAYED if self.cell.entry.played else {})}
+        metrics = {**self.task.metrics, **({} if self.played is None else self.played.titles)}
         about = {"metrics": metrics, "objective": self.task.objective, "impossible": {}}
         return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
@@ -266,8 +265,11 @@ class _CellRun:
         experiment = Experiment(cell.params.only(READ), self.data)
         test = self.data.split("test")
         tested = measure(experiment, trained.model, test)
-        size = tested.cost.bytes
-        tracked.metrics(0, {f"test/{metric}": value for metric, value in tested.metrics.items()} | {"bytes": size})
+        size, metrics, of_agents = tested.cost.bytes, dict(tested.metrics), dict[str, Any]()
+        if self.played is not None:
+            more, of_agents = self.played.measure(cell, self.data, trained.model, seed, checkpoint, tracked.metrics)
+            metrics |= more
+        tracked.metrics(0, {f"test/{metric}": value for metric, value in metrics.items()} | {"bytes": size})
         tracked.metrics(0, {f"dim/{field}": d for field, d in allocation.dims.items()})
         tracked.end()
         row = {
@@ -286,11 +288,8 @@ class _CellRun:
             "rows": len(tested.influence),
             "sketch": encoded(sketch(tested.influence)),
         }
-        row |= self._of_retrieval(cell, experiment, trained.model, test, tested)
-        if cell.entry.played:
-            of_agents = chained.rewards(cell, self.data, trained.model, seed, checkpoint.with_suffix(".agents"))
-            row["metrics"] = {**tested.metrics, **of_agents.pop("metrics")}
-            row |= of_agents
+        row |= self._of_retrieval(cell, experiment, trained.model, test, tested) | of_agents
+        row["metrics"] = metrics
         write_json(done, row)
         checkpoint.unlink(missing_ok=True)
         figure = tested.metrics[self.task.objective]

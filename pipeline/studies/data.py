@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pipeline.data.encoded import SCHEMA_FILE
 from pipeline.encoding.encode import encode
 from pipeline.sources.opening import opened
 from pipeline.sources.raw import write_raw
 from pipeline.studies.grid import Cell
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import whole, write_json
+from pipeline.workflow.places import root
 from pipeline.workflow.plug import file_of
 
 
@@ -43,4 +45,7 @@ def prepare(cell: Cell, folder: Path) -> int:
 def recipe(cell: Cell) -> str:
     """A hash of all that the encoded data depend on, except the files of the data set."""
     values = cell.params.only(["dataset", "encode"]).to_dict()
-    return content_key(["pipeline/studies/data.py", file_of("datasets", cell.params.dataset.name)], values)
+    users = root() / cell.params.dataset.path / SCHEMA_FILE  # of sessions, whose users are encoded interactions
+    inputs = [users] if users.is_file() else []
+    code = ["pipeline/studies/data.py", file_of("datasets", cell.params.dataset.name)]
+    return content_key(code, values, inputs=inputs)

@@ -166,10 +166,11 @@ class Cell:
         entry = self.entry.model_dump(include={"arms", "budgets", "share", "field", "impaired"})
         if AGENTS in self.entry.arms:
             code = ["pipeline/studies/chained.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
-            return content_key(code, self.params.only(["chain"]).to_dict(), self.seeds)
+            files = [ROOT / file for file in self.params.chain.files]
+            return content_key(code, self.params.only(["chain"]).to_dict(), self.seeds, inputs=files)
         plugs = {file_of("methods", control) for control in CONTROLS}
         if self.entry.played:
-            plugs |= {file_of(WORLDS, name) for name in names(WORLDS)}
+            plugs |= {"pipeline/studies/chained.py", *(file_of(WORLDS, name) for name in names(WORLDS))}
             settings.append([self.params.only(["chain"]).to_dict()])
         for one in (self.setting, *self.tuning):
             for params in (one.params, one.search):  # a search may have a backbone of its own

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.metrics.difference import LEVEL
 from pipeline.reporting import study_figures, style
-from pipeline.studies import chained, contests, retrieval, tables
+from pipeline.studies import chain_tables, contests, retrieval, tables
 from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, covered, groups
 from pipeline.studies.frames import Frames, Result
 from pipeline.studies.grid import Cell, Study
@@ -93,13 +93,13 @@ def write(study: Study, partial: bool = False) -> str:
     results = list(found.results.values())
     frames = Frames.of(study, results)
     contest = contests.is_contest(study)
-    if chained.is_chain(study):
-        made = chained.tables(results)
+    if chain_tables.is_chain(study):
+        made = chain_tables.tables(results)
     elif retrieval.is_retrieval(study):
         made = retrieval.tables(study, frames, results)
     else:
         made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
-        made = chained.by_bytes(study, results) + made
+        made = chain_tables.by_bytes(study, results) + made
     made += contests.tried(study, frames, results)
     about = _about(study, frames, found)
     text = "\n\n".join([f"# Study: {study.name}", *about, *(table.markdown() for table in made)])
@@ -176,8 +176,8 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
 
 def _figures(study: Study, frames: Frames, results: Sequence[Result]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """File name of each figure, and what draws it."""
-    if chained.is_chain(study):
-        yield from chained.figures(results).items()
+    if chain_tables.is_chain(study):
+        yield from chain_tables.figures(results).items()
         return
     if retrieval.is_retrieval(study):
         return

@@ -12,7 +12,12 @@ from pipeline.reporting import page
 from pipeline.reporting.text import Table, number_of, read_tables
 from pipeline.studies.contests import ALPHA
 
-CAPTIONS = {"curve": "the objective against bytes", "minus_uniform": "minus one dimension of the same size"}
+CAPTIONS = {
+    "curve": "the objective against bytes",
+    "minus_uniform": "minus one dimension of the same size",
+    "reward": "reward per session,",
+    "learning": "reward per session against known transitions,",
+}
 DECIDED = ("supported", "contradicted")  # verdicts on a claim
 HIDDEN = ("cell", "peak_mib", "undecided")  # columns of the single results that the page leaves out
 
@@ -51,7 +56,7 @@ def _short(value: str) -> str:
 
 def conclusion(tables: Sequence[Table]) -> list[str]:
     """What the tests of a study show after correction and what they do not, a line for each table and data set."""
-    lines = [line for table in tables for line in (*_standings(table), *_claims(table))]
+    lines = [line for table in tables for line in (*_standings(table), *_claims(table), *_agents(table))]
     if not lines:
         lines = [line for table in tables for line in _tests(table)]
     return lines or ["There is no test here: the tables describe, and show no difference."]
@@ -64,6 +69,17 @@ def _standings(table: Table) -> Iterator[str]:
             dataset = name.removeprefix("mean difference, ")
             tested = [(row[0], row[column], row[column + 1]) for row in table.rows if row[column + 1]]
             yield f"{dataset}: {_said(tested, 'method')}"
+
+
+def _agents(table: Table) -> Iterator[str]:
+    """Of a table of agents, whose head is "minus" and then a difference and a p-value for each test."""
+    if not table.head or table.head[0] != "minus":
+        return
+    for column in range(1, len(table.head), 2):
+        tested = [(row[0], row[column], row[column + 1]) for row in table.rows if row[column + 1]]
+        shown = [(name, minus.split(" ")[0]) for name, minus, p in tested if float(p.lstrip("<")) < ALPHA]
+        found = ", ".join(f"{name} ({minus})" for name, minus in shown)
+        yield f"{table.title}, {table.head[column]}: {f'shown for {found}' if found else 'no difference is shown'}."
 
 
 def _tests(table: Table) -> Iterator[str]:

@@ -15,6 +15,10 @@ Agent = Literal["deepchain", "deepchain_free", "independent", "single", "message
 Transitions = Annotated[int, Field(ge=100)]  # a fifth of fewer could not judge a behaviour model
 
 
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(distinct(values)))
+
+
 class Rewards(Section):
     """What each kind of feedback is worth."""
 
@@ -109,7 +113,7 @@ class Chain(Section):
     """each has a world, a log and agents of its own"""
     rewards: Rewards
     """what each kind of feedback is worth"""
-    transitions: Annotated[tuple[Transitions, ...], AsTuple, AfterValidator(distinct)]
+    transitions: Annotated[tuple[Transitions, ...], AsTuple, AfterValidator(_ascending)]
     """logged transitions that the agents know; several numbers give a learning curve"""
     epsilon: Inclusive
     """share of random items in the log; the others are shown in proportion to their popularity"""
@@ -125,6 +129,12 @@ class Chain(Section):
     """the training of the agents"""
     workers: Annotated[Count, Field(exclude=True)] = 1
     """worlds and seeds at the same time; it identifies no results"""
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the options of worlds name, relative to the repository: those of ``clickstream``."""
+        named = [(options or {}).get("clickstream") for options in (self.options or {}).values()]
+        return sorted({str(file) for file in named if file is not None})
 
     @model_validator(mode="after")
     def _worlds(self) -> Chain:

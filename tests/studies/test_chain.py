@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.studies import chained
+from pipeline.studies import chain_tables, chained
 from pipeline.studies import report as study_report
 from pipeline.studies.comparisons import budget_text
 from pipeline.studies.grid import Study
@@ -90,7 +90,7 @@ def test_a_cell_of_agents_goes_on_after_a_kill(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(chained, "_done", done)
     result = run_cell(study, dataset="tiny", chain="few")
     policies = ["deepchain", "deepchain_free", "deepchain_knowing", "greedy", "popular", "random"]
-    arms = [f"{policy}, {number} transitions" for number in (200, 400) for policy in policies]
+    arms = [f"tabular, {policy}, {number} transitions" for number in (200, 400) for policy in policies]
     assert [(row["seed"], row["arm"]) for row in result["rows"]] == [(seed, arm) for seed in (0, 1) for arm in arms]
     assert not list(folder.parents[1].glob(".pipeline/studies/chain/*"))
     assert [one["policy"] for one in result["sessions"]["bounds"]][:2] == ["optimum", "best of its own page"]
@@ -112,7 +112,7 @@ def test_agents_play_with_the_item_table_of_each_model(folder: Path) -> None:
         assert all(row["metrics"]["reward"] > 0 and row["item_bytes"] > 0 for row in result["rows"])
     assert half["rows"][0]["item_bytes"] < full["rows"][0]["item_bytes"]
     assert not list(folder.parents[1].glob(".pipeline/**/*.agents"))
-    (table,) = chained.by_bytes(study, [full, half])
+    (table,) = chain_tables.by_bytes(study, [full, half])
     assert [row[0] for row in table.rows] == ["full", f"uniform, {budget_text(0.5)}"]
     ours, theirs = ([row["metrics"]["reward"] for row in result["rows"]] for result in (half, full))
     assert float(table.rows[1][5].split(" ")[0]) == pytest.approx((sum(ours) - sum(theirs)) / 2, abs=6e-4)

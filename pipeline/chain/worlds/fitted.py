@@ -26,6 +26,7 @@ from pipeline.chain.world import State
 from pipeline.workflow.validation import Count, Rate
 
 _PATIENCE = 5  # skips in a row from which more of them change nothing
+SHARED = ("clickstream", "dim", "users", "items", "history", "known", "longest")  # with `shifted`
 TESTS = {"test": ("fitted", {"half": "test"}), "shifted": ("shifted", {"half": "test"})}
 
 
