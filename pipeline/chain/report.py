@@ -116,9 +116,7 @@ def _differences(world: str, rows: pd.DataFrame) -> Table:
         for other in others
     ]
     head = ["minus", *(text for test in tests for text in (TITLES.get(test, test), "p"))]
-    note = (
-        f"{LEVEL:.0%} intervals cover seeds: logs, agents, the luck of sessions, and users as far as seeds have others."
-    )
+    note = f"{LEVEL:.0%} intervals cover seeds: logs, agents, luck in sessions, and users as far as seeds have others."
     note += " p is corrected for this table (Holm)."
     return Table(f"{world}: {OURS} minus the others, reward per session", head, lines, note)
 
