@@ -115,6 +115,19 @@ class Reader:
         return record
 
 
+def check_whole(path: Path) -> None:
+    """Check that a journal can be read and ends with the end of its stage, as the one of a finished stage does.
+
+    Raises:
+        BadJournal: if it does not.
+    """
+    last = None
+    for last in Reader(path):  # noqa: B007
+        pass
+    if not isinstance(last, dict) or last["k"] != "close":
+        raise BadJournal(f"{path} ends before its stage does")
+
+
 class Journal:
     """Writes a new journal, or continues an interrupted one.
 
