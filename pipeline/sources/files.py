@@ -187,10 +187,13 @@ def _members(path: Path) -> list[str]:
     """Names of the files in a zip, without the ones that macOS adds.
 
     Raises:
-        BadData: if one is encrypted.
+        BadData: if one is encrypted, or the list of them is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.filename.startswith("__MACOSX/")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.filename.startswith("__MACOSX/")]
+    except (ValueError, *DAMAGE) as error:  # ValueError: a name or an offset that cannot be
+        raise BadData(f"cannot be read ({error})", file=path, remedy=AGAIN) from error
     for member in members:
         if member.flag_bits & ENCRYPTED:
             raise BadData(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources.delimited import check_distinct
-from pipeline.sources.files import DataFile
+from pipeline.sources.files import DAMAGE, DataFile
 from pipeline.sources.source import BadData
 
 MARK = b"PAR1"  # the first bytes of the file
@@ -25,7 +25,7 @@ def is_parquet(file: DataFile) -> bool:
         with file.open() as stream:
             if stream.read(len(MARK)) != MARK:
                 return False
-    except OSError:  # a damaged .gz; reading it as text names the place
+    except DAMAGE:  # of a .gz or a .zip; reading it as text names the place
         return False
     if file.member is not None:
         raise BadData(
