@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,12 +186,14 @@ def read(folder: Path) -> tuple[AnyModel, Allocation, About]:
     backbone = plug("backbones", about.backbone.name).Backbone
     options = checked_options([backbone], about.backbone.options, f"{folder / ABOUT}: backbone.options")
     if not about.ranks:
-        made: AnyModel = assemble(about.schema, about.dim, allocation, build, backbone, options)
+        with _suiting(folder):
+            made: AnyModel = assemble(about.schema, about.dim, allocation, build, backbone, options)
         return _filled(folder, about, made), allocation, about
     shared = Encoded.load(encoding_of(folder, about)).interactions
     assert shared is not None  # its fields have roles
     kept = about.schema.subset(allocation.kept())
-    embedding = build(kept, about.dim, allocation.of_kept())
+    with _suiting(folder):
+        embedding = build(kept, about.dim, allocation.of_kept())
     made = Retriever(shared, shared.trained_pairs(), embedding, backbone, options, kept)
     return _filled(folder, about, made), allocation, about
 
@@ -199,6 +202,16 @@ def _allocation(folder: Path, schema: Schema) -> Allocation:
     allocation = Allocation.load(folder / ALLOCATION, schema)
     check_name("methods", allocation.method, f"{folder / ALLOCATION}: method")
     return allocation
+
+
+@contextlib.contextmanager
+def _suiting(folder: Path) -> Iterator[None]:
+    """A block that makes the model of a folder from its allocation."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        why = f"does not suit {ABOUT} ({type(error).__name__}: {error})"
+        raise broken(folder / ALLOCATION, why) from error
 
 
 def _filled(folder: Path, about: About, model: M) -> M:
@@ -234,7 +247,9 @@ def load(folder: Path, experiment: Experiment) -> tuple[AnyModel, Allocation]:
         if getattr(about, part) != getattr(here, part):
             raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
     allocation = _allocation(folder, experiment.schema)
-    return _filled(folder, about, experiment.allocated(allocation, experiment.training_rows())), allocation
+    with _suiting(folder):
+        model = experiment.allocated(allocation, experiment.training_rows())
+    return _filled(folder, about, model), allocation
 
 
 def copy_encoding(encoded: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ ENCRYPTED = 1  # the bit of a zip member's flags
 LONGEST_LINE = 1 << 20  # bytes; a longer one is a missing line end, or no text
 AGAIN = "the file is damaged or incomplete: download or copy it again"
 # What the libraries raise for a damaged file, or for a zip with a compression that Python does not know.
-DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with readable(file), pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
             batches = parquet.iter_batches(row_groups=[group], columns=list(names))
+            rows, expected = 0, parquet.metadata.row_group(group).num_rows
             while True:
                 try:
                     batch = next(batches, None)
@@ -64,7 +65,10 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
                     raise
                 if batch is None:
                     break
+                rows += len(batch)
                 yield batch
+            if rows != expected:  # the reader stops without an error at a page that claims to be the last one
+                raise OSError(f"row group {group} has {rows:,} rows instead of {expected:,}")
 
 
 def _name_the_column(file: DataFile, parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> None:
