@@ -23,7 +23,8 @@ from tests.fuzz.damage import Recipe, damage
 from tests.fuzz.kinds import Kind, ingested
 from tests.project import Project
 
-SECONDS = 10.0  # that a command may take longer than with the undamaged file
+SECONDS = 10.0  # of processors that a command may take longer than with the undamaged file
+WAITING = 60.0  # seconds that it may take by the clock; other work on the machine counts
 SLACK = 64 << 20  # bytes of memory that a command may take more, besides twice the file
 ADDRESSES = 8 << 30  # bytes of address space more than at the start
 OUTPUT = 64 << 20  # bytes of the largest file that a command may write
@@ -43,7 +44,7 @@ class Outcome:
             "other", the file says something else, and the command did that; or "failed".
         why: it failed.
         said: by the command.
-        seconds, memory: that it took; bytes of memory besides those at its start.
+        seconds, memory: that it took, of processors; bytes of memory besides those at its start.
     """
 
     verdict: Verdict
@@ -111,14 +112,16 @@ class Case:
                 sys.stderr.flush()
             os._exit(status)
 
-    def ended(self, patience: float) -> tuple[int, float, int] | None:
-        """Status, seconds, and bytes of memory besides those at the start, once it has ended; a late one is killed."""
+    def ended(self) -> tuple[int, float, int] | None:
+        """Status, seconds of processors, and bytes of memory besides those at the start, once it has ended; a late one
+        is killed."""
         pid, status, used = os.wait4(self.pid, os.WNOHANG)
         seconds = time.monotonic() - self.began
         if pid:
             self.pid = 0
+            seconds = used.ru_utime + used.ru_stime
             return os.waitstatus_to_exitcode(status), seconds, (used.ru_maxrss << 10) - self._memory
-        if seconds > patience + 5:
+        if seconds > WAITING:
             self.kill()
             return -signal.SIGALRM, seconds, 0
         return None

@@ -21,7 +21,7 @@ import torch
 from pipeline.tracking.place import meeting_mlflow
 from pipeline.workflow.progress import progress
 from tests.fuzz import base
-from tests.fuzz.case import SECONDS, Case, Control, Outcome, judged
+from tests.fuzz.case import Case, Control, Outcome, judged
 from tests.fuzz.damage import Recipe
 from tests.fuzz.kinds import KINDS, Kind
 
@@ -84,7 +84,7 @@ class Fuzzer:
         if name not in self._controls:
             kind = KINDS[name]
             with _case(kind, None, self._base, self._next()) as case:
-                while (end := case.ended(120)) is None:
+                while (end := case.ended()) is None:
                     time.sleep(POLL_SECONDS)
                 status, seconds, memory = end
                 if status:
@@ -97,7 +97,6 @@ class Fuzzer:
 
     def _tried(self, name: str, todo: Sequence[tuple[int, Recipe]], jobs: int) -> Iterator[Tried]:
         kind, control, waiting = KINDS[name], self._control(name), list(reversed(todo))
-        patience = control.seconds * 2 + SECONDS
         with contextlib.ExitStack() as stack, progress(total=len(todo), desc=name, unit=" cases") as bar:
             running: list[tuple[int, Recipe, Case, contextlib.ExitStack]] = []
             while waiting or running:
@@ -109,7 +108,7 @@ class Fuzzer:
                 time.sleep(POLL_SECONDS)
                 for entry in list(running):
                     number, recipe, case, own = entry
-                    if (end := case.ended(patience)) is not None:
+                    if (end := case.ended()) is not None:
                         outcome = judged(case, control, *end)
                         own.close()
                         running.remove(entry)
