@@ -8,7 +8,7 @@ SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help describe repro compare sweep stream study report test fuzz lint ui sync bench docs clean
+.PHONY: help describe repro compare sweep stream chain study report test fuzz lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,10 @@ sweep: $(READY) ## search the settings of the search (params.yaml: sweep); an in
 stream: $(READY) ## compare AutoEmb with fixed dimensions along the rows in the order of time (params.yaml: stream)
 	$(SETTINGS)
 	dvc repro stream/dvc.yaml
+
+chain: $(READY) ## compare agents of two pages in simulated sessions (params.yaml: chain)
+	$(SETTINGS)
+	dvc repro chain/dvc.yaml
 
 study: $(READY) ## run a study, e.g. NAME=overall PROFILE=quick JOBS=2 ONLY=dataset=synthetic; finished cells are kept
 	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))

@@ -21,6 +21,7 @@ from pipeline.experiment.feasible import check_batch_size
 from pipeline.experiment.saved import ENCODING, copy_encoding, save
 from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Run, Tracker
+from pipeline.training import ranks
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import broken, read_json, whole
@@ -50,9 +51,15 @@ class Job:
 
 
 def run() -> None:
-    started = time.monotonic()
     params = Params.of_stage("retrain")
-    workers = params.retrain.workers
+    with ranks.together(run, params.retrain.devices, "retrain.devices"):
+        retrain(params)
+
+
+def retrain(params: Params) -> None:
+    """The stage, or the part in it of a process that trains with the first one and writes nothing."""
+    started = time.monotonic()
+    workers = params.retrain.workers if ranks.number() == 1 else 1
     if workers > 1:
         process.share_cores(workers)
         start_server("pipeline.experiment.train")
@@ -66,6 +73,10 @@ def run() -> None:
     folder = work("ckpt", "retrain", key)
     jobs = [Job(params, name, seed, dims, folder / name / f"seed-{seed}") for name, seed, dims in models]
     todo = [job for job in jobs if not job.path.exists()]
+    if not ranks.first():
+        for job in todo:
+            train_job(job, None, None)
+        return
     with stage_tracker("retrain", key, experiment.data.raw_sha256) as tracker:
         if workers > 1:
             _train_in_workers(todo, experiment, tracker)
@@ -81,19 +92,20 @@ def run() -> None:
     print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
 
 
-def train_job(job: Job, title: str | None, record: Record) -> str:
+def train_job(job: Job, title: str | None, record: Record | None) -> str:
     """Train and save a model; the line that says how good it is."""
     # They import Lightning; only the process that trains waits for that.
     from pipeline.experiment.train import train
-    from pipeline.training.weights import Diverged
+    from pipeline.training.weights import Diverged, nowhere
 
     experiment, checkpoint = Experiment(job.params, Encoded.load(ENCODED)), job.path.with_suffix(".ckpt")
     try:
-        trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record)
+        trained = train(experiment, job.allocation, job.seed, checkpoint, title=title, record=record or nowhere)
     except Diverged as error:
         raise ValueError(f"{job.title}: {error}") from error
-    save(job.path, experiment, trained.model, job.allocation, trained.history)
-    checkpoint.unlink(missing_ok=True)
+    if ranks.first():
+        save(job.path, experiment, trained.model, job.allocation, trained.history)
+        checkpoint.unlink(missing_ok=True)
     task = experiment.task
     epochs = len(trained.history)
     return f"retrain: {job.title}: val {task.title} {trained.validation[task.objective]:.4f} in {epochs} epochs"

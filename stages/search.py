@@ -16,6 +16,7 @@ from pipeline.experiment.find import find
 from pipeline.experiment.found import Found
 from pipeline.experiment.trajectory import long_form, thinned
 from pipeline.tracking.stage import stage_tracker
+from pipeline.training import ranks
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
 from pipeline.workflow.outputs import whole, write_json
@@ -24,14 +25,23 @@ from pipeline.workflow.places import ENCODED, SCORES, TRAJECTORY, work
 
 
 def run() -> None:
-    started = time.monotonic()
     params = Params.of_stage("search")
+    with ranks.together(run, params.search.devices, "search.devices"):
+        search(params)
+
+
+def search(params: Params) -> None:
+    """The stage, or the part in it of a process that trains with the first one and writes nothing."""
+    started = time.monotonic()
     experiment = Experiment(params, Encoded.load(ENCODED))
     experiment.check()
     check_feasible(experiment, Params.load())  # also parameters that do not affect this stage
     code = experiment.code("stages/search.py")
     key = content_key(code, params.to_dict(), inputs=[ENCODED / "schema.json"])
     folder = work("ckpt", "search", key)
+    if not ranks.first():
+        find(experiment, folder)
+        return
     with stage_tracker("search", key, experiment.data.raw_sha256) as tracker:
         tracked = tracker.run(seed=params.search.seed, params=params.to_dict())
         found = find(experiment, folder, tracked.metrics)

@@ -46,7 +46,7 @@ class Project:
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder / name)
         (folder / "data").mkdir(exist_ok=True)  # the path of the planted data
-        for name in ("pipeline", "stages", "sweep", "stream") if link else ():
+        for name in ("pipeline", "stages", "sweep", "stream", "chain") if link else ():
             (folder / name).symlink_to(ROOT / name)
         self.give(**changes)
 

@@ -17,7 +17,7 @@ from tests.project import ROOT
 
 STAGES = {
     stage: record
-    for place in ("dvc.yaml", "sweep/dvc.yaml", "stream/dvc.yaml")
+    for place in ("dvc.yaml", "sweep/dvc.yaml", "stream/dvc.yaml", "chain/dvc.yaml")
     for stage, record in yaml.safe_load((ROOT / place).read_text())["stages"].items()
 }
 KEYS = {
@@ -87,7 +87,7 @@ def test_params_hold_no_number_that_yaml_reads_as_a_string() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")
-@pytest.mark.parametrize("stage", ["check", "ingest", "search", "sweep", "stream"])
+@pytest.mark.parametrize("stage", ["check", "ingest", "search", "sweep", "stream", "chain"])
 def test_a_stage_that_is_asked_for_help_says_what_it_is_and_runs_nothing(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,19 @@ KEPT_TABLES = [
     for path in sorted((ROOT / folder).glob("**/results/**/*.md"))
 ]
 NOTEBOOKS = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-CODE_FOLDERS = ("pipeline", "stages", "tests", "studies", "benchmarks", "notebooks", "stream", "sweep", "docs", "data")
+CODE_FOLDERS = (
+    "pipeline",
+    "stages",
+    "tests",
+    "studies",
+    "benchmarks",
+    "notebooks",
+    "stream",
+    "sweep",
+    "chain",
+    "docs",
+    "data",
+)
 RESULTS = ROOT / "studies/overall/results"
 SETTINGS = {  # column of the results: profile of the study, and its data set
     "planted": ("methods", "synthetic"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences
-from pipeline.models.layers import MLP, Dropout, FirstOrder, bi_interaction
+from pipeline.models.layers import MLP, BatchNorm, Dropout, FirstOrder, bi_interaction
 from pipeline.workflow.validation import Count, Fraction
 
 
@@ -26,7 +26,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.first_order = FirstOrder(schema)
-        self.regularised = nn.Sequential(nn.BatchNorm1d(dim), Dropout(dropout))
+        self.regularised = nn.Sequential(BatchNorm(dim), Dropout(dropout))
         self.mlp = MLP(dim, hidden, dropout)
 
     def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:

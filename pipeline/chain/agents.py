@@ -10,19 +10,18 @@ pull it in two directions, and one pass through the history serves both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pipeline.chain.encoder import Encoder, Pairs
+from pipeline.chain.policies import best
 from pipeline.chain.targets import BOTH
 from pipeline.chain.world import DETAIL, ENTRANCE, State
-from pipeline.workflow.validation import Count, Section, Whole, suggestion
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from pipeline.workflow.chain import Networks
+from pipeline.workflow.validation import suggestion
 
 
 class Variant(NamedTuple):
@@ -50,27 +49,6 @@ VARIANTS = {
 }
 
 
-class Options(Section):
-    """How agents are built and how they choose."""
-
-    memory: Count = 32
-    """width of the memory of the history"""
-    hidden: Count = 64
-    """width of the critic"""
-    skips: Whole = 5
-    """so many skips in a row and more are the same"""
-    message: Count = 8
-    """numbers of a message between actors, where there are messages"""
-    choose: Literal["nearest", "best_of"] = "best_of"
-    """nearest: the candidate with the largest inner product with the proto-item; best_of: the candidate that the critic
-    likes most, of the nearest ones"""
-    candidates: Count = 10
-    """of best_of: the nearest candidates that the critic scores"""
-    exact_items: Whole = 64
-    """of best_of: with at most so many items, the critic scores all of them, and the actors are neither asked nor
-    trained"""
-
-
 class Brain(nn.Module):
     """The critic of some pages, the memory that it reads, and the actors of these pages.
 
@@ -79,13 +57,16 @@ class Brain(nn.Module):
         pages: on which it acts.
         variant: of the agents.
         options: of the agents.
+        repeats: see `pipeline.chain.world.World`.
     """
 
-    def __init__(self, vectors: Tensor, pages: tuple[int, ...], variant: Variant, options: Options) -> None:
+    def __init__(
+        self, vectors: Tensor, pages: tuple[int, ...], variant: Variant, options: Networks, repeats: bool = True
+    ) -> None:
         super().__init__()
         items, dim = vectors.shape
         heads = len(pages) if variant.heads else 1
-        self.pages, self.options, self.messages = pages, options, variant.messages
+        self.pages, self.options, self.messages, self.repeats = pages, options, variant.messages, repeats
         self.knows_page = heads > 1
         self.exact = options.choose == "best_of" and items <= options.exact_items
         self.encoder = Encoder(vectors, options.memory, options.skips, heads if variant.messages else 1)
@@ -142,14 +123,18 @@ class Brain(nn.Module):
         memories, features = self.read(state)
         items = self.encoder.vectors
         if self.exact:
-            best = self.critic.grid(features, items).squeeze(2).max(1)
-            return best.indices, best.values
+            found = self._open(state, self.critic.grid(features, items).squeeze(2)).max(1)
+            return found.indices, found.values
         proto = self.proto(state, memories)
-        nearness = (proto if noise is None else noise(proto)) @ items.T
+        nearness = self._open(state, (proto if noise is None else noise(proto)) @ items.T)
         number = min(self.options.candidates, len(items)) if self.options.choose == "best_of" else 1
-        near = nearness.topk(number, dim=1).indices
-        best = self.score(features, items[near]).max(1)
-        return near.gather(1, best.indices[:, None]).squeeze(1), best.values
+        near = nearness.topk(number, dim=1)
+        scores = self.score(features, items[near.indices])
+        found = scores.masked_fill(near.values == -torch.inf, -torch.inf).max(1)
+        return near.indices.gather(1, found.indices[:, None]).squeeze(1), found.values
+
+    def _open(self, state: State, scores: Tensor) -> Tensor:
+        return scores if self.repeats else state.without_history(scores)
 
     def value(self, state: State) -> Tensor:
         """Q(s, pi(s)) (B,)."""
@@ -163,19 +148,22 @@ class Agents(nn.Module):
         vectors: (I, D) float32 of the items; agents do not train them.
         variant: one of `VARIANTS`.
         options: how they are built and choose.
+        repeats: see `pipeline.chain.world.World`.
 
     Raises:
         ValueError: if there is no such variant.
     """
 
-    def __init__(self, vectors: Tensor, variant: str = "deepchain", options: Options | None = None) -> None:
+    def __init__(
+        self, vectors: Tensor, variant: str = "deepchain", options: Networks | None = None, repeats: bool = True
+    ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(
                 f"there are no agents {variant!r}{suggestion(variant, VARIANTS)}; valid are {', '.join(VARIANTS)}"
             )
-        self.variant, self.options = VARIANTS[variant], options or Options()
-        self.brains = nn.ModuleList(Brain(vectors, p, self.variant, self.options) for p in self.variant.brains)
+        self.variant, self.options, self.repeats = VARIANTS[variant], options or Networks(), repeats
+        self.brains = nn.ModuleList(Brain(vectors, p, self.variant, self.options, repeats) for p in self.variant.brains)
         self.items = len(vectors)
 
     def forward(self, state: State) -> Tensor:
@@ -195,7 +183,7 @@ class Agents(nn.Module):
             return proto + noise * torch.randn(proto.shape, generator=generator)
 
         chosen = self._chosen(state, noisy)
-        drawn = torch.randint(self.items, chosen.shape, generator=generator)
+        drawn = best(state, torch.rand(len(state), self.items, generator=generator), self.repeats)
         return torch.where(torch.rand(chosen.shape, generator=generator) < random, drawn, chosen)
 
     def _chosen(self, state: State, noise: Callable[[Tensor], Tensor] | None) -> Tensor:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import bisect
 from torch import Tensor
 
 from pipeline.chain.logs import Exploring
-from pipeline.chain.people import Half, People, people
+from pipeline.chain.people import Half, People, encoded, people, planted
 from pipeline.chain.rates import Rates, measured
 from pipeline.chain.sessions import Sessions
 from pipeline.chain.world import DETAIL, ENTRANCE, NOTHING, State, World
@@ -22,6 +23,20 @@ _SESSIONS = 3000  # of a round of the calibration
 _ROUNDS = 6
 _LEVELS = (-30.0, 30.0)  # that are tried
 _ORDER_SLOPE = 0.5  # of the logit of an order among items that are taken, per unit of liking
+
+
+class Sizes(NamedTuple):
+    """Of a world of users.
+
+    Args:
+        dim: D, of the items' vectors.
+        users: at most; of planted users, of both halves.
+        items: of planted users.
+    """
+
+    dim: int
+    users: int
+    items: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +68,13 @@ class Basis:
 
     @classmethod
     def of(
-        cls, seed: int, folder: str, half: Half, clickstream: str | None, dim: int, users: int, **lengths: int
+        cls, seed: int, folder: str | None, half: Half, clickstream: str | None, sizes: Sizes, **lengths: int
     ) -> Basis:
-        """Read the users and the rates from their files; see `pipeline.chain.worlds.fitted.make`. ``lengths`` are
+        """Users and rates from their files, or made up; see `pipeline.chain.worlds.fitted.make`. ``lengths`` are
         ``history``, ``known`` and ``longest``."""
         rates = Rates() if clickstream is None else measured(Path(clickstream))
-        return cls(people(Path(folder), half, seed, dim, users), rates, seed=seed, **lengths)
+        users = planted(seed, sizes.users, sizes.items) if folder is None else encoded(Path(folder))
+        return cls(people(users, half, seed, sizes.dim, sizes.users), rates, seed=seed, **lengths)
 
 
 class Calibrated(World):
@@ -74,6 +90,8 @@ class Calibrated(World):
     public data do not tell. The five levels are such that the mean chances
     are the given rates when items are recommended in proportion to their popularity, on both pages.
 
+    Nobody takes an item again, so policies do not recommend what is in the history.
+
     A session's user is drawn at random, and its history starts with items that the user has, in random order.
 
     Args:
@@ -83,7 +101,12 @@ class Calibrated(World):
         ValueError: if no levels give the rates.
     """
 
+    repeats = False
+
     def __init__(self, basis: Basis) -> None:
+        items = len(basis.people.vectors)
+        if basis.history >= items:
+            raise ValueError(f"a history of {basis.history} items leaves none of {items} to recommend; shorten it")
         self.people, self.vectors = basis.people, basis.people.vectors
         self._history, self._known = basis.history, basis.known
         self.taking, self.leaving, self.ordering = torch.zeros(2), torch.zeros(2), torch.zeros(())

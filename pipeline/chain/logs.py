@@ -6,6 +6,8 @@ now and then, and else an item in proportion to its popularity. Its chances are 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.chain.sessions import Policy, Sessions
-from pipeline.chain.world import CLICK, ORDER, State, World
+from pipeline.chain.world import CLICK, LEAVE, ORDER, State, World
 from pipeline.workflow.outputs import whole
 
 _AT_ONCE = 1000  # sessions
@@ -30,17 +32,21 @@ class Log:
         state: n states before.
         actions: (n,) int64, items that were recommended.
         feedback: (n,) int64.
+        chances: (n, 4) of the feedback in the world, which agents do not know; None where they are not kept. A file
+            does not hold them.
     """
 
     state: State
     actions: Tensor
     feedback: Tensor
+    chances: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def __getitem__(self, rows: Tensor) -> Log:
-        return Log(self.state[rows], self.actions[rows], self.feedback[rows])
+        chances = None if self.chances is None else self.chances[rows]
+        return Log(self.state[rows], self.actions[rows], self.feedback[rows], chances)
 
     @property
     def after(self) -> State:
@@ -103,8 +109,8 @@ class Exploring:
         return torch.searchsorted(self._bounds, luck, right=True).clamp(max=len(self._bounds) - 1)
 
 
-def collect(world: World, policy: Policy, transitions: int, seed: int, longest: int = 100) -> Log:
-    """The first transitions of sessions that take place at the same time.
+def steps(world: World, policy: Policy, transitions: int, seed: int, longest: int = 100) -> Iterator[Log]:
+    """The first transitions of sessions that take place at the same time, step by step, with their chances.
 
     Args:
         world, policy: who meets.
@@ -115,18 +121,30 @@ def collect(world: World, policy: Policy, transitions: int, seed: int, longest: 
         raise ValueError(f"transitions of a log must be at least 1, got {transitions}")
     number = min(_AT_ONCE, transitions)
     sessions = Sessions(world, number, seed, longest)
-    length = sessions.state.history.shape[1]
-    state = State(torch.empty(transitions, length, dtype=torch.int64), *torch.empty(3, transitions, dtype=torch.int64))
-    log = Log(state, *torch.empty(2, transitions, dtype=torch.int64))
     for start in range(0, transitions, number):
-        rows = slice(start, min(start + number, transitions))
-        before, actions = sessions.state, policy(sessions.state)
+        before, users, actions = sessions.state, sessions.users, policy(sessions.state)
         feedback, _, _ = sessions.step(actions)
-        kept = rows.stop - rows.start
+        kept = torch.arange(min(number, transitions - start))
+        yield Log(before, actions, feedback, world.chances(users, before, actions))[kept]
+
+
+def collect(world: World, policy: Policy, transitions: int, seed: int, longest: int = 100) -> Log:
+    """The transitions of `steps` as one log."""
+    parts = steps(world, policy, transitions, seed, longest)
+    first = next(parts)
+    length = first.state.history.shape[1]
+    state = State(torch.empty(transitions, length, dtype=torch.int64), *torch.empty(3, transitions, dtype=torch.int64))
+    actions, feedback = torch.empty(2, transitions, dtype=torch.int64)
+    chances = torch.empty(transitions, LEAVE + 1)
+    start = 0
+    for part in itertools.chain([first], parts):
+        rows = slice(start, start + len(part))
         for name in _STATE:
-            getattr(state, name)[rows] = getattr(before, name)[:kept]
-        log.actions[rows], log.feedback[rows] = actions[:kept], feedback[:kept]
-    return log
+            getattr(state, name)[rows] = getattr(part.state, name)
+        assert part.chances is not None
+        actions[rows], feedback[rows], chances[rows] = part.actions, part.feedback, part.chances
+        start = rows.stop
+    return Log(state, actions, feedback, chances)
 
 
 def popularity(log: Log, items: int) -> Tensor:

@@ -41,6 +41,7 @@ from pipeline.references.reference import inverse_roots, matrix
 Half = Literal["learn", "test"]
 _MOST_CELLS = 2**28  # of a matrix of users and items, or of items and items; 1 GiB
 _NEIGHBOURS, _SHRINKAGE = 100, 10.0
+EACH, FACTORS, STRENGTH = 24, 6, 2.0  # of planted users: items of each, length of vectors, scale of their products
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,33 +66,93 @@ class People:
     popularity: Tensor
 
 
-def people(folder: Path, half: Half, seed: int, dim: int = 32, most: int = 4000) -> People:
-    """The users of one half of encoded interactions.
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Which of U users interacted with which of I items.
 
-    Likings come from the pairs of ``train`` and ``arch``; those of ``val`` and ``test`` give the slope.
+    Args:
+        place: where it comes from, for messages.
+        halves: (U,) the half of each user.
+        known: (U, I) 1 for the items from which likings are computed.
+        held: (U, I) 1 for the items that give the slope.
+    """
+
+    place: str
+    halves: np.ndarray
+    known: sparse.csr_array
+    held: sparse.csr_array
+
+
+def encoded(folder: Path) -> Known:
+    """Encoded interactions. Likings come from the pairs of ``train`` and ``arch``, the slope from ``val`` and ``test``.
 
     Args:
         folder: that ``encode`` wrote.
+
+    Raises:
+        ValueError: if the data are no interactions.
+    """
+    shared = Encoded.load(folder).interactions
+    if shared is None:
+        raise ValueError(
+            f"{folder}: its rows are no interactions of users and items; choose such a data set, or users: planted"
+        )
+    items = len(shared.items)
+    pairs = [matrix(shared.pairs(*parts), items) for parts in (("train", "arch"), ("val", "test"))]
+    return Known(str(folder), _halves(shared), *pairs)
+
+
+def planted(seed: int, users: int, items: int) -> Known:
+    """Users and items that are made up: each has a random vector, and a user takes items by the inner product and by a
+    popularity that falls as 1 / rank. Every sixth item of a user is held out.
+
+    Args:
+        seed: of everything.
+        users, items: U and I, at least twice `EACH` items.
+
+    Raises:
+        ValueError: if there are too few items.
+    """
+    if items < 2 * EACH:
+        raise ValueError(f"planted users need at least {2 * EACH} items, got {items}")
+    rng = np.random.default_rng(seed)
+    likings = rng.normal(size=(users, FACTORS)) @ rng.normal(size=(items, FACTORS)).T * STRENGTH / np.sqrt(FACTORS)
+    popular = -np.log(1 + rng.permutation(items))
+    taken = np.argsort(-(likings + popular + rng.gumbel(size=(users, items))), axis=1)[:, :EACH]
+    held = np.zeros((users, items), dtype=bool)
+    known = held.copy()
+    rows = np.arange(users)[:, None]
+    shuffled = rng.permuted(taken, axis=1)
+    held[rows, shuffled[:, : EACH // 6]] = True
+    known[rows, shuffled[:, EACH // 6 :]] = True
+    halves = np.where(rng.permutation(users) % 2, "test", "learn")
+    made = [sparse.csr_array(part.astype(np.float32)) for part in (known, held)]
+    return Known("planted users", halves, *made)
+
+
+def people(of: Known, half: Half, seed: int, dim: int = 32, most: int = 4000) -> People:
+    """The users of one half.
+
+    Args:
+        of: all users.
         half: which.
         seed: of the order of known items, of the random items of the regression, and of the users that are drawn.
         dim: D, singular vectors.
         most: users; of more, so many are drawn.
 
     Raises:
-        ValueError: if the data are no interactions, or are too few or too many.
+        ValueError: if there are too few users, or too few or too many items.
     """
-    shared = Encoded.load(folder).interactions
-    if shared is None:
-        raise ValueError(f"{folder}: its rows are no interactions of users and items; encode such a data set")
-    users, items = len(shared.users), len(shared.items)
-    if max(min(users, most), items) * items > _MOST_CELLS:
-        raise ValueError(f"{folder}: {items} items are too many for a world, which compares all of them; encode fewer")
-    halves, known = _halves(shared), matrix(shared.pairs("train", "arch"), items)
-    own = {name: (halves == name) & (np.diff(known.indptr) > 0) for name in ("learn", "test")}
+    known, items = of.known, of.known.shape[1]
+    if max(min(len(of.halves), most), items) * items > _MOST_CELLS:
+        raise ValueError(
+            f"{of.place}: {items} items are too many for a world, which compares all of them; encode fewer"
+        )
+    own = {name: (of.halves == name) & (np.diff(known.indptr) > 0) for name in ("learn", "test")}
     for name, members in own.items():
         if min(members.sum(), items) <= dim:
             raise ValueError(
-                f"{folder}: its {name} half has {members.sum()} users of {items} items, too few for {dim} dimensions"
+                f"{of.place}: the {name} half has {members.sum()} users of {items} items, too few for {dim} dimensions"
             )
     factors, scales = _factors(known[own["learn"]], dim)
     vectors = factors * np.sqrt(scales)
@@ -104,8 +165,7 @@ def people(folder: Path, half: Half, seed: int, dim: int = 32, most: int = 4000)
     else:
         scores, alike = _by_neighbours(known, own["test"], chosen), _together(known[own["test"]])
     liking = normal_scores(scores)
-    held = matrix(shared.pairs("val", "test"), items)[chosen]
-    slope = _slope(liking, known[chosen], held, rng)
+    slope = _slope(liking, known[chosen], of.held[chosen], rng)
     return People(
         torch.from_numpy(liking),
         slope,

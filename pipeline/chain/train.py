@@ -5,51 +5,29 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from pipeline.chain.agents import Agents, Brain, Share
+from pipeline.chain.agents import Agents, Brain
 from pipeline.chain.logs import Log
 from pipeline.chain.replay import Replay
 from pipeline.chain.sessions import Sessions
 from pipeline.chain.targets import BOTH, expected_target, observed_target
 from pipeline.chain.world import DETAIL, ENTRANCE, State
 from pipeline.training.weights import Diverged, Record, nowhere
+from pipeline.workflow.chain import Learning
 from pipeline.workflow.outputs import whole
-from pipeline.workflow.validation import Count, Positive, Rate, Section
 
 FILE = "learner.pt"  # of the folder of a checkpoint
 NAMES = {ENTRANCE: "/entrance", DETAIL: "/detail"}  # of pages, in records
 LOSS_STEPS = 100  # a recorded loss is the mean over this many steps
 Chances = Callable[[State, Tensor], Tensor]  # states and items (B,) -> (B, 4), as `Behaviour.chances`
-
-
-class Training(Section):
-    """How agents are trained."""
-
-    gamma: Share = 0.95
-    """discount of a step"""
-    lr: Positive = 0.001
-    """learning rate of the critic and the memory"""
-    actor_lr: Positive = 0.0001
-    """learning rate of the actors"""
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """share of the way to the trained networks that the target networks go in a step"""
-    batch_size: Count = 256
-    """transitions of a step"""
-    noise: Rate = 0.1
-    """of the exploration in a world: standard deviation in every number of a proto-item"""
-    random: Share = 0.1
-    """of the exploration in a world: share of items that are drawn at random"""
-    every: Count = 1
-    """in a world: steps of the learner between two steps of the sessions"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class Trained:
     weights: tuple[list[Tensor], list[Tensor]]  # of the target network and of the brain
 
     @staticmethod
-    def of(brain: Brain, training: Training) -> Trained:
+    def of(brain: Brain, training: Learning) -> Trained:
         """A fresh brain to train."""
         critic = torch.optim.Adam(brain.critic_parameters(), lr=training.lr, fused=True)
         actors = None if brain.exact else torch.optim.Adam(brain.actor_parameters(), lr=training.actor_lr, fused=True)
@@ -101,7 +79,7 @@ class Learner:
         agents: Agents,
         replay: Replay,
         rewards: Tensor,
-        training: Training,
+        training: Learning,
         seed: int,
         *,
         chances: Chances | None = None,
@@ -226,48 +204,13 @@ class Learner:
             self.replay.load_state_dict(saved["replay"])
 
 
-def logged(log: Log, chances: Chances | None = None) -> Replay:
+def logged(log: Log, chances: Tensor | None = None) -> Replay:
     """A replay of all of a log.
 
     Args:
-        log: transitions.
-        chances: the behaviour model; None for agents that learn from the observed branch.
+        log: n transitions.
+        chances: (n, 4) of the feedback, by the behaviour model; None for agents that learn from the observed branch.
     """
     replay = Replay(len(log), log.state.history.shape[1])
-    replay.add(log, None if chances is None else chances(log.state, log.actions))
+    replay.add(log, chances)
     return replay
-
-
-def learning_curve(
-    make: Callable[[Log], Learner],
-    log: Log,
-    counts: Sequence[int],
-    steps: int,
-    evaluate: Callable[[Agents], float],
-    seed: int,
-    record: Record = nowhere,
-) -> list[float]:
-    """What agents earn who know only some transitions of a log.
-
-    Args:
-        make: a fresh learner, from these transitions alone; its behaviour model should know no others, too.
-        log: transitions.
-        counts: numbers of transitions. They are drawn without replacement, and a larger number has those of a smaller.
-        steps: of the learner, for every number.
-        evaluate: the reward per session of agents.
-        seed: of the transitions.
-        record: receives (transitions, names, values).
-
-    Raises:
-        ValueError: if a number is below 1 or beyond the log.
-    """
-    if wrong := [count for count in counts if not 1 <= count <= len(log)]:
-        raise ValueError(f"the numbers of transitions must be from 1 to {len(log):,}, those of the log, got {wrong}")
-    order = torch.randperm(len(log), generator=torch.Generator().manual_seed(seed))
-    curve = []
-    for count in counts:
-        learner = make(log[order[:count]])
-        learner.learn(steps)
-        curve.append(evaluate(learner.agents))
-        record(count, ("reward_per_session",), (curve[-1],))
-    return curve

@@ -44,6 +44,13 @@ class State:
     def __getitem__(self, rows: Tensor) -> State:
         return State(self.history[rows], self.page[rows], self.shown[rows], self.skips[rows])
 
+    def without_history(self, scores: Tensor) -> Tensor:
+        """Scores (B, I) of items, with -inf for those of the history."""
+        items = scores.shape[1]
+        places = torch.where(self.history == NOTHING, items, self.history)
+        wide = torch.cat([scores, scores.new_zeros(len(scores), 1)], 1)
+        return wide.scatter(1, places, -torch.inf)[:, :items]
+
     def after(self, actions: Tensor, feedback: Tensor) -> State:
         """The state that follows when items (B,) meet feedback (B,).
 
@@ -70,9 +77,11 @@ class World(ABC):
 
     Attributes:
         vectors: (I, D) float32, the items as agents see them; frozen.
+        repeats: whether policies may recommend an item of the history.
     """
 
     vectors: Tensor
+    repeats = True
 
     @property
     def items(self) -> int:

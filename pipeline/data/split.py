@@ -90,11 +90,16 @@ class Split:
         """(n,) labels of all rows, in order."""
         return np.concatenate(self.labels)
 
-    def slice(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows ``start`` to ``stop``, copied to memory: ids (n, S) and labels (n,)."""
+    def between(self, start: int, stop: int) -> Split:
+        """Rows ``start`` to ``stop``, without a copy."""
         ids, labels = [], []
         for part_ids, part_labels in zip(self.ids, self.labels, strict=True):
             ids.append(part_ids[max(0, start) : max(0, stop)])
             labels.append(part_labels[max(0, start) : max(0, stop)])
             start, stop = start - len(part_labels), stop - len(part_labels)
-        return np.concatenate(ids), np.concatenate(labels)
+        return replace(self, ids=tuple(ids), labels=tuple(labels))
+
+    def slice(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows ``start`` to ``stop``, copied to memory: ids (n, S) and labels (n,)."""
+        rows = self.between(start, stop)
+        return np.concatenate(rows.ids), np.concatenate(rows.labels)

@@ -7,7 +7,7 @@ embedding computes one vector per distinct row (`Occurrences`), and only the las
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.data.schema import PADDING, Schema
+from pipeline.data.share import Share
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Occurrences:
         first_order: (B,) sum of the first-order weights of each row of the batch, if the embedding holds them.
         fields: (bags,) int64, the field of each bag, if only some fields have a bag in a row; None if bag i is of field
             i mod F.
+        own: the occurrences in the rows of the batch that this process has, if several share it; see `divided`.
+        share: of this process, in ``own``.
     """
 
     rows: Tensor
@@ -51,6 +54,8 @@ class Occurrences:
     shape: tuple[int, ...]
     first_order: Tensor | None = None
     fields: Tensor | None = None
+    own: Occurrences | None = None
+    share: Share | None = None
 
     def mass(self) -> Tensor:
         """(U,) float: the sum of each row's weights over the batch; for single-valued fields, its occurrences."""
@@ -87,11 +92,44 @@ class Occurrences:
         return values if self.fields is None else values[self.fields]
 
 
+def divided(occ: Occurrences, share: Share) -> Occurrences:
+    """The occurrences of a whole batch, with ``own``: the same distinct rows, and the bags of this process's rows.
+
+    Args:
+        occ: of a batch (B, F).
+        share: of this process.
+    """
+    batch, fields = occ.shape
+    rows = share.rows(batch)
+    first, last = rows.start * fields, rows.stop * fields  # bags
+    bags, bag_starts, weights = occ.bags, occ.bag_starts, occ.weights
+    start, stop = first, last  # occurrences
+    if bags is not None and bag_starts is not None and weights is not None:
+        start, stop = torch.cat([bag_starts, bag_starts.new_tensor([len(bags)])])[[first, last]].tolist()
+        bags, bag_starts, weights = bags[start:stop] - first, bag_starts[first:last] - start, weights[start:stop]
+    kept = (occ.order >= start) & (occ.order < stop)
+    before = kept.cumsum(0) - kept.long()
+    own = Occurrences(
+        rows=occ.rows,
+        ends=occ.ends,
+        inverse=occ.inverse[start:stop],
+        order=occ.order[kept] - start,
+        starts=before[occ.starts],
+        bags=bags,
+        bag_starts=bag_starts,
+        weights=weights,
+        shape=(rows.stop - rows.start, fields),
+        share=share,
+    )
+    return replace(occ, own=own)
+
+
 class _Spread(torch.autograd.Function):
     """The weighted sum of each bag's rows: (U, K) -> (B * F, K).
 
     The backward pass is the same operation with rows and bags exchanged: each row sums the gradients of the bags in
     which it occurs. It is one pass over the occurrences in row order, without atomics, so the result is reproducible.
+    If several processes share a batch, their gradients of the distinct rows are added up.
     """
 
     @staticmethod
@@ -106,7 +144,8 @@ class _Spread(torch.autograd.Function):
         occ: Occurrences = ctx.occ
         source = occ.order if occ.bags is None else occ.bags[occ.order]
         weights = None if occ.weights is None else occ.weights[occ.order]
-        return bag_sum(grad.contiguous(), source, occ.starts, weights), None
+        of_rows = bag_sum(grad.contiguous(), source, occ.starts, weights)
+        return of_rows if occ.share is None else occ.share.sum(of_rows), None
 
 
 def bag_sum(values: Tensor, index: Tensor, starts: Tensor, weights: Tensor | None) -> Tensor:
@@ -154,9 +193,10 @@ class Direct:
 
 def spread(values: Tensor, occ: Occurrences | Direct) -> Tensor:
     """(U, K) values of the distinct rows -> (B, F, K), or (bags, K), values of the batch; the values of a bag are
-    averaged."""
+    averaged. If several processes share the batch, B are the rows of this one."""
     if isinstance(occ, Direct):
         return occ.averaged(values)
+    occ = occ.own or occ
     return _Spread.apply(values, occ).view(*occ.shape, values.shape[1])  # type: ignore[no-any-return]
 
 

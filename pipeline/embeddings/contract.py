@@ -72,10 +72,14 @@ class FieldEmbedding(nn.Module):
     Attributes:
         dim: D, the width of the vectors that the backbone takes.
         keeps_best: whether a search ends with the weights of its best epoch on ``val`` instead of its last.
+        divisible: whether several processes can share a batch in training. Each calls `vectors` for the whole batch,
+            and ``forward`` returns its own rows. False if ``forward`` does more with the gradients of its output than
+            add them up.
     """
 
     dim: int
     keeps_best = False
+    divisible = True
 
     def vectors(self, occ: Occurrences) -> Tensor:
         """(U, D) vectors of the distinct rows of the batch."""

@@ -14,6 +14,7 @@ Outputs, gradients and running statistics equal those of the paper's form.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -140,7 +141,7 @@ class FoldedMixture(nn.Module):
         if self.training:
             centred, mean, covariance = _Moments.apply(rows, occ.shares(), occ.ends)
             if len(self.bag_fields):  # the vector of a bag is the average of several rows
-                vectors = spread(centred, occ)
+                vectors = spread(centred, replace(occ, own=None))  # of the whole batch
                 bags = [occ.of_field(vectors, f) for f in self.bag_fields.tolist()]
                 of_bags = torch.stack([one.T @ one / max(1, len(one)) for one in bags])
                 covariance = covariance.index_copy(0, self.bag_fields, of_bags)

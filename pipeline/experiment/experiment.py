@@ -13,7 +13,7 @@ from pipeline.data.schema import Schema
 from pipeline.data.split import Split
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.experiment.method import Method, build, offered
-from pipeline.models.model import MakeBackbone, Model
+from pipeline.models.model import MakeBackbone, Model, outputs_of
 from pipeline.models.retriever import AnyModel, Retriever, fields_used, retrieves
 from pipeline.training.task import Task
 from pipeline.workflow.params import Architecture, Params
@@ -78,7 +78,7 @@ class Experiment:
     @cached_property
     def task(self) -> Task:
         """The task, checked against the data."""
-        task = Task.of(self.params.task.name, plug("tasks", self.params.task.name), self.params.task.options or {})
+        task = _task(self.params)
         task.check(self.data)
         return task
 
@@ -90,13 +90,14 @@ class Experiment:
     def backbone(self) -> MakeBackbone:
         """The class; its options are `backbone_options`."""
         backbone: MakeBackbone = plug("backbones", self.params.backbone.name).Backbone
-        wanted = self.data.interactions is not None
+        task, wanted = _task(self.params), self.data.interactions is not None
         if retrieves(backbone) != wanted:
             what, has = ("interactions", "rows with labels") if wanted else ("rows with labels", "interactions")
             raise ValueError(
                 f"params.yaml: backbone.name: the data are {what}, and {self.params.backbone.name} is for {has}; there "
-                f"are {', '.join(sorted(suitable(wanted)))}"
+                f"are {', '.join(sorted(suitable(wanted, task.outputs)))}"
             )
+        _check_outputs(task, self.params.backbone.name)
         return backbone
 
     @cached_property
@@ -141,9 +142,29 @@ class Experiment:
             yield file_of("methods", name)
 
 
-def suitable(interactions: bool) -> list[str]:
-    """The names of the backbones for interactions, or of those for rows with labels."""
-    return [name for name in names("backbones") if retrieves(plug("backbones", name).Backbone) == interactions]
+def _task(params: Params) -> Task:
+    """The task that the parameters name, with checked options."""
+    return Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+
+
+def suitable(interactions: bool, outputs: int = 1) -> list[str]:
+    """The names of the backbones for interactions, or of those for rows with labels, with so many numbers of a row."""
+    made = {name: plug("backbones", name).Backbone for name in names("backbones")}
+    return [name for name, of in made.items() if retrieves(of) == interactions and outputs_of(of) == outputs]
+
+
+def _check_outputs(task: Task, name: str) -> None:
+    """Check that a backbone gives as many numbers of a row as a task needs.
+
+    Raises:
+        ValueError: naming the backbones that do.
+    """
+    backbone = plug("backbones", name).Backbone
+    if outputs_of(backbone) != task.outputs:
+        raise ValueError(
+            f"params.yaml: backbone.name: task {task.name} needs {task.outputs} outputs of a row, and {name} gives "
+            f"{outputs_of(backbone)}; there are {', '.join(suitable(retrieves(backbone), task.outputs)) or 'none'}"
+        )
 
 
 def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
@@ -190,11 +211,12 @@ def check_params(params: Params) -> None:
     checked_options(
         [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"
     )
-    Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+    task = _task(params)
     for name, options in (params.method.options or {}).items():
         Method.named(name, options)
     method = Method.named(params.method.name, params.method.own_options)
     if method.own_candidates is None:
         _candidate_sets(params)
     backbone = plug("backbones", params.backbone.name).Backbone
+    _check_outputs(task, params.backbone.name)
     checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")

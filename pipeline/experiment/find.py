@@ -18,6 +18,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.found import Found
 from pipeline.experiment.method import build
 from pipeline.experiment.train import train
+from pipeline.training import ranks
 from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch, margins
 from pipeline.training.weights import Record, nowhere
@@ -185,8 +186,10 @@ def _trained(
                 experiment, allocation, settings.seed, checkpoint, settings=settings, share=share, title=title
             )
             quality = trained.validation[experiment.task.objective]
-            write_json(result, {"quality": quality, "allocation": allocation.to_dict()})
-            checkpoint.unlink(missing_ok=True)
+            if ranks.first():
+                write_json(result, {"quality": quality, "allocation": allocation.to_dict()})
+                checkpoint.unlink(missing_ok=True)
+            ranks.wait_for_all()
         size = spent(build, experiment.schema, experiment.dim, allocation).bytes
         trials.append(Trial(allocation, float(read_json(result)["quality"]), size))
         record(i, names, (trials[-1].quality, size))

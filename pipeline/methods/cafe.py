@@ -152,6 +152,8 @@ class AdaptiveRows(FieldEmbedding):
         seed: of the hashes.
     """
 
+    divisible = False  # importance is measured in the gradients of all rows of a batch
+
     def __init__(
         self,
         schema: Schema,

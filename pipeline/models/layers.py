@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.data.schema import Schema
+from pipeline.data.share import Divided, Share
 from pipeline.embeddings.batch import Occurrences, spread
 from pipeline.embeddings.table import Table
 from pipeline.models.dense import Dense
@@ -105,13 +106,69 @@ def inner_products(embedded: Tensor) -> Tensor:
     return _InnerProducts.apply(embedded)  # type: ignore[no-any-return]
 
 
-class Dropout(nn.Dropout):
+class BatchNorm(Divided, nn.BatchNorm1d):
+    """BatchNorm over the rows of the batch, also if several processes share it: (b, C) -> (b, C)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.share is None or not self.training:
+            return super().forward(values)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        normalised, mean, variance = _Normalised.apply(values, self.weight, self.bias, self.eps, self.share)
+        rows = len(self.share.ids)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (rows / max(1, rows - 1)), self.momentum)
+        return normalised  # type: ignore[no-any-return]
+
+
+class _Normalised(torch.autograd.Function):
+    """BatchNorm of the rows of one process (b, C) by the moments of the whole batch; also returns these, (C,) each.
+
+    The moments of the processes are combined as by Chan et al. 1983, which loses no digits if the mean is large.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, values: Tensor, weight: Tensor, bias: Tensor, eps: float, share: Share
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own_mean = values.mean(0)
+        own_squares = (values - own_mean).square().sum(0)
+        means, squares = share.gathered(torch.stack([own_mean, own_squares])).unbind(1)  # (n, C) each
+        counts = share.counts(values)
+        mean = (means * counts).sum(0) / counts.sum()
+        variance = (squares + (means - mean).square() * counts).sum(0) / counts.sum()
+        scale = torch.rsqrt(variance + eps)
+        centred = (values - mean) * scale
+        ctx.save_for_backward(centred, weight, scale)  # type: ignore[attr-defined]
+        ctx.share, ctx.rows = share, len(share.ids)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(bias, centred, weight), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        centred, weight, scale = ctx.saved_tensors
+        sums = torch.stack([grad.sum(0), (grad * centred).sum(0)])  # the gradients of bias and weight in the own rows
+        mean, through = ctx.share.sum(sums.clone()) / ctx.rows
+        return (grad - mean - centred * through) * (weight * scale), sums[1], sums[0], None, None
+
+
+class Dropout(Divided, nn.Dropout):
     """Dropout that draws 16 random bits per number on a CPU; torch's dropout took a fifth of a training step.
 
-    A number is kept with probability 1 - round(2**16 p) / 2**16 and then divided by this probability.
+    A number is kept with probability 1 - round(2**16 p) / 2**16 and then divided by this probability. If several
+    processes share a batch, each draws for all rows, so that their random states stay the same.
     """
 
     def forward(self, values: Tensor) -> Tensor:
+        if self.share is None or not self.training:
+            return self._dropped(values)
+        rows = len(self.share.ids)
+        factors = self._dropped(values.new_ones(rows, *values.shape[1:]))
+        return values * factors[self.share.rows(rows)]
+
+    def _dropped(self, values: Tensor) -> Tensor:
         dropped = round(self.p * 2**16)
         if not self.training or values.is_cuda or dropped in (0, 2**16):
             return super().forward(values)
@@ -122,18 +179,19 @@ class Dropout(nn.Dropout):
 
 
 class MLP(nn.Sequential):
-    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear output: (B, ...) -> (B,).
+    """Linear, BatchNorm, ReLU, dropout for each hidden layer, then one linear layer: (B, ...) -> (B,), or (B, K).
 
     Args:
         inputs: numbers per row, F * D for field vectors.
         hidden: widths of the hidden layers.
         dropout: share of the outputs of each hidden layer that are dropped in training.
+        outputs: K, of the last layer; 1 gives (B,).
 
     Raises:
         ValueError: if a width is below 1, or ``dropout`` is not in [0, 1).
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float, outputs: int = 1) -> None:
         if any(width < 1 for width in hidden) or not 0 <= dropout < 1:
             raise ValueError(
                 "hidden widths of an MLP must be at least 1, and dropout must be at least 0 and below 1, "
@@ -141,9 +199,9 @@ class MLP(nn.Sequential):
             )
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [Dense(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), Dropout(dropout)]
+            layers += [Dense(inputs, width), BatchNorm(width), nn.ReLU(), Dropout(dropout)]
             inputs = width
-        super().__init__(*layers, Dense(inputs, 1), nn.Flatten(0))
+        super().__init__(*layers, Dense(inputs, outputs), nn.Flatten(0 if outputs == 1 else 1))
 
     def forward(self, inputs: Tensor | Vectors) -> Tensor:
         if not isinstance(inputs, Vectors):

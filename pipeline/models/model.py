@@ -4,6 +4,7 @@
 
     class Backbone(nn.Module):
         factored = False
+        outputs = 1
 
         def __init__(self, schema: Schema, dim: int, *, option: type = default, ...) -> None
         def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor
@@ -11,7 +12,8 @@
 ``schema`` has the F kept fields, and ``dim`` is D. The keyword-only parameters are the options that
 ``backbone.options`` in params.yaml may set; their annotations define the allowed values, which are checked before
 anything runs. `forward` takes the rows of the tables that a batch looks up and the vectors (B, F, D), and returns the
-outputs that the task expects, e.g. logits (B,). ``factored`` may be left out. True says that `forward` passes
+outputs that the task expects, e.g. logits (B,). Both attributes may be left out. ``outputs`` is K, the numbers of a
+row, which must suit the task; with K > 1, `forward` returns (B, K). ``factored = True`` says that `forward` passes
 ``embedded`` to nothing but `pipeline.models.layers.MLP` and `pipeline.models.layers.second_order`; then the model is
 served faster.
 """
@@ -29,8 +31,9 @@ from torch import Tensor, nn
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batches
 from pipeline.data.schema import Schema
+from pipeline.data.share import Divided
 from pipeline.data.split import Split
-from pipeline.embeddings.batch import Lookup, Occurrences
+from pipeline.embeddings.batch import Lookup, Occurrences, divided
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.models.dense import settle
 from pipeline.models.layers import FirstOrder
@@ -41,7 +44,7 @@ M = TypeVar("M", bound=nn.Module)
 PREDICTED_TOGETHER = 10_000  # rows of a batch in prediction
 
 
-class Model(nn.Module):
+class Model(Divided, nn.Module):
     """ids (B, S) -> outputs of the backbone, e.g. logits (B,).
 
     Args:
@@ -94,9 +97,14 @@ class Model(nn.Module):
         return with_backbone(other, self.backbone)
 
     def occurrences(self, ids: Tensor) -> Occurrences:
-        """ids (B, S) -> the occurrences of the rows of the kept fields."""
+        """ids (B, S) -> the occurrences of the rows of the kept fields.
+
+        If several processes share a batch, ``ids`` are the rows of this one, and the occurrences those of all.
+        """
+        share = self.share if self.training else None
+        ids = ids if share is None else share.ids
         found: Occurrences = self.lookup(ids if self.slots is None else ids[:, self.slots])
-        return found
+        return found if share is None else divided(found, share)
 
     def forward(self, ids: Tensor) -> Tensor:
         occ = self.occurrences(ids)
@@ -106,6 +114,11 @@ class Model(nn.Module):
             occ = replace(occ, first_order=weights.sum((1, 2)))
         output: Tensor = self.backbone(occ, embedded)
         return output
+
+
+def outputs_of(backbone: MakeBackbone) -> int:
+    """K, the numbers of a row that a backbone gives."""
+    return getattr(backbone, "outputs", 1)
 
 
 def first_order_of(backbone: nn.Module) -> FirstOrder | None:

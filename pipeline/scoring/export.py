@@ -210,7 +210,7 @@ def _mlflow(opened: Opened, out: Path) -> str:
             if opened.int8:
                 raise
             written, form = _trained(opened, bundle), TRAINED
-        write_pyfunc(out, LOADER, bundle, ROOT / "pipeline", Scorer.load(bundle).example(), opened.task.answer_name)
+        write_pyfunc(out, LOADER, bundle, ROOT / "pipeline", Scorer.load(bundle).example(), opened.task.answer_columns)
     return f"an MLflow model of the form {form}, {written}"
 
 

@@ -64,22 +64,22 @@ def score_file(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str] = (), 
         writer = None
         for scores in scorer.scores(source):
             kept = {name: scores.rows[name] for name in keep}
-            batch = pa.RecordBatch.from_pydict(kept | {scorer.task.answer_name: scores.answers})
+            batch = pa.RecordBatch.from_pydict(kept | dict(scores.answers))
             writer = writer or stack.enter_context(WRITERS[ending](draft, batch.schema))
             writer.write_batch(batch)
             counts = {name: before + scores.counts[name] for name, before in counts.items()}
             number += len(batch)
             bar.update(len(batch))
         if writer is None:  # there are no rows
-            empty = pa.schema([*((name, pa.string()) for name in keep), (scorer.task.answer_name, pa.float32())])
-            stack.enter_context(WRITERS[ending](draft, empty))
+            answers = [(name, pa.float32()) for name in scorer.task.answer_columns]
+            stack.enter_context(WRITERS[ending](draft, pa.schema([*((name, pa.string()) for name in keep), *answers])))
     return Scored(number, time.monotonic() - started, counts, source.notes)
 
 
 def _check(scorer: Scorer, rows: Path, out: Path, keep: Sequence[str], ending: str) -> None:
     check_places(rows, out, ending)
-    if scorer.task.answer_name in keep:
-        raise ValueError(f"--keep: {scorer.task.answer_name!r} is the name of the answers; rename the column")
+    if taken := sorted(set(scorer.task.answer_columns) & set(keep)):
+        raise ValueError(f"--keep: {taken[0]!r} is the name of the answers; rename the column")
     if twice := repeated(keep):
         raise ValueError(f"--keep: no column may be named twice, got {twice}")
     bags = [name for name in keep if scorer.encoding.kinds.get(name) == BAG]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from pipeline.scoring.scorer import Scorer
 
 
 class Rows:
-    """Raw rows as a data frame -> a data frame with one column, the answers."""
+    """Raw rows as a data frame -> a data frame of the answers, one column for each number of a row."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -23,8 +24,10 @@ class Rows:
         table = pa.Table.from_pandas(rows[wanted], preserve_index=False)  # in chunks, if rows were put together
         batch = pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], wanted)
         scores = [scores.answers for scores in self.scorer.scores(self.scorer.opened(batch))]
-        answers = pd.concat([pd.Series(part) for part in scores]).to_numpy() if scores else []
-        return pd.DataFrame({self.scorer.task.answer_name: answers}, index=rows.index, dtype="float32")
+        nothing = np.zeros(0, np.float32)
+        names = self.scorer.task.answer_columns
+        answers = {name: np.concatenate([nothing, *(of[name] for of in scores)]) for name in names}
+        return pd.DataFrame(answers, index=rows.index, dtype="float32")
 
 
 def _load_pyfunc(path: str) -> Rows:

@@ -35,12 +35,12 @@ class Scores:
 
     Args:
         rows: the raw rows.
-        answers: (n,) float32; what they are says the task.
+        answers: (n,) float32 by name; what they are says the task.
         counts: what each field met, by its name.
     """
 
     rows: pa.RecordBatch
-    answers: np.ndarray
+    answers: Mapping[str, np.ndarray]
     counts: Mapping[str, Counts]
 
 
@@ -125,4 +125,5 @@ class Scorer:
             ids, counts = self.encoding.ids(rows)
             split = Split((ids,), (np.zeros(len(ids), dtype=np.float32),))  # the labels are not known, and not read
             predictions = torch.from_numpy(self.task.predict(self.model, split))
-            yield Scores(rows, self.task.answer(predictions).numpy(), counts)
+            answers = self.task.answer(predictions).view(len(ids), -1).T.numpy()
+            yield Scores(rows, dict(zip(self.task.answer_columns, answers, strict=True)), counts)

@@ -31,9 +31,10 @@ from pipeline.experiment.method import Method
 from pipeline.experiment.train import Trained, train
 from pipeline.metrics.difference import encoded, sketch
 from pipeline.models.retriever import AnyModel
-from pipeline.studies import retrieved
-from pipeline.studies.grid import READ, REFERENCES, Cell
+from pipeline.studies import chained, retrieved
+from pipeline.studies.grid import AGENTS, READ, REFERENCES, Cell
 from pipeline.tracking.tracker import Run, Tracker
+from pipeline.training.weights import Record
 from pipeline.workflow.outputs import read_json, write_json
 from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params
@@ -75,7 +76,20 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, An
     Raises:
         ValueError: if no setting keeps a budget, or all budgets are too small.
     """
+    if AGENTS in cell.entry.arms:
+        return _agents(cell, data, work, tracker)
     return _CellRun(cell, data, work, tracker).run()
+
+
+def _agents(cell: Cell, data: Encoded, work: Path, tracker: Tracker) -> dict[str, Any]:
+    """The result of a cell of agents; see `run`."""
+
+    def opened(name: str, seed: int) -> Record:
+        return tracker.run(f"{name}/seed-{seed}", seed=seed, params=cell.params.only(["chain"]).to_dict()).metrics
+
+    found = chained.run(cell, data.folder, work, opened)
+    about = {"metrics": chained.METRICS, "objective": chained.OBJECTIVE, "impossible": {}, "fields": []}
+    return {**about, "searches": [], "tried": [], **found}
 
 
 class _CellRun:
@@ -127,7 +141,8 @@ class _CellRun:
         self, searches: list[dict[str, Any]], tried: list[dict[str, Any]], rows: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """The result of the cell; see `run`."""
-        about = {"metrics": dict(self.task.metrics), "objective": self.task.objective, "impossible": {}}
+        metrics = {**self.task.metrics, **(chained.PLAYED if self.cell.entry.played else {})}
+        about = {"metrics": metrics, "objective": self.task.objective, "impossible": {}}
         return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
     def _experiment(self) -> Experiment:
@@ -272,6 +287,10 @@ class _CellRun:
             "sketch": encoded(sketch(tested.influence)),
         }
         row |= self._of_retrieval(cell, experiment, trained.model, test, tested)
+        if cell.entry.played:
+            of_agents = chained.rewards(cell, self.data, trained.model, seed, checkpoint.with_suffix(".agents"))
+            row["metrics"] = {**tested.metrics, **of_agents.pop("metrics")}
+            row |= of_agents
         write_json(done, row)
         checkpoint.unlink(missing_ok=True)
         figure = tested.metrics[self.task.objective]

@@ -22,15 +22,17 @@ from pipeline.experiment.method import Method
 from pipeline.workflow.code import ROOT, content_key
 from pipeline.workflow.overlay import merged
 from pipeline.workflow.params import Params
-from pipeline.workflow.plug import file_of
+from pipeline.workflow.plug import file_of, names
 from pipeline.workflow.validation import AsTuple, Budget, Positive, Section, validated
 from pipeline.workflow.yaml_values import read_yaml
 
 STUDIES = ROOT / "studies"
 SIZED = ("searched", "uniform", "random")  # arms whose size depends on the budget
+WORLDS = "chain/worlds"  # the plugs of agents
 READ = ["dataset", "encode", "task", "dim", "candidates", "method", "backbone", "search", "retrain"]  # of a cell
 REFERENCES = "references"  # the arm of recommenders that learn no table
-Arm = Literal["searched", "uniform", "random", "full", "alone", "references"]
+AGENTS = "agents"  # the arm of agents in simulated sessions
+Arm = Literal["searched", "uniform", "random", "full", "alone", "references", "agents"]
 
 
 class Entry(Section):
@@ -41,7 +43,8 @@ class Entry(Section):
         search: further changes, for the search alone.
         arms: the models to train and test: ``searched``; ``uniform`` and ``random``, of the same size; ``full``; or
             ``alone``, with one field at the full dimension; or ``references``, of interactions, which stand alone: see
-            `pipeline.references`. An empty list ends the cell after the search.
+            `pipeline.references`; or ``agents``, of the section ``chain``, which stand alone, too. An empty list ends
+            the cell after the search.
         budgets: bytes, shares of the full tables, or null for no budget. All arms are trained for each budget.
         tuning: settings to try before the test, if ``tuned`` is true; each is a set of changes like ``params``. Each
             setting has one search and one training, with a separate seed. The setting that is best on ``val`` is used,
@@ -51,6 +54,8 @@ class Entry(Section):
         field: name of the field of the arm ``alone``.
         impaired: whether each model is also tested with less than it was trained on; see
             `pipeline.studies.retrieved.impaired`.
+        played: of the data set ``sessions``: whether agents learn and play with the item table of each model; see
+            `pipeline.studies.chained.rewards`.
         seconds: rough duration of a search or a training on one thread, for the estimate and the order of the cells.
         slower: factor on ``seconds`` with this value.
     """
@@ -64,13 +69,15 @@ class Entry(Section):
     share: Positive = 1.0
     field: str | None = None
     impaired: bool = False
+    played: bool = False
     seconds: Positive = 60.0
     slower: Positive = 1.0
 
     @model_validator(mode="after")
-    def _references_alone(self) -> Entry:
-        if REFERENCES in self.arms and (len(self.arms) > 1 or self.budgets != (None,)):
-            raise ValueError(f"the arm {REFERENCES} stands alone and has no budget, got arms {list(self.arms)}")
+    def _alone(self) -> Entry:
+        for arm in (REFERENCES, AGENTS):
+            if arm in self.arms and (len(self.arms) > 1 or self.budgets != (None,)):
+                raise ValueError(f"the arm {arm} stands alone and has no budget, got arms {list(self.arms)}")
         return self
 
 
@@ -138,6 +145,9 @@ class Cell:
         """Number of searches and trainings, over all seeds."""
         if REFERENCES in self.entry.arms:
             return 1
+        if AGENTS in self.entry.arms:
+            chain = self.params.chain
+            return len(self.seeds) * len(chain.worlds) * len(chain.transitions) * len(chain.agents)
         sized, budgets = len([arm for arm in self.entry.arms if arm in SIZED]), len(self.entry.budgets)
         searches = self.searches * (budgets if self.method.targets else 1)
         tried = len(self.tuning) * (searches + budgets)
@@ -154,7 +164,13 @@ class Cell:
             [one.params.only(READ).to_dict(), one.search.only(READ).to_dict()] for one in (self.setting, *self.tuning)
         ]
         entry = self.entry.model_dump(include={"arms", "budgets", "share", "field", "impaired"})
+        if AGENTS in self.entry.arms:
+            code = ["pipeline/studies/chained.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
+            return content_key(code, self.params.only(["chain"]).to_dict(), self.seeds)
         plugs = {file_of("methods", control) for control in CONTROLS}
+        if self.entry.played:
+            plugs |= {file_of(WORLDS, name) for name in names(WORLDS)}
+            settings.append([self.params.only(["chain"]).to_dict()])
         for one in (self.setting, *self.tuning):
             for params in (one.params, one.search):  # a search may have a backbone of its own
                 plugs |= {file_of("tasks", params.task.name), file_of("backbones", params.backbone.name)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from pipeline.metrics.difference import LEVEL
 from pipeline.reporting import study_figures, style
-from pipeline.studies import contests, retrieval, tables
+from pipeline.studies import chained, contests, retrieval, tables
 from pipeline.studies.comparisons import UNEQUAL, against_uniform, budget_text, covered, groups
-from pipeline.studies.frames import Frames
+from pipeline.studies.frames import Frames, Result
 from pipeline.studies.grid import Cell, Study
 from pipeline.studies.results import Results
 from pipeline.workflow.outputs import whole, write_json, write_text
@@ -40,6 +40,9 @@ ABOUT = {
     "is random, those of val among them.",
     "retrieval": "Two towers on a shop's log, by time: items are known by their content (id_free), by their identity "
     "(id_only), or by both. References learn no table.",
+    "chain": "A simulation study of two agents for two pages (DeepChain). Each cell has worlds, logs and agents of its "
+    "own; all agents of a seed know the same logged transitions. deepchain_knowing is DeepChain whose targets have the "
+    "world's own chances in the place of a behaviour model.",
     "bytes": "What smaller tables cost models for retrieval.",
 }
 CONTEST = (
@@ -90,10 +93,13 @@ def write(study: Study, partial: bool = False) -> str:
     results = list(found.results.values())
     frames = Frames.of(study, results)
     contest = contests.is_contest(study)
-    if retrieval.is_retrieval(study):
+    if chained.is_chain(study):
+        made = chained.tables(results)
+    elif retrieval.is_retrieval(study):
         made = retrieval.tables(study, frames, results)
     else:
         made = contests.tables(study, frames) if contest else tables.of_study(study, frames)
+        made = chained.by_bytes(study, results) + made
     made += contests.tried(study, frames, results)
     about = _about(study, frames, found)
     text = "\n\n".join([f"# Study: {study.name}", *about, *(table.markdown() for table in made)])
@@ -101,7 +107,7 @@ def write(study: Study, partial: bool = False) -> str:
         _keep(study, found, folder / "cells")
         frames.details.to_csv(folder / "table.csv", index=False)
         write_text(folder / "table.md", text + "\n")
-        for name, draw in _figures(study, frames):
+        for name, draw in _figures(study, frames, results):
             style.attempt(draw, folder / f"{name}.png")
     return text
 
@@ -168,8 +174,11 @@ def _about(study: Study, frames: Frames, found: _Found) -> list[str]:
 # --- figures
 
 
-def _figures(study: Study, frames: Frames) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _figures(study: Study, frames: Frames, results: Sequence[Result]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """File name of each figure, and what draws it."""
+    if chained.is_chain(study):
+        yield from chained.figures(results).items()
+        return
     if retrieval.is_retrieval(study):
         return
     if study.name in ("budget", "bytes"):

@@ -179,7 +179,8 @@ def _margins(model: Retriever, batch: Batch, temperature: float, score: Score) -
     queries, items = _scaled(model(batch.ids[batch.drawn.first], distinct), score)
     queries, vectors = queries[batch.drawn.query], items[place]
     of_own = (queries * vectors[: len(own)]).sum(1, keepdim=True)
-    of_drawn = torch.einsum("bk,bnk->bn", queries, vectors[len(own) :].view(*numbers.shape, -1))
+    drawn = vectors[len(own) :].view(*numbers.shape, -1)
+    of_drawn = (queries[:, None] * drawn).sum(2)  # einsum takes a third longer with one item for each row
     return (of_own - of_drawn) / temperature
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,9 @@ from pipeline.tracking.store import Store
 PACKAGES = ("numpy", "pandas", "psutil", "pyarrow", "pydantic", "ruamel.yaml", "safetensors", "scipy", "torch", "tqdm")
 
 
-def write_pyfunc(folder: Path, loader: str, data: Path, code: Path, example: pd.DataFrame, answer: str) -> None:
+def write_pyfunc(
+    folder: Path, loader: str, data: Path, code: Path, example: pd.DataFrame, answers: Sequence[str]
+) -> None:
     """Write a folder that ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` take.
 
     Args:
@@ -22,7 +25,7 @@ def write_pyfunc(folder: Path, loader: str, data: Path, code: Path, example: pd.
         data: file or folder that it loads; copied.
         code: folder of the package of the loader; copied, so that the model needs no checkout.
         example: of the input. Its columns are the signature: texts, or numbers.
-        answer: name of the column of the output, a number.
+        answers: names of the columns of the output, numbers.
     """
     with meeting_mlflow():
         import mlflow.pyfunc
@@ -37,7 +40,7 @@ def write_pyfunc(folder: Path, loader: str, data: Path, code: Path, example: pd.
             data_path=str(data),
             code_paths=[str(code)],
             pip_requirements=[f"{name}=={_public_version(name)}" for name in PACKAGES],
-            signature=ModelSignature(inputs=inputs, outputs=Schema([ColSpec("float", answer)])),
+            signature=ModelSignature(inputs=inputs, outputs=Schema([ColSpec("float", name) for name in answers])),
             input_example=example,
         )
 

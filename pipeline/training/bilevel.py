@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,21 @@ from pipeline.training.row_adam import distinct
 EPSILON = 0.01  # Liu et al. 2019, footnote 2: finite differences step by EPSILON / |gradient|
 
 
+class Gradient(Protocol):
+    """The gradients of a loss in inputs, as `torch.autograd.grad` returns them."""
+
+    def __call__(
+        self, outputs: Tensor, inputs: Sequence[Tensor], *, allow_unused: bool = False
+    ) -> tuple[Tensor, ...]: ...
+
+
 def architecture_gradient(
     arch_loss: Callable[[], Tensor],
     train_loss: Callable[[], Tensor],
     arch: Sequence[nn.Parameter],
     weights: Sequence[nn.Parameter],
     xi: float = 0.0,
+    gradient: Gradient = torch.autograd.grad,
 ) -> None:
     """Set ``grad`` of the architecture parameters; weights and their gradients stay unchanged.
 
@@ -37,18 +46,19 @@ def architecture_gradient(
         arch: the architecture parameters.
         weights: all other parameters.
         xi: learning rate of the virtual weight step; 0 for the first order.
+        gradient: that of a batch, if this process has only some of its rows.
     """
     if xi == 0:
         with _untrained(weights):
-            gradients = torch.autograd.grad(arch_loss(), list(arch))
+            gradients = gradient(arch_loss(), list(arch))
         _assign(arch, gradients)
         return
 
     used = [w for w in weights if w.requires_grad]
     generator = torch.get_rng_state()
-    train_gradient = _changes(torch.autograd.grad(train_loss(), used, allow_unused=True))
+    train_gradient = _changes(gradient(train_loss(), used, allow_unused=True))
     with _moved(used, train_gradient, -xi):
-        both = torch.autograd.grad(arch_loss(), [*arch, *used], allow_unused=True)
+        both = gradient(arch_loss(), [*arch, *used], allow_unused=True)
     gradients, direction = both[: len(arch)], _changes(both[len(arch) :])
     after = torch.get_rng_state()
     norm = torch.stack([change.values.square().sum() for change in direction if change]).sum().sqrt()
@@ -58,7 +68,7 @@ def architecture_gradient(
         for sign in (1, -1):
             torch.set_rng_state(generator)
             with _moved(used, direction, sign * eps), _untrained(weights):
-                sides.append(torch.autograd.grad(train_loss(), list(arch)))
+                sides.append(gradient(train_loss(), list(arch)))
         torch.set_rng_state(after)
         gradients = tuple(g - xi * (plus - minus) / (2 * eps) for g, plus, minus in zip(gradients, *sides, strict=True))
     _assign(arch, gradients)

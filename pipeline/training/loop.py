@@ -13,10 +13,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from pipeline.data.batches import Batches
+from pipeline.training import ranks
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.outputs import regular
 from pipeline.workflow.progress import progress
@@ -53,11 +55,12 @@ class _Checkpoint(pl.Callback):
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.last = path, seconds, time.monotonic()
+        self.writes = ranks.first()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         last_of_epoch = batch[-1] + 1 >= trainer.num_training_batches
         # The validation of an epoch follows its last batch; a run that resumed from there would skip it.
-        if time.monotonic() - self.last < self.seconds or last_of_epoch:
+        if time.monotonic() - self.last < self.seconds or last_of_epoch or not self.writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(f".{os.getpid()}")
@@ -78,14 +81,14 @@ def is_sound(file: Path) -> bool:
     if damaged is None:
         return True
     log.warning("%s: is damaged (%s); it is removed, and the training begins anew", file, damaged)
-    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)  # by several processes
     return False
 
 
 def fit(
     module: LitWeights, batches: Batches, epochs: int, title: str | None, checkpoint: Path, seconds: float = 60
 ) -> None:
-    """Train to the end, from ``checkpoint`` if there is one.
+    """Train to the end, from ``checkpoint`` if there is one, together with the other processes if there are any.
 
     Args:
         module: to train.
@@ -94,12 +97,18 @@ def fit(
         title: of the progress bar; None for no bar.
         checkpoint: file to resume from, unless it is damaged, and to write; it is not removed at the end.
         seconds: between two checkpoints.
+
+    Raises:
+        ValueError: if several processes cannot share this training.
+        ConnectionError: if another process has ended.
     """
+    if (share := ranks.share()) is not None:
+        module.divide(share, int(np.diff(batches.bounds).min()))
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides tips about other products
-    bar = _Bar(title, epochs * len(batches))
+    bar = _Bar(title if ranks.first() else None, epochs * len(batches))
     trainer = pl.Trainer(
         max_epochs=epochs,
-        devices=1,
+        devices=[ranks.device()] if torch.cuda.is_available() else 1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -99,6 +99,7 @@ class LitSearch(LitWeights):
                 self.model.embedding.arch_parameters(),
                 self.weights(),
                 xi=self.lr if self.architecture.order == 2 else 0.0,
+                gradient=self.gradient,
             )
         self._arch_optimizer.step()
 

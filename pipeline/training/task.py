@@ -30,7 +30,8 @@ class Contract(Protocol):
 
     A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
     see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
-    its name ``ANSWER``, see `Task.answer`. A task that ranks items also defines
+    its name ``ANSWER``, see `Task.answer`. Where a model gives several numbers of a row, ``OUTPUTS`` says how many and
+    ``COLUMNS`` names those of an answer. A task that ranks items also defines
     ``best(model, rows, known, k, search)``, see `Task.best`, and ``seen(split)``, see `Task.seen`.
 
     Attributes:
@@ -165,9 +166,19 @@ class Task:
         return {} if function is None else dict(function(predictions, split))
 
     @property
+    def outputs(self) -> int:
+        """K, the numbers that a model gives of a row: outputs (B,) for 1, else (B, K)."""
+        return getattr(self.module, "OUTPUTS", 1)
+
+    @property
     def answer_name(self) -> str:
-        """What `answer` returns, as the name of a column."""
+        """What `answer` returns, in a word."""
         return getattr(self.module, "ANSWER", "prediction")
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The names of the numbers that `answer` returns of a row."""
+        return getattr(self.module, "COLUMNS", (self.answer_name,))
 
     def answer(self, predictions: Tensor) -> Tensor:
         """What a user is told of each row, e.g. a probability; the predictions themselves by default."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batches import Batch
+from pipeline.data.share import Share, divide
 from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
-from pipeline.models.retriever import AnyModel, NotFinite
+from pipeline.models.retriever import AnyModel, NotFinite, Retriever
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
 from pipeline.workflow.params import Schedule
@@ -78,6 +79,7 @@ class LitWeights(pl.LightningModule):
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
         self.schedule, self.lr_key = schedule, lr_key
         self.steps = 0
+        self.share: Share | None = None
         self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
@@ -87,6 +89,50 @@ class LitWeights(pl.LightningModule):
         """All parameters except those of the architecture."""
         arch = {id(p) for p in self.model.embedding.arch_parameters()}
         return [p for p in self.model.parameters() if id(p) not in arch]
+
+    def divide(self, share: Share, smallest: int) -> None:
+        """Train together with other processes; see `pipeline.data.share`.
+
+        Args:
+            share: of this process.
+            smallest: rows of the smallest batch.
+
+        Raises:
+            ValueError: if this training cannot be divided.
+        """
+        embedding = self.model.embedding
+        if isinstance(self.model, Retriever):
+            raise ValueError(
+                f"task {self.task.name} compares the rows of a batch with each other, so {share.number} processes "
+                "cannot share a batch; train with one process"
+            )
+        if not embedding.divisible:
+            raise ValueError(
+                f"{type(embedding).__name__} learns from the gradients of all rows of a batch, so {share.number} "
+                "processes cannot share a batch; train with one process"
+            )
+        if min(smallest, len(self.validation)) < share.number:
+            raise ValueError(
+                f"every process must have a row of each batch and of val, and there are {smallest:,} and "
+                f"{len(self.validation):,} rows for {share.number} processes; raise the batch size, or start fewer"
+            )
+        divide(self.model.modules(), share)
+        self.share = share
+
+    def _partial(self) -> list[nn.Parameter]:
+        """The weights whose gradients are those of the own rows, before they are added up: of the backbone's layers.
+        Those of tables and of the embedding are whole, because they come through `pipeline.embeddings.batch.spread`."""
+        tables = {id(m.weight) for m in self.model.modules() if isinstance(m, Table)}
+        return [p for p in self.model.get_submodule("backbone").parameters() if id(p) not in tables]
+
+    def gradient(self, outputs: Tensor, inputs: Sequence[Tensor], *, allow_unused: bool = False) -> tuple[Tensor, ...]:
+        """The gradients of a whole batch's `loss`, as `torch.autograd.grad` returns them."""
+        gradients = torch.autograd.grad(outputs, inputs, allow_unused=allow_unused)
+        if self.share is not None:
+            partial = {id(p) for p in self._partial()}
+            pairs = zip(inputs, gradients, strict=True)
+            self.share.sum_gradients([g for p, g in pairs if g is not None and id(p) in partial])
+        return gradients
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         tables = [m.weight for m in self.model.modules() if isinstance(m, Table)]
@@ -102,7 +148,11 @@ class LitWeights(pl.LightningModule):
 
     def loss(self, batch: Batch, part: str) -> Tensor:
         """The loss to minimise on a batch of ``part``, a scalar; see `FieldEmbedding.objective`."""
-        return self.model.embedding.objective(self.task.loss(self.model, batch), part)
+        if self.share is None:
+            loss = self.task.loss(self.model, batch)
+        else:
+            loss = self.share.mean(self.task.loss(self.model, self.share.own(batch)))
+        return self.model.embedding.objective(loss, part)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.weight_step(batch, self.trainer.optimizers)
@@ -117,6 +167,8 @@ class LitWeights(pl.LightningModule):
                     group["lr"] = self.lr * (1 - self.steps / self.planned)
         loss = self.loss(batch, "train")
         loss.backward()
+        if self.share is not None:
+            self.share.sum_gradients([p.grad for p in self._partial() if p.grad is not None])
         for optimizer in optimizers:
             optimizer.step()
         self.steps += 1
@@ -157,7 +209,7 @@ class LitWeights(pl.LightningModule):
         if self._losses:
             self._mean_loss()
         try:
-            predictions = self.task.predict(self.model, self.validation)
+            predictions = self._predicted()
         except NotFinite as error:
             raise self._diverged("a score on val is not finite", self.steps) from error
         if not np.isfinite(predictions).all():
@@ -173,13 +225,23 @@ class LitWeights(pl.LightningModule):
         if self.patience is not None and len(self.history) - 1 - best >= self.patience:
             self.trainer.should_stop = True
 
+    def _predicted(self) -> np.ndarray:
+        """The predictions for ``val``; each process makes those of its share of the rows."""
+        if self.share is None:
+            return self.task.predict(self.model, self.validation)
+        rows = self.share.rows(len(self.validation))
+        own = self.task.predict(self.model, self.validation.between(rows.start, rows.stop))
+        whole = np.zeros((len(self.validation), *own.shape[1:]), own.dtype)
+        whole[rows] = own
+        return self.share.sum(torch.from_numpy(whole).to(self.device)).cpu().numpy()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {
             "steps": self.steps,
             "history": self.history,
             "best": self.best,
             "losses": self._losses,
-            "rng": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "rng": [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.on_gpu else [])],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,8 +253,26 @@ class LitWeights(pl.LightningModule):
         self._losses = [loss.to(self.device) for loss in self._losses]  # a checkpoint loads them on the CPU
         if self._rng:  # Lightning does not restore the random state, on which dropout and Gumbel noise depend
             torch.set_rng_state(self._rng[0])
-            torch.cuda.set_rng_state_all(self._rng[1 : 1 + torch.cuda.device_count()])
+            if self.on_gpu and len(self._rng) > 1:
+                torch.cuda.set_rng_state(self._rng[1], self.device)
             self._rng = []
+        if self.share is not None:
+            self._check_alike(self.share)
+
+    def _check_alike(self, share: Share) -> None:
+        """Raise a `ValueError` if the processes do not start from the same checkpoint or the same weights."""
+        weights = sum(float(p.detach().sum(dtype=torch.float64)) for p in self.model.parameters())
+        drawn = float(torch.get_rng_state().double().sum())
+        every = share.gathered(torch.tensor([self.steps, drawn, weights], dtype=torch.float64, device=self.device))
+        if not torch.allclose(every, every[:1], rtol=1e-6, atol=0):
+            raise ValueError(
+                f"the processes of this training do not start alike: their steps are {every[:, 0].long().tolist()}, "
+                "and perhaps their weights differ; give all of them the same code, parameters and folder"
+            )
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
     def progress(self) -> dict[str, str]:
         """The values that the progress bar shows besides the speed."""

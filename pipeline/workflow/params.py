@@ -9,19 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pipeline.workflow.chain import Chain
 from pipeline.workflow.plug import check_name
+from pipeline.workflow.seeds import Seed, Seeds, distinct
 from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, validated
 from pipeline.workflow.yaml_values import read_yaml
 
 FILE = Path("params.yaml")
-BESIDE = ("sweep", "stream")  # sections that no stage of the main job reads
+BESIDE = ("sweep", "stream", "chain")  # sections that no stage of the main job reads
 PLUGS = {"dataset": "datasets", "task": "tasks", "method": "methods", "backbone": "backbones"}  # section: folder
-
-
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"must be at least one number, and no number twice, got {list(values)}")
-    return values
 
 
 def _word(value: str) -> str:
@@ -30,11 +26,9 @@ def _word(value: str) -> str:
     return value
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as Optuna takes it
-Seeds = Annotated[tuple[Seed, ...], AsTuple, AfterValidator(_distinct)]
 LARGEST_DIM = 4096
 Dim = Annotated[int, Field(ge=1, le=LARGEST_DIM)]
-Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_DIM)], ...], AsTuple, AfterValidator(_distinct)]
+Dims = Annotated[tuple[Annotated[int, Field(ge=0, le=LARGEST_DIM)], ...], AsTuple, AfterValidator(distinct)]
 BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of one row, which BatchNorm refuses
 Share = Annotated[float, Field(gt=0, lt=1)]
 DenseBits = Annotated[int, Field(ge=2, le=8)]
@@ -155,6 +149,8 @@ class Training(Section):
     """weight decay of Adam on the weights"""
     checkpoint_seconds: Rate
     """seconds between two checkpoints; a killed training goes on from the last one"""
+    devices: Annotated[Count, Field(exclude=True)] = 1
+    """processes that train one model together, each on a GPU of its own if there are any; it identifies no results"""
 
 
 class Search(Training):
@@ -200,6 +196,15 @@ class Retrain(Training):
     workers: Annotated[Count, Field(exclude=True)] = 1
     """models that are trained at the same time; it identifies no results"""
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Retrain:
+        if self.devices > 1 and self.workers > 1:
+            raise ValueError(
+                f"with devices {self.devices}, workers must be 1, got {self.workers}: the processes train one model "
+                "after another"
+            )
+        return self
+
 
 class Evaluate(Section):
     """The settings of the evaluation."""
@@ -241,7 +246,7 @@ class Sweep(Section):
 class Stream(Section):
     """The settings of AutoEmb along the rows in the order of time."""
 
-    dims: Annotated[tuple[Dim, ...], AsTuple, AfterValidator(_distinct)]
+    dims: Annotated[tuple[Dim, ...], AsTuple, AfterValidator(distinct)]
     """candidate dimensions of every field, ascending; the last is D"""
     seeds: Seeds
     """each method runs once for each"""
@@ -281,6 +286,7 @@ class Params(Section):
     evaluate: Evaluate
     sweep: Sweep
     stream: Stream
+    chain: Chain
 
     @model_validator(mode="after")
     def _names(self) -> Params:

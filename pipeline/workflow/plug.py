@@ -9,6 +9,7 @@ from pipeline.workflow.code import ROOT
 from pipeline.workflow.validation import suggestion
 
 FOLDERS = {"datasets": "data set", "tasks": "task", "methods": "method", "backbones": "backbone"}
+BESIDE = {"chain/worlds": "world"}  # that no stage of the main job loads
 
 
 def names(folder: str) -> list[str]:
@@ -20,7 +21,7 @@ def check_name(folder: str, name: str, place: str) -> None:
     """Check that a folder has a plug of this name.
 
     Args:
-        folder: key of `FOLDERS`.
+        folder: key of `FOLDERS` or `BESIDE`.
         name: of the plug.
         place: where the user wrote the name, e.g. ``"params.yaml: method.name"``.
 
@@ -29,8 +30,9 @@ def check_name(folder: str, name: str, place: str) -> None:
     """
     valid = names(folder)
     if name not in valid:
+        kind = {**FOLDERS, **BESIDE}[folder]
         near = suggestion(name.replace("-", "_"), valid)
-        raise ValueError(f"{place}: there is no {FOLDERS[folder]} {name!r}{near}; there are {', '.join(valid)}")
+        raise ValueError(f"{place}: there is no {kind} {name!r}{near}; there are {', '.join(valid)}")
 
 
 def plug(folder: str, name: str) -> ModuleType:
@@ -40,7 +42,7 @@ def plug(folder: str, name: str) -> ModuleType:
         ValueError: naming the valid names, if the folder has no such file.
     """
     check_name(folder, name, f"pipeline/{folder}")
-    return importlib.import_module(f"pipeline.{folder}.{name}")
+    return importlib.import_module(f"pipeline.{folder.replace('/', '.')}.{name}")
 
 
 def file_of(folder: str, name: str) -> str:

@@ -198,17 +198,17 @@ def _named_process() -> list[tuple[int, float]]:
     return [(int(pid), float(started))] if started else []
 
 
-def end_with(pid: int) -> None:
-    """End this process when the process with this id ends."""
+def end_with(pid: int, by: signal.Signals = signal.SIGTERM) -> None:
+    """End this process by a signal when the process with this id ends."""
     try:
         watched = [(pid, psutil.Process(pid).create_time())]
     except psutil.NoSuchProcess:
         sys.exit(1)
-    threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(watched, by), daemon=True).start()
 
 
-def _end_with(watched: list[tuple[int, float]]) -> None:
-    """Send this process SIGTERM when a watched process has ended.
+def _end_with(watched: list[tuple[int, float]], by: signal.Signals = signal.SIGTERM) -> None:
+    """Send this process a signal when a watched process has ended.
 
     SIGTERM to dvc does not reach the stage that it runs; without this, the stage would continue unrecorded.
     """
@@ -220,5 +220,5 @@ def _end_with(watched: list[tuple[int, float]]) -> None:
             except psutil.NoSuchProcess:
                 alive = False
             if not alive:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), by)
                 return

@@ -33,6 +33,6 @@ def worlds(interactions: Path) -> dict[str, World]:
     return {
         "tabular": tabular.make(0),
         "fitted_learn": fitted.make(0, half="learn", **options),
-        "fitted_test": fitted.make(0, **options),
-        "shifted": shifted.make(0, **options),
+        "fitted_test": fitted.make(0, half="test", **options),
+        "shifted": shifted.make(0, half="test", **options),
     }

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pipeline.chain.agents import VARIANTS, Agents, Brain, Options
+from pipeline.chain.agents import VARIANTS, Agents, Brain
 from pipeline.chain.world import DETAIL, ENTRANCE, NOTHING, State
+from pipeline.workflow.chain import Networks
 from tests.chain.tiny import ITEMS, random_log
 
 VECTORS = torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(1))
@@ -13,7 +14,7 @@ STATE = random_log(300, 1).state
 
 def agents(variant: str = "deepchain", **options: object) -> Agents:
     torch.manual_seed(0)
-    return Agents(VECTORS, variant, Options(memory=4, hidden=8, skips=2, message=3, **options))  # type: ignore[arg-type]
+    return Agents(VECTORS, variant, Networks(memory=4, hidden=8, skips=2, message=3, **options))  # type: ignore[arg-type]
 
 
 def only_brain(made: Agents) -> Brain:

@@ -12,6 +12,7 @@ from pipeline.chain.policies import anything, greedy, most_popular
 from pipeline.chain.sessions import Sessions
 from pipeline.chain.world import DETAIL
 from pipeline.training.weights import Diverged
+from pipeline.workflow.chain import Modelling
 from tests.chain.tiny import CHANCES, HISTORY, ITEMS, PATIENCE, REWARDS, Tiny, random_log
 
 
@@ -28,7 +29,9 @@ def fitted() -> tuple[Behaviour, Quality, list[float]]:
         assert names == ("behaviour/logloss",) and epoch == len(losses) + 1
         losses.extend(values)  # type: ignore[call-overload]
 
-    quality = fit(model, random_log(10_000, 1), random_log(2_000, 2), seed=0, lr=0.01, epochs=6, record=record)
+    quality = fit(
+        model, random_log(10_000, 1), random_log(2_000, 2), seed=0, settings=Modelling(epochs=6), record=record
+    )
     return model, quality, losses
 
 
@@ -66,16 +69,14 @@ def test_its_quality_is_the_logloss_and_the_calibration_after_the_best_epoch(
     assert measure(off, held_out).calibration_error > 2 * quality.calibration_error
 
 
-def test_training_stops_early_and_goes_back() -> None:
+def test_training_goes_back_to_its_best_epoch() -> None:
     """A large model that sees few transitions again and again gets worse on others."""
     model, losses = fresh(), []
     held_out = random_log(1_000, 2)
-    fit(
-        model, random_log(100, 1), held_out, seed=0, lr=0.03, batch_size=20, epochs=50, patience=3,
-        record=lambda epoch, names, values: losses.append(values[0]),
-    )  # fmt: skip
+    settings = Modelling(epochs=20, batch_size=20, lr=0.03)
+    fit(model, random_log(100, 1), held_out, seed=0, settings=settings, record=lambda *of: losses.append(of[2][0]))
     best = losses.index(min(losses))
-    assert len(losses) == best + 1 + 3 < 50
+    assert len(losses) == 20 > best + 3
     assert float(cross_entropy(model.logits(held_out.state, held_out.actions), held_out.feedback)) == losses[best]
     assert float(model.temperature) > 1  # it was too sure
 
@@ -117,4 +118,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="needs transitions to hold out, got 0"):
         fit(fresh(), log, none, seed=0)
     with pytest.raises(Diverged, match="log-loss is nan in epoch 1; lower the learning rate: lr is 1e"):
-        fit(fresh(), log, log, seed=0, lr=1e30)
+        fit(fresh(), log, log, seed=0, settings=Modelling(lr=1e30))

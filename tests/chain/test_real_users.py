@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from pipeline.chain.calibrated import Basis, Calibrated
 from pipeline.chain.logs import Exploring
-from pipeline.chain.people import People, normal_scores, people
+from pipeline.chain.people import People, encoded, normal_scores, people
 from pipeline.chain.rates import Rates, measured
 from pipeline.chain.sessions import play
 from pipeline.chain.world import CLICK, DETAIL, ENTRANCE, LEAVE, NOTHING, ORDER, State, World
@@ -35,18 +35,18 @@ def test_halves_have_no_user_in_common_and_do_not_depend_on_the_seed(interaction
     for number, half in enumerate(("learn", "test")):
         users = [user for user in range(USERS) if last[user] == number and (known[:, 0] == user).any()]
         for seed in (0, 1):
-            made = people(interactions, half, seed, dim=4)  # type: ignore[arg-type]
+            made = people(encoded(interactions), half, seed, dim=4)  # type: ignore[arg-type]
             items = [sorted(part.tolist()) for part in made.known.tensor_split(made.starts[1:-1])]
             assert items == [sorted({int(i) for u, i in known if u == user}) for user in users]
             assert made.popularity.tolist() == np.bincount(np.concatenate(items), minlength=ITEMS).tolist()
-        few = people(interactions, half, 0, dim=4, most=30)  # type: ignore[arg-type]
+        few = people(encoded(interactions), half, 0, dim=4, most=30)  # type: ignore[arg-type]
         assert len(few.liking) == 30 and few.popularity.equal(made.popularity)
 
 
 @pytest.mark.parametrize("half", ["learn", "test"])
 def test_users_like_what_the_data_say(interactions: Path, half: str) -> None:
     """Nine of ten interactions are within a block; users, items and held-out items of a block have the same parity."""
-    made = people(interactions, half, 0, dim=4)  # type: ignore[arg-type]
+    made = people(encoded(interactions), half, 0, dim=4)  # type: ignore[arg-type]
     held = rows_of(interactions, "val", "test")
     last = [hashlib.sha256(f"u{user}".encode()).digest()[-1] % 2 == (half == "test") for user in range(USERS)]
     users = np.array([user for user in range(USERS - 1) if last[user]])  # the last one has one item only
@@ -64,7 +64,7 @@ def test_users_like_what_the_data_say(interactions: Path, half: str) -> None:
 
 def test_the_half_that_learns_is_a_projection_and_the_other_is_not(interactions: Path) -> None:
     """PureSVD of the half by numpy: the ranks of scores and the items' vectors, but for signs."""
-    made, other = people(interactions, "learn", 0, dim=4), people(interactions, "test", 0, dim=4)
+    made, other = people(encoded(interactions), "learn", 0, dim=4), people(encoded(interactions), "test", 0, dim=4)
     matrix = np.zeros((len(made.liking), ITEMS))
     for user, items in enumerate(made.known.tensor_split(made.starts[1:-1])):
         matrix[user, items] = 1
@@ -213,7 +213,7 @@ def test_rates_that_leave_nothing_are_refused() -> None:
 
 
 def test_rates_that_a_world_cannot_have_are_told(interactions: Path) -> None:
-    users = people(interactions, "test", 0, dim=4)
+    users = people(encoded(interactions), "test", 0, dim=4)
     rates = Rates(click=(0.02, 0.5))  # below the chance of a slip
     with pytest.raises(
         ValueError, match=r"no level gives a mean rate of 0.021 for clicks: this world has 0.04\d+ to 0.[67]\d+"
@@ -225,9 +225,9 @@ def test_rates_that_a_world_cannot_have_are_told(interactions: Path) -> None:
 
 def test_data_that_make_no_world_are_refused(interactions: Path) -> None:
     with pytest.raises(
-        ValueError, match=rf"its learn half has \d+ users of {ITEMS} items, too few for {ITEMS} dimensions"
+        ValueError, match=rf"the learn half has \d+ users of {ITEMS} items, too few for {ITEMS} dimensions"
     ):
-        people(interactions, "learn", 0, dim=ITEMS)
+        people(encoded(interactions), "learn", 0, dim=ITEMS)
 
 
 @pytest.mark.parametrize("module", [fitted, shifted])

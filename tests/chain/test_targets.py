@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pipeline.chain.agents import VARIANTS, Brain, Options
+from pipeline.chain.agents import VARIANTS, Brain
 from pipeline.chain.targets import BOTH, expected_target, observed_target
 from pipeline.chain.world import CLICK, DETAIL, ENTRANCE, LEAVE, NOTHING, ORDER, SKIP, State
+from pipeline.workflow.chain import Networks
 
 REWARDS = torch.tensor([-0.1, 1.0, 5.0, -0.5], dtype=torch.float64)
 GAMMA = 0.9
@@ -39,7 +40,7 @@ def chances() -> torch.Tensor:
 
 def brain() -> Brain:
     torch.manual_seed(3)
-    built = Brain(VECTORS, BOTH, VARIANTS["deepchain"], Options(memory=4, hidden=8, exact_items=0, candidates=2))
+    built = Brain(VECTORS, BOTH, VARIANTS["deepchain"], Networks(memory=4, hidden=8, exact_items=0, candidates=2))
     return built.double()
 
 

@@ -10,17 +10,18 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from pipeline.chain import train
-from pipeline.chain.agents import VARIANTS, Agents, Brain, Options
+from pipeline.chain.agents import VARIANTS, Agents, Brain
 from pipeline.chain.logs import Log
 from pipeline.chain.replay import Replay
 from pipeline.chain.sessions import Sessions, play
 from pipeline.chain.targets import expected_target, observed_target
-from pipeline.chain.train import FILE, Learner, Training, learning_curve, logged
+from pipeline.chain.train import FILE, Learner, logged
 from pipeline.chain.world import DETAIL, ENTRANCE, State
 from pipeline.training.weights import Diverged
+from pipeline.workflow.chain import Learning, Networks
 from tests.chain.tiny import CHANCES, HISTORY, ITEMS, PATIENCE, REWARDS, TYPES, Tiny, optimum, random_log
 
-FAST = Training(gamma=1.0, lr=0.005, actor_lr=0.003, tau=0.03, batch_size=128)
+FAST = Learning(gamma=1.0, lr=0.005, actor_lr=0.003, tau=0.03, batch_size=128)
 
 
 class Killed(Exception):
@@ -37,7 +38,11 @@ def truth(state: State, actions: Tensor) -> Tensor:
 
 def agents(variant: str = "deepchain", **options: Any) -> Agents:
     torch.manual_seed(0)
-    return Agents(Tiny.vectors, variant, Options(memory=8, hidden=32, skips=PATIENCE, **options))
+    return Agents(Tiny.vectors, variant, Networks(memory=8, hidden=32, skips=PATIENCE, **options))
+
+
+def known(log: Log) -> Replay:
+    return logged(log, truth(log.state, log.actions))
 
 
 def reward(policy: Agents) -> float:
@@ -48,7 +53,7 @@ def test_agents_with_a_shared_critic_reach_the_optimum_and_independent_ones_take
     """Each of two independent agents does best on its own page with the bait: 0.65 clicks against 0.45."""
     log, best, found = random_log(20_000, 1), optimum(), {}
     for variant in ("deepchain", "independent"):
-        learner = Learner(agents(variant), logged(log, truth), REWARDS, FAST, 0)
+        learner = Learner(agents(variant), known(log), REWARDS, FAST, 0)
         learner.learn(250)
         found[variant] = reward(learner.agents)
     assert found["deepchain"] > 0.97 * best
@@ -62,8 +67,8 @@ def test_actors_learn_in_a_world() -> None:
     before = reward(made)
     training = FAST.model_copy(update={"noise": 0.5, "random": 0.3})
     learner = Learner(made, Replay(20_000, HISTORY), REWARDS, training, 0, chances=truth, sessions=sessions)
-    learner.learn(300)
-    assert len(learner.replay) == 300 * 64
+    learner.learn(500)
+    assert len(learner.replay) == 20_000
     assert reward(made) > 0.8 * optimum() > before
 
 
@@ -71,8 +76,8 @@ def test_actors_learn_in_a_world() -> None:
 def test_a_step_is_one_of_the_critic_the_actors_and_the_target_networks(variant: str) -> None:
     """Against a plain step with the loss over the batch, Adam, and target + tau (network - target)."""
     log = random_log(500, 1)
-    training = Training(gamma=0.9, lr=0.01, actor_lr=0.02, tau=0.3, batch_size=64)
-    learner = Learner(agents(variant, choose="nearest"), logged(log, truth), REWARDS, training, 7)
+    training = Learning(gamma=0.9, lr=0.01, actor_lr=0.02, tau=0.3, batch_size=64)
+    learner = Learner(agents(variant, choose="nearest"), known(log), REWARDS, training, 7)
     plain: list[Brain] = [copy.deepcopy(brain) for brain in learner.agents.brains]  # type: ignore[misc]
     targets = copy.deepcopy(plain)
     learner.learn(1)
@@ -109,7 +114,7 @@ def test_a_killed_training_goes_on_to_the_bit(variant: str, tmp_path: Path, monk
     def learner(record: Any = lambda *_: None) -> Learner:
         made = agents(variant, exact_items=0, candidates=2)
         sessions = Sessions(Tiny(), 8, 1, longest=5)
-        training = Training(every=2, batch_size=16)
+        training = Learning(every=2, batch_size=16)
         replay = Replay(150, HISTORY)  # which is full before the end
         return Learner(made, replay, REWARDS, training, 3, chances=truth, sessions=sessions, record=record)
 
@@ -163,33 +168,16 @@ def test_a_replay_keeps_the_latest_transitions() -> None:
         Replay(0, HISTORY)
 
 
-def test_a_learning_curve_is_of_fresh_learners_that_know_some_transitions() -> None:
-    log = random_log(400, 1)
-    log = Log(log.state, log.actions, log.feedback)
-    known: list[set[tuple[int, ...]]] = []
-    recorded: list[Any] = []
-
-    def make(part: Log) -> Learner:
-        known.append({tuple(row) for row in part.state.history.tolist()})
-        assert len(part) == (100, 400)[len(known) - 1]
-        return Learner(agents("deepchain_free"), logged(part), REWARDS, FAST, 0)
-
-    def evaluate(made: Agents) -> float:
-        return float(len(known))
-
-    curve = learning_curve(make, log, (100, 400), 2, evaluate, 0, lambda *record: recorded.append(record))
-    assert curve == [1.0, 2.0] and known[0] < known[1]
-    assert recorded == [(100, ("reward_per_session",), (1.0,)), (400, ("reward_per_session",), (2.0,))]
-    for wrong in (0, 401):
-        with pytest.raises(ValueError, match=rf"must be from 1 to 400, those of the log, got \[{wrong}\]"):
-            learning_curve(make, log, (100, wrong), 2, evaluate, 0)
-
-
 def test_records_name_the_page_of_a_critic_of_its_own() -> None:
     log, recorded = random_log(500, 1), []
     for variant in ("independent", "single"):
         learner = Learner(
-            agents(variant), logged(log, truth), REWARDS, FAST, 0, record=lambda *record: recorded.append(record)
+            agents(variant),
+            known(log),
+            REWARDS,
+            FAST,
+            0,
+            record=lambda *record: recorded.append(record),
         )
         learner.learn(100)
     names = [names for _, names, _ in recorded]

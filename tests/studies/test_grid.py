@@ -17,10 +17,10 @@ from tests.studies.small import SMALL, written
 
 RETRIEVAL = ["bytes", "graph", "retrieval"]
 STUDY_NAMES = ["budget", "case", "components", "data", "overall", "schedule", "stability", "transfer"]
-STUDY_NAMES = sorted([*STUDY_NAMES, *RETRIEVAL])
+STUDY_NAMES = sorted([*STUDY_NAMES, *RETRIEVAL, "chain"])
 PROFILES = [(name, profile) for name in STUDY_NAMES for profile in ("quick", "full")]
 PROFILES += [("overall", "methods"), ("overall", "methods_1m")]
-PROFILES += [("graph", "edges"), ("graph", "gowalla"), ("bytes", "gowalla")]
+PROFILES += [("graph", "edges"), ("graph", "gowalla"), ("bytes", "gowalla"), ("chain", "bytes")]
 
 
 def test_all_studies_exist() -> None:
@@ -179,7 +179,7 @@ def test_a_slip_in_a_study_is_named_with_its_place(tmp_path: Path, changes: dict
 
 
 def test_a_study_or_a_data_set_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(ValueError, match="there is no study 'overal' in studies; there are budget, bytes, case, comp"):
+    with pytest.raises(ValueError, match="there is no study 'overal' in studies; there are budget, bytes, case, ch"):
         Study("overal", "quick")
     with pytest.raises(ValueError, match="study budget, profile quick, has no data set 'movielens'"):
         Study("budget", "quick").dataset("movielens")

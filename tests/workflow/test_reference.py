@@ -14,7 +14,10 @@ from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT
 
 VALUES = read_yaml(ROOT / "params.yaml")
-FREE = {"candidates", "method.options", "sweep.space", "dataset.options", "task.options", "backbone.options"}
+FREE = {
+    *("candidates", "method.options", "sweep.space", "dataset.options", "task.options", "backbone.options"),
+    "chain.options",
+}
 
 
 def leaves(values: Any, above: str = "") -> Iterator[str]:

@@ -20,12 +20,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.chain.calibrated import Basis, Calibrated
+from pipeline.chain.calibrated import Basis, Calibrated, Sizes
 from pipeline.chain.people import Half
 from pipeline.chain.world import State
 from pipeline.workflow.validation import Count, Rate
 
 _PATIENCE = 5  # skips in a row from which more of them change nothing
+TESTS = {"test": ("fitted", {"half": "test"}), "shifted": ("shifted", {"half": "test"})}
 
 
 class Fitted(Calibrated):
@@ -58,11 +59,12 @@ class Fitted(Calibrated):
 def make(
     seed: int,
     *,
-    folder: str,
-    half: Half = "test",
+    folder: str | None = None,
+    half: Half = "learn",
     clickstream: str | None = None,
     dim: Count = 32,
     users: Count = 4000,
+    items: Count = 120,
     history: Count = 20,
     known: Count = 10,
     longest: Count = 100,
@@ -73,15 +75,18 @@ def make(
     """A world of one half of the users.
 
     Args:
-        folder: encoded interactions.
+        folder: encoded interactions; None for users that are made up, see `pipeline.chain.people.planted`.
         half: ``learn`` for the sessions that agents learn from, ``test`` for those that they are tested on.
         clickstream: ``sessions.npz``, see `measured`; None for the rates that were measured in it once.
         dim: D, of the vectors.
-        users: of more, so many are drawn.
+        users: of more, so many are drawn. So many planted users are in both halves together.
+        items: of planted users.
         history: N.
         known: items of the history at the start.
         longest: steps of the sessions that calibrate; as long as those that follow.
         alike, repeated, impatience: see `Fitted`.
     """
     lengths = {"history": history, "known": known, "longest": longest}
-    return Fitted(Basis.of(seed, folder, half, clickstream, dim, users, **lengths), alike, repeated, impatience)
+    return Fitted(
+        Basis.of(seed, folder, half, clickstream, Sizes(dim, users, items), **lengths), alike, repeated, impatience
+    )

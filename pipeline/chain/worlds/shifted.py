@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.chain.calibrated import Basis, Calibrated
+from pipeline.chain.calibrated import Basis, Calibrated, Sizes
 from pipeline.chain.people import Half
 from pipeline.chain.world import State
 from pipeline.workflow.validation import Count, Rate
@@ -55,11 +55,12 @@ class Shifted(Calibrated):
 def make(
     seed: int,
     *,
-    folder: str,
-    half: Half = "test",
+    folder: str | None = None,
+    half: Half = "learn",
     clickstream: str | None = None,
     dim: Count = 32,
     users: Count = 4000,
+    items: Count = 120,
     history: Count = 20,
     known: Count = 10,
     longest: Count = 100,
@@ -69,8 +70,8 @@ def make(
     """A world of one half of the users.
 
     Args:
-        folder, half, clickstream, dim, users, history, known, longest: see `pipeline.chain.worlds.fitted.make`.
+        folder, half, clickstream, dim, users, items, history, known, longest: see `pipeline.chain.worlds.fitted.make`.
         boredom, impatience: see `Shifted`.
     """
     lengths = {"history": history, "known": known, "longest": longest}
-    return Shifted(Basis.of(seed, folder, half, clickstream, dim, users, **lengths), boredom, impatience)
+    return Shifted(Basis.of(seed, folder, half, clickstream, Sizes(dim, users, items), **lengths), boredom, impatience)
