@@ -8,7 +8,7 @@ SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help describe repro compare sweep stream chain study report test lint ui sync bench docs clean
+.PHONY: help describe repro compare sweep stream chain study report test fuzz lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ report: $(READY) ## write the results of all studies to one page, studies/report
 
 test: $(READY) ## run the tests
 	OMP_NUM_THREADS=1 pytest -q --numprocesses=auto --dist=loadfile
+
+fuzz: $(READY) ## damage every kind of file that is read, e.g. SEED=7 ONLY=csv,zip CASES=200; takes some minutes
+	python -m tests.fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),25) $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(READY) ## check style and types
 	ruff check .

@@ -25,7 +25,7 @@ from pipeline.tracking.stage import stage_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import broken, read_json, whole, write_json, write_text
+from pipeline.workflow.outputs import broken, read_json, regular, whole, write_json, write_text
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, ENCODED, FIGURES, METRICS, MODELS, REPORT, SCORES, TRAJECTORY, root
 from pipeline.workflow.plug import file_of
@@ -79,7 +79,7 @@ def _curves(found: Found, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _trajectory() -> pd.DataFrame:
-    with TRAJECTORY.open("rb") as file:  # pandas' own error does not name a missing file
+    with regular(TRAJECTORY).open("rb") as file:  # pandas' own error does not name a missing file
         try:
             return pd.read_parquet(file)
         except (ValueError, OSError) as error:

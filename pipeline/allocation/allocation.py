@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.allocation.arrays import decoded, encoded, most_bytes
 from pipeline.data.schema import Schema
-from pipeline.workflow.outputs import write_text
+from pipeline.workflow.outputs import regular, write_text
 from pipeline.workflow.validation import repeated
 
 KEYS = ("method", "dims", "settings", "arrays")
@@ -136,8 +136,9 @@ class Allocation:
             ValueError: naming the file, if it is not an allocation or does not fit the schema.
             FileNotFoundError: if the file does not exist.
         """
+        text = regular(path).read_bytes()
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+            record = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
             if not isinstance(record, dict):
                 raise ValueError(f"an allocation must be a mapping with the keys {list(KEYS)}, got {record!r}")
             return cls.from_dict(record, schema)

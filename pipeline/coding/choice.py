@@ -104,7 +104,7 @@ def choose_and_prove(predictions: Sequence[Prediction], limit: int) -> tuple[lis
     priced = _priced(fields, bits)
     best = _solved(fields, priced.by_rows, bits)
     for tries, (possible, other) in enumerate(priced.others()):
-        if possible >= best.loss:
+        if possible >= best.loss or best.loss == 0:  # a bound may be below 0 by rounding, but no loss is
             break
         if tries == TRIES:
             return best.plans, 1 - possible / best.loss

@@ -36,7 +36,7 @@ class Field:
             `pipeline.data.interactions`. Empty for the fields of a log with labels.
 
     Raises:
-        ValueError: if ``cardinality`` or ``width`` is no whole number of at least 1.
+        ValueError: if the name is no text, or ``cardinality`` or ``width`` no whole number of at least 1.
     """
 
     name: str
@@ -45,6 +45,8 @@ class Field:
     role: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"the name of a field must be a text of at least one character, got {self.name!r}")
         if self.role not in ROLES:
             raise ValueError(f"field {self.name!r}: role must be one of {list(ROLES)}, got {self.role!r}")
         if any(type(number) is not int or number < 1 for number in (self.cardinality, self.width)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from pipeline.data.interactions import Interactions
-from pipeline.workflow.outputs import broken
+from pipeline.workflow.outputs import broken, regular
 
 Part = Literal["train", "arch", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -23,8 +24,8 @@ def mapped(path: Path, dimensions: int) -> np.ndarray:
         ValueError: naming the file, if it is broken.
     """
     try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        array = np.load(regular(path), mmap_mode="r")
+    except (ValueError, EOFError, OverflowError, tokenize.TokenError) as error:
         raise broken(path, f"is not a whole .npy file ({error})") from error
     if array.ndim != dimensions:
         raise broken(path, f"must have {dimensions} dimensions, got shape {array.shape}")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.sources import parquet
 from pipeline.sources.delimited import Column, Delimited, check_distinct
-from pipeline.sources.files import GZIP_MARK, LONGEST_LINE, DataFile
+from pipeline.sources.files import DAMAGE, GZIP_MARK, LONGEST_LINE, DataFile
 from pipeline.sources.source import BadData
 
 ROWS = 200_000  # the most rows of an excerpt
@@ -162,7 +162,7 @@ def _bytes(file: DataFile, count: int) -> bytes:
     try:
         with file.open() as stream:
             return stream.read(count)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise BadData(f"cannot be read ({error})", file=file, remedy="download or copy it again") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.experiment.experiment import Experiment
+from pipeline.training.loop import is_sound
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Training
@@ -44,7 +45,7 @@ class Once:
 
     def load(self) -> bool:
         """Whether there is a finished training; the module is then as after it."""
-        if self.file is None or not self.file.exists():
+        if self.file is None or not is_sound(self.file):
             return False
         module = self.module
         state = torch.load(self.file, map_location=next(module.model.parameters()).device)

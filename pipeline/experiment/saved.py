@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,8 @@ from pipeline.models.retriever import AnyModel, Retriever
 from pipeline.training.task import Task
 from pipeline.workflow.code import version
 from pipeline.workflow.outputs import broken, checksum, read_json, whole, write_json
-from pipeline.workflow.plug import plug
+from pipeline.workflow.params import LARGEST_DIM
+from pipeline.workflow.plug import check_name, plug
 from pipeline.workflow.validation import checked_options
 
 ABOUT, WEIGHTS, ALLOCATION, HISTORY = "model.json", "model.safetensors", "allocation.json", "history.json"
@@ -54,6 +56,7 @@ class About:
         schema: of the ids, all fields.
         encoding: checksum of the schema.json by which the ids were made.
         version: of the project that wrote it.
+        weights: checksum of `WEIGHTS`; None if it is not known.
     """
 
     form: str
@@ -63,6 +66,7 @@ class About:
     schema: Schema
     encoding: str
     version: str
+    weights: str | None = None
 
     @classmethod
     def of(cls, experiment: Experiment) -> About:
@@ -98,7 +102,7 @@ class About:
         try:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}")
-            return cls(
+            about = cls(
                 record["form"],
                 Named(**record["task"]),
                 Named(**record["backbone"]),
@@ -106,18 +110,34 @@ class About:
                 Schema.from_dict(record),
                 record["encoding"],
                 writer,
+                record.get("weights"),
             )
+            about._check()
+            return about
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{file}: version {writer} wrote it, in a form that version {version()} cannot read "
                 f"({type(error).__name__}: {error}); train or export the model again with this version"
             ) from error
 
+    def _check(self) -> None:
+        """Raise a ValueError if the model cannot be made, except for the options of its backbone."""
+        if type(self.dim) is not int or not 1 <= self.dim <= LARGEST_DIM:
+            raise ValueError(f"dim must be a whole number from 1 to {LARGEST_DIM:,}, got {self.dim!r}")
+        check_name("backbones", self.backbone.name, "backbone")
+        self.resolved_task()
+
+    def check_weights(self, folder: Path) -> None:
+        """Raise a ValueError if the weights in the folder of the model are not as they were written."""
+        if self.weights is not None and checksum(folder / WEIGHTS) != self.weights:
+            raise broken(folder / WEIGHTS, f"is not as it was written: its checksum is not that of {ABOUT}")
+
     def save(self, folder: Path) -> None:
-        """Write model.json."""
+        """Write model.json, to a folder that has its weights, if the form has some in `WEIGHTS`."""
         named = {"task": asdict(self.task), "backbone": asdict(self.backbone)}
         record = {"format": FORMAT, "version": self.version, "form": self.form, **named, "dim": self.dim}
-        write_json(folder / ABOUT, {**record, "encoding": self.encoding, **self.schema.to_dict()})
+        weights = {"weights": checksum(folder / WEIGHTS)} if (folder / WEIGHTS).is_file() else {}
+        write_json(folder / ABOUT, {**record, "encoding": self.encoding, **weights, **self.schema.to_dict()})
 
     @property
     def ranks(self) -> bool:
@@ -125,7 +145,7 @@ class About:
         return any(field.role for field in self.schema.fields)
 
     def resolved_task(self) -> Task:
-        return Task.of(self.task.name, plug("tasks", self.task.name), self.task.options)
+        return Task.of(self.task.name, plug("tasks", self.task.name), self.task.options, f"{ABOUT}: task.options")
 
 
 def save(
@@ -162,21 +182,39 @@ def read(folder: Path) -> tuple[AnyModel, Allocation, About]:
         FileNotFoundError: if a file is missing.
     """
     about = About.load(folder)
-    allocation = Allocation.load(folder / ALLOCATION, about.schema)
+    allocation = _allocation(folder, about.schema)
     backbone = plug("backbones", about.backbone.name).Backbone
     options = checked_options([backbone], about.backbone.options, f"{folder / ABOUT}: backbone.options")
     if not about.ranks:
-        made: AnyModel = assemble(about.schema, about.dim, allocation, build, backbone, options)
-        return _filled(folder, made), allocation, about
+        with _suiting(folder):
+            made: AnyModel = assemble(about.schema, about.dim, allocation, build, backbone, options)
+        return _filled(folder, about, made), allocation, about
     shared = Encoded.load(encoding_of(folder, about)).interactions
     assert shared is not None  # its fields have roles
     kept = about.schema.subset(allocation.kept())
-    embedding = build(kept, about.dim, allocation.of_kept())
+    with _suiting(folder):
+        embedding = build(kept, about.dim, allocation.of_kept())
     made = Retriever(shared, shared.trained_pairs(), embedding, backbone, options, kept)
-    return _filled(folder, made), allocation, about
+    return _filled(folder, about, made), allocation, about
 
 
-def _filled(folder: Path, model: M) -> M:
+def _allocation(folder: Path, schema: Schema) -> Allocation:
+    allocation = Allocation.load(folder / ALLOCATION, schema)
+    check_name("methods", allocation.method, f"{folder / ALLOCATION}: method")
+    return allocation
+
+
+@contextlib.contextmanager
+def _suiting(folder: Path) -> Iterator[None]:
+    """A block that makes the model of a folder from its allocation."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        why = f"does not suit {ABOUT} ({type(error).__name__}: {error})"
+        raise broken(folder / ALLOCATION, why) from error
+
+
+def _filled(folder: Path, about: About, model: M) -> M:
     """The model with the weights in a folder, in evaluation mode."""
     weights = folder / WEIGHTS
     weights.stat()  # the error of safetensors does not name a missing file
@@ -193,6 +231,7 @@ def _filled(folder: Path, model: M) -> M:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise broken(weights, f"{name} holds numbers that are not finite")
+    about.check_weights(folder)
     return model.eval()
 
 
@@ -207,8 +246,10 @@ def load(folder: Path, experiment: Experiment) -> tuple[AnyModel, Allocation]:
     for part in ("task", "backbone", "dim", "schema", "encoding"):
         if getattr(about, part) != getattr(here, part):
             raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
-    allocation = Allocation.load(folder / ALLOCATION, experiment.schema)
-    return _filled(folder, experiment.allocated(allocation, experiment.training_rows())), allocation
+    allocation = _allocation(folder, experiment.schema)
+    with _suiting(folder):
+        model = experiment.allocated(allocation, experiment.training_rows())
+    return _filled(folder, about, model), allocation
 
 
 def copy_encoding(encoded: Path, folder: Path) -> None:
@@ -233,7 +274,10 @@ def encoding_of(folder: Path, about: About) -> Path:
     for place in (folder / ENCODING, folder.resolve().parent.parent / ENCODING):
         if place.is_dir():
             if checksum(place / SCHEMA_FILE) != about.encoding:
-                raise ValueError(f"{place}: is not the encoding with which {folder} was trained; copy both together")
+                raise ValueError(
+                    f"{place / SCHEMA_FILE}: is not the encoding with which {folder} was trained: {ABOUT} has another "
+                    "checksum; copy both together"
+                )
             return place
     raise ValueError(
         f"{folder}: has no {ENCODING}/, which `retrain` writes beside all its models; give the model where `retrain` "

@@ -74,6 +74,7 @@ class Scorer:
             model: nn.Module = read(folder)[0]
         elif about.form == SERVED:
             model = Served.load(folder / WEIGHTS)
+            about.check_weights(folder)
         else:
             raise ValueError(
                 f"{folder / ABOUT}: the form must be {TRAINED} or {SERVED} to score rows, got {about.form}"

@@ -165,7 +165,7 @@ class Delimited:
     def _other_delimiter(self, number: int, fits: Callable[[list[str]], bool]) -> str | None:
         """The remedy for a wrong delimiter, if another one splits the line with this number so that it fits."""
         _, line = next(itertools.islice(self.file.lines(), number - 1, None), (number, b""))
-        text = line.decode(self.encoding)
+        text = self._decoded(line, number)
         for other in DELIMITERS:
             with contextlib.suppress(BadData):  # quotes that do not suit this delimiter
                 if other != self.delimiter and fits(dataclasses.replace(self, delimiter=other)._split(text, number)):

@@ -23,7 +23,7 @@ ENCRYPTED = 1  # the bit of a zip member's flags
 LONGEST_LINE = 1 << 20  # bytes; a longer one is a missing line end, or no text
 AGAIN = "the file is damaged or incomplete: download or copy it again"
 # What the libraries raise for a damaged file, or for a zip with a compression that Python does not know.
-DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -187,10 +187,13 @@ def _members(path: Path) -> list[str]:
     """Names of the files in a zip, without the ones that macOS adds.
 
     Raises:
-        BadData: if one is encrypted.
+        BadData: if one is encrypted, or the list of them is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.filename.startswith("__MACOSX/")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.filename.startswith("__MACOSX/")]
+    except (ValueError, *DAMAGE) as error:  # ValueError: a name or an offset that cannot be
+        raise BadData(f"cannot be read ({error})", file=path, remedy=AGAIN) from error
     for member in members:
         if member.flag_bits & ENCRYPTED:
             raise BadData(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources.delimited import check_distinct
-from pipeline.sources.files import DataFile
+from pipeline.sources.files import DAMAGE, DataFile
 from pipeline.sources.source import BadData
 
 MARK = b"PAR1"  # the first bytes of the file
@@ -25,7 +25,7 @@ def is_parquet(file: DataFile) -> bool:
         with file.open() as stream:
             if stream.read(len(MARK)) != MARK:
                 return False
-    except OSError:  # a damaged .gz; reading it as text names the place
+    except DAMAGE:  # of a .gz or a .zip; reading it as text names the place
         return False
     if file.member is not None:
         raise BadData(
@@ -56,6 +56,7 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with readable(file), pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):  # one by one: the reader keeps the groups of a call in memory
             batches = parquet.iter_batches(row_groups=[group], columns=list(names))
+            rows, expected = 0, parquet.metadata.row_group(group).num_rows
             while True:
                 try:
                     batch = next(batches, None)
@@ -64,7 +65,10 @@ def read(file: DataFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
                     raise
                 if batch is None:
                     break
+                rows += len(batch)
                 yield batch
+            if rows != expected:  # the reader stops without an error at a page that claims to be the last one
+                raise OSError(f"row group {group} has {rows:,} rows instead of {expected:,}")
 
 
 def _name_the_column(file: DataFile, parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sources.files import LONGEST_LINE
 from pipeline.sources.source import BAG, CATEGORICAL, LABEL, NUMERIC, TIME, BadColumn
 
 DATES = "dates"  # the kind of a column that fields are derived from
@@ -18,11 +19,12 @@ def plain(name: str, column: pa.Array, role: str) -> pa.Array:
     """A Parquet column, cast to a type that its reader, or `Source`, allows.
 
     Raises:
-        BadColumn: if its type does not suit the role.
+        BadColumn: if its type does not suit the role, or a text is longer than a line of a text file may be.
     """
     types = pa.types
     if role == KEPT:
         return column
+    _check_lengths(name, column)
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     stored = column.type
@@ -59,6 +61,20 @@ def plain(name: str, column: pa.Array, role: str) -> pa.Array:
         problem = f"must hold {words} as {'a field of dates' if role == DATES else role}"
         raise BadColumn(name, problem, value=str(stored), remedy=remedy)
     return column
+
+
+def _check_lengths(name: str, column: pa.Array) -> None:
+    is_coded = pa.types.is_dictionary(column.type)
+    values = column.dictionary if is_coded else column
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return
+    lengths = pc.binary_length(values)
+    if (pc.max(lengths).as_py() or 0) > LONGEST_LINE:
+        at = pc.index(pc.greater(lengths, LONGEST_LINE), True).as_py()
+        row = pc.index(column.indices, at).as_py() if is_coded else at
+        problem, remedy = f"must be at most {LONGEST_LINE:,} bytes long", "shorten it, or name another column"
+        of_later_rows = row < 0  # a dictionary may have values of these
+        raise BadColumn(name, problem, row=None if of_later_rows else row, value=values[at].as_py()[:80], remedy=remedy)
 
 
 def _whole(name: str, column: pa.Array) -> pa.Array:

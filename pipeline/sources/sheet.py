@@ -16,6 +16,7 @@ from pipeline.sources.source import BadData
 from pipeline.workflow.progress import progress
 
 EXTRA = "pip install -r requirements.lock"  # has the extra [excel]
+MOST_TIMES, MOST_BYTES = 50, 16 << 20  # that a workbook may unpack to; about 10 times is usual
 WORDS = {pa.string(): "a text", pa.int64(): "a whole number", pa.float64(): "a number"}
 
 
@@ -59,15 +60,29 @@ def _rows(file: DataFile) -> Iterator[tuple[Any, ...]]:
     with file.open() as stream:
         content = io.BytesIO(stream.read())
     try:
+        _check_size(file, content)
         workbook = openpyxl.load_workbook(content, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:  # KeyError: a zip of something else
-        raise BadData(f"is not a workbook ({error})", file=file, remedy=AGAIN) from error
-    sheet = workbook.worksheets[0]
-    with progress(desc=f"reading {file.path.name}", total=sheet.max_row, unit=" rows", unit_scale=True) as bar:
-        for row in sheet.iter_rows(values_only=True):
-            yield row
-            bar.update()
-    workbook.close()
+        sheet = workbook.worksheets[0]
+        with progress(desc=f"reading {file.path.name}", total=sheet.max_row, unit=" rows", unit_scale=True) as bar:
+            for row in sheet.iter_rows(values_only=True):
+                yield row
+                bar.update()
+        workbook.close()
+    except (BadData, GeneratorExit):
+        raise
+    except Exception as error:  # what openpyxl raises for a damaged file has no common base class
+        why = f"is not a workbook ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        raise BadData(why, file=file, remedy=AGAIN) from error
+
+
+def _check_size(file: DataFile, content: io.BytesIO) -> None:
+    """Raise BadData if the parts of a workbook unpack to far more than they are."""
+    packed, unpacked = len(content.getbuffer()), 0
+    with zipfile.ZipFile(content) as parts:
+        unpacked = sum(part.file_size for part in parts.infolist())
+    if unpacked > MOST_TIMES * packed + MOST_BYTES:
+        problem = f"must unpack to at most {MOST_TIMES} times its {packed:,} bytes"
+        raise BadData(problem, file=file, value=f"{unpacked:,} bytes", remedy="save the sheet as CSV")
 
 
 def _value(file: DataFile, number: int, column: Column, cell: Any) -> str | int | float | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.tracking.place import lock_now, masked
-from pipeline.workflow.outputs import whole
+from pipeline.workflow.outputs import regular, whole
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -36,6 +36,8 @@ FIELDS = {
     "close": {"status", "time"},
     "uploaded": {"to"},  # the store has all lines above; written only if the stage did not finish
 }
+TYPES = {"time": int, "id": int, "stage": str, "key": str, "status": str, "path": str, "folder": str}
+TYPES |= {"params": dict, "tags": dict, "metrics": dict, "configuration": dict, "names": list}
 READ_BYTES = 1 << 22  # per read
 OPEN_SECONDS = 1.0  # that a writer waits for the lock: a reader releases it within a moment, another writer does not
 log = logging.getLogger("pipeline.tracking")
@@ -102,10 +104,14 @@ class Reader:
             run, names = self.blocks[block]
             if len(values) != len(names):
                 raise ValueError(f"{len(values)} values for {len(names)} metrics")
+            if type(step) is not int or any(type(value) not in (int, float) for value in values):
+                raise ValueError("a step that is no whole number, or a value that is no number")
             return Points(run, names, step, values)
         missing = FIELDS[record["k"]] - record.keys()
         if missing:
             raise ValueError(f"no {', '.join(sorted(missing))}")
+        if wrong := [key for key, kind in TYPES.items() if key in record and not isinstance(record[key], kind)]:
+            raise ValueError(f"wrong types of {', '.join(wrong)}")
         if record["k"] == "run":
             self._runs.add(record["run"])
         elif "run" in record and record["run"] not in self._runs:
@@ -113,6 +119,19 @@ class Reader:
         if record["k"] == "names":
             self.blocks[record["id"]] = record["run"], tuple(record["names"])
         return record
+
+
+def check_whole(path: Path) -> None:
+    """Check that a journal can be read and ends with the end of its stage, as the one of a finished stage does.
+
+    Raises:
+        BadJournal: if it does not.
+    """
+    last = None
+    for last in Reader(path):  # noqa: B007
+        pass
+    if not isinstance(last, dict) or last["k"] != "close":
+        raise BadJournal(f"{path} ends before its stage does")
 
 
 class Journal:
@@ -127,7 +146,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path = regular(path)
         self.marks: dict[str, dict[str, int]] = {}  # run -> metric -> last step
         self._formats: dict[int, str] = {}
         self._blocks = self._end = 0

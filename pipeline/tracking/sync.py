@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.tracking.journal import BadJournal, finish, has_arrived, has_writer, held, recorded_for, set_aside
+from pipeline.tracking.journal import (
+    BadJournal,
+    check_whole,
+    finish,
+    has_arrived,
+    has_writer,
+    held,
+    recorded_for,
+    set_aside,
+)
 from pipeline.tracking.place import EXPERIMENT, StoreError, destination, folder, locked, refusal, storing
 from pipeline.tracking.replay import Replay
 from pipeline.tracking.store import ATTEMPTS, Store, Superseded
@@ -193,6 +202,7 @@ def _upload_restored(
     for path in journals:
         replay = Replay(store, path, workspace, configuration)
         try:
+            check_whole(path)
             replay.advance()
             replays[path] = replay
         except BadJournal as error:

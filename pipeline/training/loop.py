@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import time
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,10 @@ import torch
 from pipeline.data.batches import Batches
 from pipeline.training import ranks
 from pipeline.training.weights import LitWeights
+from pipeline.workflow.outputs import regular
 from pipeline.workflow.progress import progress
+
+log = logging.getLogger("pipeline.training")
 
 
 class _Bar(pl.Callback):
@@ -63,17 +69,33 @@ class _Checkpoint(pl.Callback):
         self.last = time.monotonic()
 
 
+def is_sound(file: Path) -> bool:
+    """Whether there is a file of torch as it was written; one that is damaged is removed with a warning."""
+    if not file.exists():
+        return False
+    try:
+        with zipfile.ZipFile(regular(file)) as members:  # with a checksum of each
+            damaged = members.testzip()
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        damaged = str(error)
+    if damaged is None:
+        return True
+    log.warning("%s: is damaged (%s); it is removed, and the training begins anew", file, damaged)
+    shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)  # by several processes
+    return False
+
+
 def fit(
     module: LitWeights, batches: Batches, epochs: int, title: str | None, checkpoint: Path, seconds: float = 60
 ) -> None:
-    """Train to the end, from ``checkpoint`` if it exists, together with the other processes if there are any.
+    """Train to the end, from ``checkpoint`` if there is one, together with the other processes if there are any.
 
     Args:
         module: to train.
         batches: of the training rows.
         epochs: number of epochs, including those of the checkpoint.
         title: of the progress bar; None for no bar.
-        checkpoint: file to resume from and to write; it is not removed here.
+        checkpoint: file to resume from, unless it is damaged, and to write; it is not removed at the end.
         seconds: between two checkpoints.
 
     Raises:
@@ -97,4 +119,4 @@ def fit(
     )
     with contextlib.closing(bar), warnings.catch_warnings():  # Lightning closes nothing on Ctrl-C
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
-        trainer.fit(module, batches, ckpt_path=checkpoint if checkpoint.exists() else None)  # type: ignore[arg-type]
+        trainer.fit(module, batches, ckpt_path=checkpoint if is_sound(checkpoint) else None)  # type: ignore[arg-type]

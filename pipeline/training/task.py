@@ -83,14 +83,16 @@ class Task:
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, name: str, module: ModuleType, options: Mapping[str, Any]) -> Task:
-        """The task, after a check of its options.
+    def of(
+        cls, name: str, module: ModuleType, options: Mapping[str, Any], place: str = "params.yaml: task.options"
+    ) -> Task:
+        """The task, after a check of its options, which stand at ``place``.
 
         Raises:
             ValueError: naming an unknown or wrong option, and the valid ones.
         """
         functions = [getattr(module, name) for name in _functions()]
-        return cls(name, module, checked_options(functions, options, "params.yaml: task.options"))
+        return cls(name, module, checked_options(functions, options, place))
 
     @property
     def metrics(self) -> Mapping[str, str]:

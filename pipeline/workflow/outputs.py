@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -66,9 +67,26 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def regular(path: str | Path) -> Path:
+    """The path of an output, which is not read if it is something else than a file.
+
+    Raises:
+        ValueError: naming the path, if it is a folder, a pipe or a device.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise broken(path, "must be a file, not a folder, a pipe or a device")
+    return path
+
+
 def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hex digits."""
-    with Path(path).open("rb") as file:
+    """SHA-256 of a file, in hex digits.
+
+    Raises:
+        ValueError: naming the path, if it is no file.
+        FileNotFoundError: if there is nothing.
+    """
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -91,13 +109,21 @@ def read_json(path: str | Path) -> Any:
     """The value in a JSON file that an earlier stage wrote.
 
     Raises:
-        ValueError: naming the file and the remedy, if it is not JSON.
+        ValueError: naming the file and the remedy, if it is not JSON, or holds a number that is not finite.
         FileNotFoundError: if the file does not exist.
     """
+    text = regular(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(text.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise broken(path, f"is not JSON ({error})") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def broken(path: str | Path, why: object) -> ValueError:

@@ -37,6 +37,7 @@ OS_REMEDIES = {
     errno.EPERM: "give this user the right to it, and run the same command again",
     errno.EROFS: "give this user the right to it, and run the same command again",
 }
+BEGIN, END = 700, 300  # characters of a longer message that are shown: the place, and the remedy
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # options of glibc's mallopt
 
 
@@ -138,7 +139,7 @@ def _message(error: Exception) -> str:
         place = f"{error.filename}: " if error.filename else ""
         remedy = f"; {OS_REMEDIES[error.errno]}" if error.errno in OS_REMEDIES else ""
         return f"{place}{error.strerror.lower()}{remedy}"
-    return text
+    return text if len(text) <= BEGIN + END else f"{text[:BEGIN]} ... {text[-END:]}"
 
 
 def _check_checkout() -> None:

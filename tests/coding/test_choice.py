@@ -79,6 +79,15 @@ def test_a_plan_pays_for_codes_quantisers_means_and_every_decoder_row_once() -> 
     assert rows.size(DIM) == 30 * (3 * DIM + LEVEL) + 8 + CODE
 
 
+@pytest.mark.parametrize("limit", [500, 1000, 100_000])
+def test_fields_that_lose_nothing_are_coded_within_any_limit(limit: int) -> None:
+    """Sums of their prices may round to less than no loss."""
+    fields = [prediction(40 + number, 0) for number in range(5)]
+    nothing = [replace(one, components=0 * one.components, rows=np.zeros(len(BITS))) for one in fields]
+    plans, gap = choose_and_prove(nothing, limit)
+    assert len(plans) == 5 and gap == 0
+
+
 def test_more_bytes_never_lose_more_and_the_least_is_named() -> None:
     fields = [prediction(rows, seed) for seed, rows in enumerate((3, 30, 400))]
     with pytest.raises(TooFewBytes, match=r"the least is (\d+); raise the budget") as refused:

@@ -173,6 +173,16 @@ def test_damaged_parquet_is_an_error(tmp_path):
         table(tmp_path / "log.zip")
 
 
+@pytest.mark.parametrize("form", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_text_of_parquet_may_be_no_longer_than_a_line(tmp_path, form):
+    longest = "x" * (1 << 20)
+    cities = pa.array(["Rome", longest, None]).cast(form)
+    assert table(parquet(tmp_path / "log.parquet", city=cities))["city"] == ["Rome", longest, None]
+    cities = pa.array(["Rome", None, longest + "x"]).cast(form)
+    with pytest.raises(BadData, match=r"column 'city'(, row 3:)? must be at most 1,048,576 bytes long, got 'xxx"):
+        table(parquet(tmp_path / "log.parquet", city=cities))
+
+
 def test_errors_in_text_name_the_line(tmp_path):
     for text, message in (
         (

@@ -1,6 +1,7 @@
 """A retrained model on disk is the model, whole or not at all, and fits the experiment or is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,40 @@ def test_weights_of_another_model_or_of_none_are_refused_by_their_file(encoded: 
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=WEIGHTS):
         load(folder, here)
+
+
+def test_a_bit_of_the_weights_that_has_flipped_is_noticed(encoded: Path, folder: Path) -> None:
+    weights = folder / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1  # a finite number stays finite
+    weights.write_bytes(content)
+    for read_model in (lambda: load(folder, experiment(encoded)), lambda: read(folder)):
+        with pytest.raises(ValueError, match=rf"{WEIGHTS}: is not as it was written: its checksum is not that of mod"):
+            read_model()
+    about = json.loads((folder / ABOUT).read_text())
+    del about["weights"]
+    (folder / ABOUT).write_text(json.dumps(about))
+    assert read(folder)[1] == PART  # of a version that wrote no checksum
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (ABOUT, {"dim": "8"}, "dim must be a whole number from 1 to 4,096, got '8'"),
+        (ABOUT, {"dim": 10**12}, "dim must be a whole number from 1 to 4,096, got 1000000000000"),
+        (ABOUT, {"backbone": {"name": "../fm", "options": {}}}, "backbone: there is no backbone '../fm'"),
+        (ABOUT, {"task": {"name": "ctr", "options": None}}, "model.json: task.options must be a mapping of names"),
+        (ABOUT, {"fields": [{"name": 0, "cardinality": 3}]}, "the name of a field must be a text"),
+        (ALLOCATION, {"method": "os"}, "method: there is no method 'os'"),
+    ],
+)
+def test_what_a_model_cannot_be_is_refused_by_its_file(
+    encoded: Path, folder: Path, file: str, changes: dict[str, object], said: str
+) -> None:
+    record = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(record | changes))
+    with pytest.raises(ValueError, match=rf"{file}: .*{re.escape(said)}"):
+        read(folder)
 
 
 def test_a_model_of_other_settings_or_other_fields_is_refused(encoded: Path, folder: Path) -> None:

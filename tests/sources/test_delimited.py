@@ -151,3 +151,9 @@ def test_a_column_that_a_quoted_header_lacks_is_named_and_so_is_its_delimiter(tm
         read(tmp_path / "a.csv", b'"label";"price";"count";"word"\n1;2;3;x\n')
     with pytest.raises(BadData, match=r"line 2: malformed quotes .*; close every quote on its line"):
         read(tmp_path / "a.csv", b'label,price,count,word\n5,1,2,"x "y" z|w"\n')
+
+
+def test_a_header_in_another_encoding_is_named(tmp_path):
+    for header in ("label,Preis,count,Stück", "label,price,count,word"):
+        with pytest.raises(BadData, match=r"a.csv, line 1: is not utf-8, got .*; give the right encoding"):
+            read(tmp_path / "a.csv", f"{header}\n1,2,3,x\n".encode("utf-16" if "word" in header else "latin-1"))

@@ -104,3 +104,14 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path):
         DataFile(path).first_line()
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
+
+
+def test_a_zip_with_a_damaged_list_of_its_files_is_named(tmp_path):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("log.csv", GOOD)
+    data = bytearray(file.read_bytes())
+    data[data.index(b"PK\x01\x02")] = 0
+    file.write_bytes(data)
+    with pytest.raises(BadData, match=r"a.zip: cannot be read \(.*\); the file is damaged or incomplete: download"):
+        table_files(file, [])

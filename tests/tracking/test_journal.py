@@ -161,6 +161,21 @@ def test_a_published_journal_that_cannot_be_read_is_left_out_and_its_parent_is_n
     assert statuses == {"search": "FINISHED", None: "SCHEDULED"}
 
 
+@pytest.mark.parametrize("lines", [0, 1, -1])
+def test_a_published_journal_that_ends_too_early_is_left_out(
+    journal_only: Path, caplog: pytest.LogCaptureFixture, lines: int
+) -> None:
+    root = journal_only
+    search(root)
+    (root / ".pipeline/tracking/search-k1.jsonl").unlink()
+    published = Path("artifacts/runs/search.jsonl")
+    published.write_text("".join(published.read_text().splitlines(keepends=True)[:lines]))
+    caplog.set_level(logging.WARNING)
+    assert synchronise(root, CONFIGURATION, [published]) == []
+    assert f"{published} ends before its stage does; it is skipped: delete it and run `dvc checkout`" in caplog.text
+    assert runs(root) == []
+
+
 SECRET = "p@ss:w/rd"
 LOCATOR = f"postgresql://user:{SECRET}@host:5432/optuna"
 

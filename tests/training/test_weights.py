@@ -135,6 +135,27 @@ def test_a_retraining_that_was_killed_ends_as_an_uninterrupted_one(
     assert all(torch.equal(value, resumed.best[name]) for name, value in straight.best.items())
 
 
+def test_a_damaged_checkpoint_is_named_and_the_training_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "last.ckpt"
+
+    def trained() -> LitWeights:
+        module = LitWeights(fresh(), CTR, clicks(200, 2), 8, lr=0.1)
+        fit(module, Batches(clicks(300, 1), 50, seed=0), 2, None, file, seconds=0)
+        return module
+
+    straight = trained()
+    content = file.read_bytes()
+    half = len(content) // 2
+    noise = bytes(byte ^ 4 for byte in content[half : half + 200])  # longer than the padding between tensors
+    for damaged in (content[:half] + noise + content[half + 200 :], content[:half], b"", bytes(99)):
+        file.write_bytes(damaged)
+        caplog.clear()
+        assert trained().history == straight.history
+        assert f"{file}: is damaged (" in caplog.text and "it is removed, and the training begins anew" in caplog.text
+
+
 @pytest.mark.parametrize(("batch_size", "steps"), [(10, LOSS_STEPS), (50, 6)])
 def test_a_loss_that_is_not_finite_ends_the_training_and_says_where(
     tmp_path: Path, batch_size: int, steps: int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.outputs import read_json, whole, write_json, write_text
+from pipeline.workflow.outputs import checksum, read_json, whole, write_json, write_text
 
 
 def test_a_file_or_folder_appears_only_if_all_of_it_was_written(tmp_path: Path) -> None:
@@ -51,7 +51,16 @@ def test_json_that_is_broken_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(tmp_path / "a.json", {"b": float("nan")})
     assert read_json(tmp_path / "a.json") == {"b": [1, None]}
-    for text in ('{"b": [1', "[" * 100_000):
+    for text in ('{"b": [1', "[" * 100_000, '{"b": NaN}', '{"b": -1e999}'):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=r"a.json: is not JSON .*; delete it and run `dvc repro`, which makes it"):
             read_json(tmp_path / "a.json")
+
+
+def test_what_is_no_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to(os.devnull)
+    for name in ("pipe", "device", "."):
+        for read in (read_json, checksum):
+            with pytest.raises(ValueError, match=r"must be a file, not a folder, a pipe or a device; delete it"):
+                read(tmp_path / name)

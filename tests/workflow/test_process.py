@@ -70,6 +70,15 @@ def test_bad_input_is_told_in_one_line_and_on_demand_with_its_traceback(
     assert traced.startswith("Traceback (most recent call last):") and traced.endswith(told)
 
 
+def test_a_long_message_keeps_its_place_and_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        raise ValueError(f"t.csv, line 1: no column 'user'; there are {['x' * 9000]}; name another")
+
+    told = refused(run, capsys).splitlines()[0]
+    assert told.startswith("error: t.csv, line 1: no column 'user'; there are ['xx") and len(told) < 1100
+    assert "xx ... xx" in told and told.endswith("xx']; name another")
+
+
 def test_a_file_that_cannot_be_opened_is_named_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
