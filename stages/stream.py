@@ -25,7 +25,7 @@ from pipeline.streaming.report import markdown
 from pipeline.training.task import Task
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import read_json, whole, write_text
+from pipeline.workflow.outputs import whole, write_text
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import RAW, work
 from pipeline.workflow.plug import file_of, plug
@@ -63,7 +63,7 @@ def run() -> None:
         for (seed, arm), file in files.items():
             if file in todo:
                 write_text(file, json.dumps(comparison.run(arm, seed, bar.update)))  # NaN for groups without rows
-            for model, of_model in read_json(file).items():
+            for model, of_model in json.loads(file.read_text()).items():
                 for name, rows in of_model.items():
                     records[name] += rows
                 with bar.external_write_mode():
