@@ -16,12 +16,14 @@ from pipeline.reporting.text import Table, mean_sd, with_interval
 from pipeline.studies.chained import METRICS, PLAYER
 from pipeline.studies.comparisons import budget_text
 from pipeline.studies.frames import Result
-from pipeline.studies.grid import AGENTS, Study
+from pipeline.studies.grid import Study
+
+CHAIN = "chain"  # the key of the grid that says what agents a cell compares
 
 
 def is_chain(study: Study) -> bool:
     """Whether the cells of a study are comparisons of agents, so that these are its tables."""
-    return all(AGENTS in cell.entry.arms for cell in study.cells())
+    return CHAIN in study.grid
 
 
 def frames(result: Result) -> report.Frames:
@@ -48,7 +50,7 @@ def figures(results: Sequence[Result]) -> dict[str, partial[Figure]]:
 
 
 def _name(result: Result) -> str:
-    return str(result["keys"]["chain"])
+    return str(result["keys"][CHAIN])
 
 
 def by_bytes(study: Study, results: Sequence[Result]) -> list[Table]:

@@ -694,7 +694,7 @@ def test_the_area_is_the_mean_over_the_logarithm_of_bytes(tmp_path: Path) -> Non
     # From 10 to 1000 bytes: a slope over one decade, level over the next: .65 and .75.
     assert table.rows == [["tiny", "autodim", "searched", mean_sd([0.65, 0.75]), "10 to 1,000"]]
     assert tables.of_study(study, found)[0].title == "On the test rows"
-    assert [name for name, _ in report._figures(study, found)] == ["curve-tiny-autodim"]
+    assert [name for name, _ in report._figures(study, found, [])] == ["curve-tiny-autodim"]
 
 
 def test_searches_of_a_share_of_the_rows_stand_beside_those_of_all(tmp_path: Path) -> None:
@@ -724,7 +724,7 @@ def test_a_study_of_searches_alone_has_their_agreement_and_choices(small: Study)
     pearson = stats.pearsonr([1, 2, 4], [2, 1, 8]).statistic
     assert agreement.rows == [["tiny", "autodim", "2", f"{pearson:.2f}", "0.50", "120 ± 1"]]
     assert choices.rows == [["user", "1", "2"], ["item", "2", "1"], ["age", "4", "8"]]
-    assert list(of.details["dims"]) == [json.dumps(each) for each in dims] and not list(report._figures(found, of))
+    assert list(of.details["dims"]) == [json.dumps(each) for each in dims] and not list(report._figures(found, of, []))
 
 
 def test_the_case_shows_each_field_with_its_dimensions_beside_the_papers(tmp_path: Path) -> None:
@@ -750,7 +750,7 @@ def test_the_case_shows_each_field_with_its_dimensions_beside_the_papers(tmp_pat
 
 
 def test_the_figure_shows_models_of_the_same_size_alone(contest: tuple[Study, Frames]) -> None:
-    ((name, draw),) = report._figures(*contest)
+    ((name, draw),) = report._figures(*contest, [])
     figure = draw()
     assert name == "minus_uniform-tiny"
     assert figure.get_suptitle() == "Minus one dimension for all fields, of the same size, tiny"
