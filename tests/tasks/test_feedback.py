@@ -93,7 +93,9 @@ def test_labels_that_are_no_feedback_are_refused(
 
 
 def test_labels_of_feedback_are_accepted(tmp_path: Path) -> None:
-    TASK.check(encoded(tmp_path, [0, 3, 2, 1]))
+    data = encoded(tmp_path, [0, 3, 2, 1])
+    TASK.check(data)  # raises nothing
+    assert data.split("train").all_labels().tolist() == [0, 3, 2, 1]
 
 
 @pytest.mark.parametrize(
