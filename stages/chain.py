@@ -11,7 +11,6 @@ interruption the same command goes on from them, with the same results.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -168,9 +167,8 @@ def _file(scene: Scene, one: Pass) -> Path:
 
 
 def _key(params: Params) -> str:
-    """Identifies what a pass depends on besides its seed."""
-    values = json.loads(json.dumps(params.chain.model_dump(mode="json")))
-    del values["seeds"]
+    """Identifies what a pass depends on besides its seed and its agents, so that more of them find the others done."""
+    values = params.chain.model_dump(mode="json", exclude={"seeds", "agents"})
     code = ["pipeline/chain/compare.py", *(file_of(WORLDS, name) for name in names(WORLDS))]
     inputs = [root() / file for file in params.chain.files]
     inputs += [ENCODED / "schema.json"] if params.chain.users == "encoded" else []

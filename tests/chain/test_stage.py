@@ -87,6 +87,8 @@ def test_finished_passes_are_kept_and_lost_ones_come_out_the_same(
     project.run("chain")
     assert "chain: 1 of 48 passes" in capsys.readouterr().out
     assert project.files() == before
+    project.give(chain__agents=["deepchain", "independent", "deepchain_knowing", "single"]).run("chain")
+    assert "chain: 8 of 56 passes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
