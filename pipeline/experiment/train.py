@@ -66,6 +66,7 @@ def prepare(
         patience=patience,
         schedule=settings.schedule if isinstance(settings, Retrain) else "constant",
         lr_key="retrain.lr" if isinstance(settings, Retrain) else "search.lr",
+        cuda_graph=settings.cuda_graph,
     )
     return module, batches
 
