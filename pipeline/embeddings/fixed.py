@@ -23,23 +23,23 @@ class Places:
     """What does not change between batches of B rows, for S slots of F fields; n = B * S occurrences.
 
     Args:
+        segments: the number of each field's occurrences.
+        in_field: (S, F) 1 where a slot is of a field, else 0.
         every: (n,) 0 to n - 1.
         first, last: (n,) the first and the last of the occurrences, sorted by row, of the field of each of them.
         ends: (F,) int32, where those of each field end.
         bags: (n,) the bag of each occurrence, in the order of the batch.
         bag_starts: (B * F,) where each bag begins.
-        in_field: (S, F) 1 where a slot is of a field, else 0.
-        segments: the number of each field's occurrences.
     """
 
+    segments: Segments
+    in_field: Tensor
     every: Tensor
     first: Tensor
     last: Tensor
     ends: Tensor
     bags: Tensor
     bag_starts: Tensor
-    in_field: Tensor
-    segments: Segments
 
     @classmethod
     def of(cls, batch: int, slot_fields: np.ndarray, fields: int, device: torch.device) -> Places:
@@ -50,11 +50,11 @@ class Places:
         bags = (np.arange(batch)[:, None] * fields + slot_fields).ravel()
         widths = np.tile(slots, batch)
         starts = widths.cumsum() - widths
-        arrays = (np.arange(ends[-1]), first, last, ends.astype(np.int32), bags, starts)
         in_field = torch.nn.functional.one_hot(torch.from_numpy(slot_fields), fields).float()
-        every, first, last, row_ends, bags_of, bag_starts = (torch.from_numpy(array).to(device) for array in arrays)
+        arrays = (np.arange(ends[-1]), first, last, ends.astype(np.int32), bags, starts)
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
         segments = Segments(tuple((batch * slots).tolist()))
-        return cls(every, first, last, row_ends, bags_of, bag_starts, in_field.to(device), segments)
+        return cls(segments, in_field.to(device), *tensors)
 
 
 class FixedLookup(Lookup):
