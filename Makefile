@@ -35,8 +35,8 @@ chain: $(READY) ## compare agents of two pages in simulated sessions (params.yam
 	$(SETTINGS)
 	dvc repro chain/dvc.yaml
 
-study: $(READY) ## run a study, e.g. NAME=overall PROFILE=quick JOBS=2 ONLY=dataset=synthetic; finished cells are kept
-	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))
+study: $(READY) ## run a study, e.g. NAME=overall PROFILE=quick JOBS=2 ONLY=dataset=synthetic; ON=ray://HOST:10001: on a cluster
+	python -m stages.study run $(NAME) --profile $(or $(PROFILE),quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(ON),--on $(ON)) $(if $(ONLY),--only $(ONLY))
 
 report: $(READY) ## write the results of all studies to one page, studies/report.html
 	python -m stages.study html

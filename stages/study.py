@@ -2,6 +2,7 @@
 
     python -m stages.study run overall --profile quick --jobs 2      # `make study NAME=overall PROFILE=quick JOBS=2`
     python -m stages.study run overall --only dataset=synthetic backbone=fm
+    python -m stages.study run overall --on ray://head:10001         # on a Ray cluster, `make study ... ON=...`
     python -m stages.study html                                      # `make report`
 
 `run` starts DVC, which runs the stages of ``studies/<name>/dvc.yaml``, several at a time; the stages call ``keys``,
@@ -29,7 +30,9 @@ from pipeline.studies import chained
 from pipeline.studies import data as study_data
 from pipeline.studies import report as study_report
 from pipeline.studies.cell import run as run_cell
+from pipeline.studies.cluster import Cluster
 from pipeline.studies.grid import AGENTS, READ, STUDIES, Cell, Study
+from pipeline.studies.machines import Machines, ThisMachine
 from pipeline.studies.results import Results
 from pipeline.studies.run import StudyRun, commit
 from pipeline.studies.sections import section
@@ -98,10 +101,10 @@ def html(out: Path) -> None:
     print(f"report: {number_of(len(found), 'section')} in {out}")
 
 
-def run(study: Study, only: dict[str, list[str]], jobs: int) -> None:
+def run(study: Study, only: dict[str, list[str]], machines: Machines) -> None:
     """Run a study's cells with DVC, several at a time, and then its report."""
     os.chdir(study.folder)
-    at_work = StudyRun(study, jobs)
+    at_work = StudyRun(study, machines)
     failed = at_work.run(only)
     if failed:
         sys.exit("\n".join(["these cells failed; run the study again to retry them:", *failed]))
@@ -151,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("study")
         command.add_argument("--profile", default="quick")
         if function is run:
-            jobs = process.cores()
-            command.add_argument("--jobs", type=int, default=jobs, help="cells to run at a time; they share the cores")
+            command.add_argument("--jobs", type=int, help="cells to run at a time; they share the cores")
+            command.add_argument("--on", metavar="ADDRESS", help="run them on a Ray cluster, e.g. ray://head:10001")
             command.add_argument(
                 "--only", nargs="+", default=[], metavar="KEY=VALUE[,VALUE]", help="run only these cells"
             )
@@ -172,13 +175,13 @@ def act(options: argparse.Namespace) -> None:
         return
     study = Study(options.study, options.profile)
     if options.command == "run":
-        if options.jobs < 1:
+        if options.jobs is not None and options.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
         only = _pairs(options.only)
         unknown = sorted(set(only) - set(study.grid))
         if unknown:
             raise ValueError(f"study {study.name} has no key {', '.join(unknown)}; it has {', '.join(study.grid)}")
-        run(study, only, options.jobs)
+        run(study, only, Cluster(options.on, options.jobs) if options.on else ThisMachine(options.jobs))
         return
     os.chdir(study.folder)
     if options.command == "report":

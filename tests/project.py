@@ -99,9 +99,14 @@ class Project:
 
     def copy(self, folder: Path) -> Project:
         shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
-        copied = object.__new__(Project)
-        copied.folder = folder
-        return copied
+        return self.at(folder)
+
+    @staticmethod
+    def at(folder: Path) -> Project:
+        """The project that is in a folder already."""
+        there = object.__new__(Project)
+        there.folder = folder
+        return there
 
     def read(self, path: str) -> Any:
         return json.loads((self.folder / "artifacts" / path).read_text())

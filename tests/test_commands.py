@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.workflow.yaml_values import read_yaml
 from tests.project import ROOT, SMALL, Project
-from tests.tracking.conftest import free_address
+from tests.servers import free_address
 from tests.tracking.stores import followers, runs, until
 
 PAGES = ("README.md", "docs/own-data.md")

@@ -36,6 +36,7 @@ CONTENTS = {  # of the site, below the first page; all other pages are tables
         "docs/retrieval",
         "docs/chain",
         "docs/scale",
+        "docs/deploy",
         "docs/faults",
         "docs/faq",
     ],

@@ -1,9 +1,8 @@
-"""Run the cells of a study in parallel, each as a DVC stage."""
+"""Run the cells of a study in parallel, each as a DVC stage, on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.reporting.text import number_of
 from pipeline.studies.grid import Cell, Study
+from pipeline.studies.machines import Machines, environment
 from pipeline.studies.results import Results
 from pipeline.workflow import process
 from pipeline.workflow.code import ROOT
@@ -30,13 +30,12 @@ class StudyRun:
 
     Args:
         study: its definition.
-        jobs: number of cells to run at the same time.
+        machines: where its stages run.
     """
 
-    def __init__(self, study: Study, jobs: int) -> None:
-        self.study, self.jobs = study, jobs
+    def __init__(self, study: Study, machines: Machines) -> None:
+        self.study, self.machines = study, machines
         self.results = Results(study)
-        self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, only: Mapping[str, Sequence[str]]) -> list[str]:
         """Run the cells of a study.
@@ -68,7 +67,7 @@ class StudyRun:
     def report(self) -> None:
         """Write the report of all cells, as a DVC stage."""
         command = [dvc(), "repro", "--quiet", "--single-item", f"report-{self.study.profile}"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, env=self._environment(), check=True)
+        subprocess.run(command, stdout=subprocess.DEVNULL, env=environment(process.cores()), check=True)
 
     def _wanted(self, only: Mapping[str, Sequence[str]]) -> list[Cell]:
         where = f"study {self.study.name}, profile {self.study.profile},"
@@ -90,8 +89,8 @@ class StudyRun:
             number_of(len(wanted), "cell"),
             number_of(len(self.study.seeds), "seed"),
             number_of(sum(cell.runs for cell in wanted), "search or training", "searches and trainings"),
-            duration(sum(cell.cost for cell in wanted) / self.jobs),
-            number_of(self.jobs, "job"),
+            duration(sum(cell.cost for cell in wanted) / self.machines.jobs),
+            number_of(self.machines.jobs, "job"),
         )
 
     def _run_cells(self, wanted: list[Cell]) -> list[str]:
@@ -100,7 +99,7 @@ class StudyRun:
             log.info("finished already: %d of %s", len(here), number_of(len(wanted), "cell"))
         # Finished cells first, then the longest, so that no long cell runs alone at the end.
         wanted.sort(key=lambda cell: (cell.name not in here, -cell.cost))
-        pool = ThreadPoolExecutor(self.jobs)
+        pool = ThreadPoolExecutor(self.machines.jobs)
         try:
             stages: dict[Future[None], Cell] = {
                 pool.submit(self._reproduce, f"cell-{self.study.profile}@{cell.name}", cell.name): cell
@@ -120,8 +119,7 @@ class StudyRun:
                     bar.update(0 if cell.name in here else cell.cost)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for running in list(self._running):
-                running.terminate()  # the stage ends with it; the next run continues from its checkpoint
+            self.machines.stop()
             raise
         pool.shutdown()
         return failed
@@ -133,26 +131,10 @@ class StudyRun:
             RuntimeError: with the end of the log, if the stage fails.
         """
         output = Path("artifacts/logs") / self.study.profile / f"{name}.log"
-        output.parent.mkdir(parents=True, exist_ok=True)
         command = [dvc(), "--wait-for-lock", "repro", "--single-item", stage]
-        with output.open("w") as file:
-            started = subprocess.Popen(command, stdout=file, stderr=file, env=self._environment())
-            self._running.add(started)
-            try:
-                ended = started.wait()
-            finally:
-                self._running.discard(started)
-        if ended:
+        if self.machines.run(command, output):
             tail = [line for line in output.read_text().splitlines() if line.strip()][-SHOWN_LINES:]
             raise RuntimeError("\n  ".join([f"see {self.study.folder / output}", *tail]))
-
-    def _environment(self) -> dict[str, str]:
-        """The environment of the stages: shared cores, the code of this checkout, and an end with this process."""
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        code = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = str(max(1, process.cores() // self.jobs))
-        own = {"PATH": path, "PYTHONPATH": code, process.WATCHED: process.this_process()}
-        return {**os.environ, **own, "OMP_NUM_THREADS": threads}
 
 
 def _pace(done: int, here: int, cells: int, bar: tqdm) -> str:

@@ -15,14 +15,15 @@ import pytest
 import yaml
 
 from pipeline.studies import run
-from pipeline.studies.grid import STUDIES, Study
+from pipeline.studies.grid import Study
+from pipeline.studies.machines import ThisMachine
 from pipeline.studies.results import Results
 from pipeline.workflow import progress
 from pipeline.workflow.process import WATCHED, this_process
 from stages import study as stage
 from tests.processes import awaited, check_ended, start
 from tests.project import ROOT
-from tests.studies.small import SMALL, TINY, changed, one_method, written
+from tests.studies.small import ENDLESS, SMALL, TINY, changed, checkout, command, one_method, written
 
 Begun = Callable[[], list[str]]
 CELL = re.compile(r"cell-quick@(\S+)")
@@ -63,7 +64,7 @@ def test_the_longest_cells_begin_first_after_keys_and_data(
     table = tiny.folder / "results/quick/table.md"
     table.parent.mkdir(parents=True)
     table.write_text("the table\n")
-    stage.run(changed(tiny, given), {}, 1)
+    stage.run(changed(tiny, given), {}, ThisMachine(1))
     init, keys, data, *cells, report = begun()
     assert init.startswith("init --quiet ") and keys == "--wait-for-lock repro --single-item keys-quick"
     assert data == "--wait-for-lock repro --single-item data-quick@tiny"
@@ -94,7 +95,7 @@ def test_cells_that_are_here_come_first_and_are_no_work_in_the_estimate(
     shutil.copy(done.folder / "artifacts/cells/quick/tiny-fm-autodim.json", kept)
     Path(".dvc").mkdir()
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
-    run.StudyRun(tiny, 1).run({})
+    run.StudyRun(tiny, ThisMachine(1)).run({})
     _, here, *cells = said()
     assert here == "finished already: 1 of 2 cells"
     assert cells == ["[1/2] tiny-fm-autodim", "[2/2] tiny-fm-full FAILED"]
@@ -106,7 +107,7 @@ def test_cells_that_are_here_come_first_and_are_no_work_in_the_estimate(
 def test_a_cell_that_fails_is_told_with_the_end_of_its_log_and_the_others_are_run(tiny: Study, begun: Begun) -> None:
     study = changed(tiny, methods(full=SMALL["method"]["full"] | {"slower": 9}, autodim=SMALL["method"]["autodim"]))
     with pytest.raises(SystemExit) as end:
-        stage.run(study, {}, 1)
+        stage.run(study, {}, ThisMachine(1))
     head, failed, *tail = str(end.value).splitlines()
     assert head == "these cells failed; run the study again to retry them:"
     assert failed == f"tiny-fm-full: see {tiny.folder}/artifacts/logs/quick/tiny-fm-full.log"
@@ -119,7 +120,7 @@ def test_cells_of_data_that_fail_are_not_begun(tiny: Study, begun: Begun) -> Non
     folder = written(tiny.folder.parents[1], one_method("autodim", {"dataset": ["half-full", "tiny"]}))
     datasets = {"quick": {name: {"params": TINY} for name in ("half-full", "tiny")}}
     (folder.parent / "datasets.yaml").write_text(yaml.safe_dump(datasets))
-    [failed] = run.StudyRun(Study("overall", "quick", folder), 1).run({})
+    [failed] = run.StudyRun(Study("overall", "quick", folder), ThisMachine(1)).run({})
     assert failed.startswith("half-full: see ")
     assert [name for call in begun() for name in CELL.findall(call)] == ["tiny-fm-autodim"]
 
@@ -129,11 +130,11 @@ def test_only_some_cells_are_run_and_reported(
 ) -> None:
     reported: list[bool] = []
     monkeypatch.setattr(stage, "report", lambda study, partial=False: reported.append(partial))
-    stage.run(tiny, {"method": ["autodim"], "backbone": ["fm"]}, 1)
+    stage.run(tiny, {"method": ["autodim"], "backbone": ["fm"]}, ThisMachine(1))
     assert [name for call in begun() for name in CELL.findall(call)] == ["tiny-fm-autodim"] and reported == [True]
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+def act(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """Give the command line to the stage."""
     monkeypatch.setattr(sys, "argv", ["study", *words])
     monkeypatch.setattr(stage.process, "main", lambda act, arguments, kept: act())
@@ -147,15 +148,17 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
         (["methods=full"], r"study overall has no key methods; it has dataset, backbone, method"),
         (["full"], r"keys must be written as key=value, got 'full'"),
         (["method=full", "--jobs", "0"], r"--jobs must be at least 1, got 0"),
+        (["method=full", "--on", "auto"], 'the package ray; install it: pip install -e ".[ray]"'),
     ],
 )
 def test_what_a_study_does_not_have_is_told_with_what_it_has(
     tiny: Study, begun: Begun, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", "")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     monkeypatch.setattr(stage, "Study", lambda name, profile: Study(name, profile, tiny.folder))
     with pytest.raises(ValueError, match=re.escape(message)):
-        command(monkeypatch, "run", "overall", "--only", *words)
+        act(monkeypatch, "run", "overall", "--only", *words)
     assert not begun() and not Path(".dvc").exists()
 
 
@@ -166,7 +169,7 @@ def study_with_a_waiting_dvc() -> None:
     """Run the study of the working directory; in the place of DVC is a program that waits in the cells."""
     program = str(Path("../../dvc").resolve())
     run.dvc = lambda: program
-    stage.run(Study("overall", "quick", Path.cwd()), {}, 1)
+    stage.run(Study("overall", "quick", Path.cwd()), {}, ThisMachine(1))
 
 
 def test_a_terminated_study_begins_no_further_cell_and_ends_those_that_run(
@@ -188,25 +191,9 @@ def test_a_terminated_study_begins_no_further_cell_and_ends_those_that_run(
 @pytest.fixture
 def second(done: Study, tmp_path: Path) -> Path:
     """A checkout of its own, whose code tells where it is, with a study whose only cell trains for hours."""
-    place = tmp_path / "second"
-    for name in ("pipeline", "stages"):
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, place)
+    place = checkout(tmp_path / "second", one_method("full", params=ENDLESS, arms=["full"]), done)
     with (place / "stages/__init__.py").open("a") as code:
         code.write('print("the code of", __file__, flush=True)\n')
-    training = {"epochs": 10**6, "patience": None}
-    params = {"method": {"name": "full"}, "retrain": training}
-    folder = written(place, one_method("full", params=params, arms=["full"]), "own")
-    shutil.copytree(done.folder / "artifacts/data", folder / "artifacts/data")
-    key = folder / "artifacts/keys/quick/cells/tiny-fm-full.json"
-    key.parent.mkdir(parents=True)
-    key.write_text("{}")
-    cell = yaml.safe_load((STUDIES / "overall/dvc.yaml").read_text())["stages"]["cell-quick"]
-    stages = {"cell-quick": {**cell, "cmd": cell["cmd"].replace(" overall ", " own ")}}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = False\n")
     return place
 
 
@@ -214,17 +201,10 @@ def test_a_second_checkout_runs_its_own_code_and_a_killed_study_takes_its_cells_
     second: Path, tmp_path: Path
 ) -> None:
     """The first checkout can be imported too, as with an editable installation. DVC runs the cell; the rest is here."""
-    program, printed = tmp_path / "dvc", tmp_path / "printed.txt"
-    program.write_text(f'#!/bin/sh\ncase "$*" in *cell-*) exec {run.dvc()} "$@";; esac\n')
-    program.chmod(0o755)
-    script = (
-        "import sys; from pipeline.studies import run; from stages import study; "
-        f"run.dvc = lambda: {str(program)!r}; sys.argv = ['study', 'run', 'own', '--jobs', '1']; study.main()"
-    )
-    inherited = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE")}
-    environment = {**inherited, "PYTHONPATH": str(ROOT), "PIPELINE_TRACKING": "journal"}
+    printed = tmp_path / "printed.txt"
+    words, environment = command(second, "--jobs", "1")
     with printed.open("w") as file:
-        study = subprocess.Popen([sys.executable, "-c", script], cwd=second, env=environment, stdout=file, stderr=file)
+        study = subprocess.Popen(words, cwd=second, env=environment, stdout=file, stderr=file)
     log = second / "studies/own/artifacts/logs/quick/tiny-fm-full.log"
     try:
         awaited(lambda: next(second.glob(".pipeline/tracking/*.jsonl"), None), lambda: study.poll() is None)

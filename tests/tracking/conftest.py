@@ -1,15 +1,14 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.servers import answers, free_address
 from tests.tracking.stores import followers, until
 
 
@@ -36,12 +35,6 @@ def journal_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same repository, without a follower: `synchronise` brings the journals in."""
     monkeypatch.setenv("PIPELINE_TRACKING", "journal")
     return root
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 class Server:
@@ -94,14 +87,7 @@ def booting(
 
 @pytest.fixture
 def server(booting: Server) -> Server:
-    import requests
-
     if not booting.runs:  # a test has killed it
         booting.start()
-    for _ in range(1200):
-        try:
-            if requests.get(f"{booting.uri}/health", timeout=1).ok:
-                return booting
-        except (requests.ConnectionError, requests.Timeout):
-            time.sleep(0.1)
-    pytest.fail("mlflow server did not start within two minutes")
+    assert answers(f"{booting.uri}/health"), "mlflow server did not start within two minutes"
+    return booting

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
+from pipeline.tracking import store as store_module
 from pipeline.tracking.follow import Follower
 from pipeline.tracking.place import EXPERIMENT, meeting_mlflow
+from pipeline.tracking.sync import synchronise
 from pipeline.tracking.tracker import Tracker
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("arch/user/d02", "arch/user/d08", "arch/zip/d02")
 CONFIGURATION = {"dim": 8, "search": {"lr": 0.1, "dims": [2, 8]}}
 PUBLISHED = "artifacts/runs/search.jsonl"
+
+ROUNDS = 3
+CLONE = """
+import sys
+from pathlib import Path
+from pipeline.tracking import store
+from pipeline.tracking.place import meeting_mlflow
+from pipeline.tracking.sync import synchronise
+store.SETTLE_SECONDS = 0.5
+with meeting_mlflow():
+    import mlflow
+for round in range(int(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    published = [f"round-{round}/{stage}.jsonl" for stage in ("search", "evaluate")]
+    synchronise(Path.cwd(), {"round": round}, published, experiment=f"round-{round}")
+"""
 
 STAGE = """
 import sys, time
@@ -152,3 +174,44 @@ def eventually(store: str | Path, status: str, seconds: float = 20, **tags: str)
             return matching[0]
         time.sleep(0.1)
     raise AssertionError(f"no run {tags} became {status}: {[(run.info.status, run.data.tags) for run in runs(store)]}")
+
+
+def check_race(root: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two repositories synchronise at once with a server, and create every run once.
+
+    Rounds of an experiment that does not exist, a parent, and 3 runs of 2 stages.
+    """
+    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
+    monkeypatch.setattr(store_module, "SETTLE_SECONDS", 0.5)
+    for number in range(ROUNDS):
+        for stage, seeds in (("search", 1), ("evaluate", 2)):
+            place = f"round-{number}/{stage}.jsonl"
+            with Tracker(root, stage, f"k{number}", {"round": number}, publish=place) as tracker:
+                for seed in range(seeds):
+                    tracker.run(seed=seed).metrics(0, {"auc": 0.5})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (root / "clone").mkdir()
+    for number in range(ROUNDS):
+        (root / f"clone/round-{number}").symlink_to(root / f"round-{number}")
+    shutil.rmtree(root / ".pipeline")
+    command, environment = [sys.executable, "-c", CLONE, str(ROUNDS)], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    pipe = subprocess.PIPE
+    clone = subprocess.Popen(command, cwd=root / "clone", env=environment, stdin=pipe, stdout=pipe, text=True)
+    assert clone.stdin is not None and clone.stdout is not None
+    for number in range(ROUNDS):
+        assert clone.stdout.readline() == "ready\n"
+        clone.stdin.write("go\n")
+        clone.stdin.flush()
+        published = [f"round-{number}/{stage}.jsonl" for stage in ("search", "evaluate")]
+        synchronise(root, {"round": number}, published, experiment=f"round-{number}")
+    clone.communicate()
+    assert clone.returncode == 0
+    for number in range(ROUNDS):
+        made = runs(uri, f"round-{number}")
+        keys = Counter(run.data.tags.get("pipeline.key", "parent") for run in made)
+        assert len(keys) == 4 and set(keys.values()) == {1}, keys
+        assert {run.info.status for run in made} == {"FINISHED"}
+        [parent] = [run for run in made if "pipeline.key" not in run.data.tags]
+        assert not any(tag.startswith("pipeline.cached") for tag in parent.data.tags)
+        assert {run.data.tags.get("mlflow.parentRunId") for run in made} == {None, parent.info.run_id}
+        assert [run.data.metrics for run in made if "pipeline.key" in run.data.tags] == [{"auc": 0.5}] * 3

@@ -15,7 +15,7 @@ from pipeline.tracking.follow import follow
 from pipeline.tracking.place import EXPERIMENT, StoreError
 from pipeline.tracking.sync import Inbox, synchronise
 from pipeline.tracking.tracker import Tracker
-from tests.tracking.conftest import free_address
+from tests.servers import free_address
 from tests.tracking.stores import (
     CONFIGURATION,
     NAMES,

@@ -1,11 +1,6 @@
 """Runs on an MLflow server, which several repositories may share."""
 
-import os
-import shutil
-import subprocess
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +16,7 @@ from tests.tracking.stores import (
     CONFIGURATION,
     NAMES,
     PUBLISHED,
-    REPOSITORY,
+    check_race,
     eventually,
     history,
     journals,
@@ -29,62 +24,11 @@ from tests.tracking.stores import (
     search,
 )
 
-ROUNDS = 3
-CLONE = """
-import sys
-from pathlib import Path
-from pipeline.tracking import store
-from pipeline.tracking.place import meeting_mlflow
-from pipeline.tracking.sync import synchronise
-store.SETTLE_SECONDS = 0.5
-with meeting_mlflow():
-    import mlflow
-for round in range(int(sys.argv[1])):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    published = [f"round-{round}/{stage}.jsonl" for stage in ("search", "evaluate")]
-    synchronise(Path.cwd(), {"round": round}, published, experiment=f"round-{round}")
-"""
-
 
 def test_two_repositories_that_synchronise_at_once_create_every_run_once(
     root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounds of an experiment that does not exist, a parent, and 3 runs of 2 stages."""
-    monkeypatch.setenv("PIPELINE_TRACKING", "journal")
-    monkeypatch.setattr(store_module, "SETTLE_SECONDS", 0.5)
-    for number in range(ROUNDS):
-        for stage, seeds in (("search", 1), ("evaluate", 2)):
-            place = f"round-{number}/{stage}.jsonl"
-            with Tracker(root, stage, f"k{number}", {"round": number}, publish=place) as tracker:
-                for seed in range(seeds):
-                    tracker.run(seed=seed).metrics(0, {"auc": 0.5})
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    (root / "clone").mkdir()
-    for number in range(ROUNDS):
-        (root / f"clone/round-{number}").symlink_to(root / f"round-{number}")
-    shutil.rmtree(root / ".pipeline")
-    command, environment = [sys.executable, "-c", CLONE, str(ROUNDS)], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    pipe = subprocess.PIPE
-    clone = subprocess.Popen(command, cwd=root / "clone", env=environment, stdin=pipe, stdout=pipe, text=True)
-    assert clone.stdin is not None and clone.stdout is not None
-    for number in range(ROUNDS):
-        assert clone.stdout.readline() == "ready\n"
-        clone.stdin.write("go\n")
-        clone.stdin.flush()
-        published = [f"round-{number}/{stage}.jsonl" for stage in ("search", "evaluate")]
-        synchronise(root, {"round": number}, published, experiment=f"round-{number}")
-    clone.communicate()
-    assert clone.returncode == 0
-    for number in range(ROUNDS):
-        made = runs(server.uri, f"round-{number}")
-        keys = Counter(run.data.tags.get("pipeline.key", "parent") for run in made)
-        assert len(keys) == 4 and set(keys.values()) == {1}, keys
-        assert {run.info.status for run in made} == {"FINISHED"}
-        [parent] = [run for run in made if "pipeline.key" not in run.data.tags]
-        assert not any(tag.startswith("pipeline.cached") for tag in parent.data.tags)
-        assert {run.data.tags.get("mlflow.parentRunId") for run in made} == {None, parent.info.run_id}
-        assert [run.data.metrics for run in made if "pipeline.key" in run.data.tags] == [{"auc": 0.5}] * 3
+    check_race(root, server.uri, monkeypatch)
 
 
 def test_of_two_runs_for_one_key_both_repositories_choose_the_same(
