@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -144,6 +145,22 @@ class MixedTables(FieldEmbedding):
         ]
         return placed(source, *parts)
 
+    def of_fields(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The weights (rows, d) and the projection (d, D) of each field in the schema's order, as views; None if d is
+        D."""
+        parts: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for d, (start, stop) in zip(self.distinct.tolist(), itertools.pairwise(self.groups), strict=True):
+            weights = self.tables[str(d)].get_parameter("weight").detach().split(self.cardinalities[start:stop])
+            lifts = self.projections[str(d)].detach() if d < self.dim else [None] * (stop - start)
+            for field, weight, lift in zip(self.order[start:stop].tolist(), weights, lifts, strict=True):
+                parts[field] = weight, lift
+        return [parts[field] for field in range(len(parts))]
+
     def packed(self) -> dict[str, Tensor]:
         tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}
         return tables | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
+
+
+def is_plain(embedding: FieldEmbedding) -> TypeGuard[MixedTables]:
+    """Whether an embedding is served as the tables and projections that `MixedTables` trains."""
+    return isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed
