@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -82,14 +82,7 @@ class MixedTables(FieldEmbedding):
         self.tables = nn.ModuleDict(
             {str(d): Table(rows, int(d)) for d, rows in zip(self.distinct, packing.rows, strict=True)}
         )
-        self.projections = nn.ParameterDict(
-            {
-                # A standard deviation of 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
-                str(d): nn.Parameter(torch.randn(count, int(d), dim) / int(d) ** 0.5)
-                for d, count in zip(self.distinct, counts, strict=True)
-                if d < dim
-            }
-        )
+        self.projections = fresh_projections(self.distinct.tolist(), counts, dim)
 
     order: Tensor
     shift: Tensor
@@ -159,6 +152,25 @@ class MixedTables(FieldEmbedding):
     def packed(self) -> dict[str, Tensor]:
         tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}
         return tables | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
+
+
+def fresh_projections(dims: Sequence[int], counts: Sequence[int], dim: int) -> nn.ParameterDict:
+    """(count, d, D) projections before training, for each of the distinct dimensions d below D.
+
+    A standard deviation of 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
+
+    Args:
+        dims: the distinct dimensions.
+        counts: fields of each.
+        dim: D.
+    """
+    return nn.ParameterDict(
+        {
+            str(d): nn.Parameter(torch.randn(count, d, dim) / d**0.5)
+            for d, count in zip(dims, counts, strict=True)
+            if d < dim
+        }
+    )
 
 
 def is_plain(embedding: FieldEmbedding) -> TypeGuard[MixedTables]:
