@@ -62,7 +62,8 @@ def pieces(rows: Sequence[int], widths: Sequence[int], number: int) -> list[Piec
         parts = min(number, units) if count * width > fair else 1
         bounds = [UNIT * (units * part // parts) for part in range(parts + 1)]
         cut += [(count * (stop - start), table, start, stop) for start, stop in itertools.pairwise(bounds)]
-    load, placed = [0] * number, []
+    load = [0] * number
+    placed: list[Piece] = []
     for size, table, start, stop in sorted(cut, key=lambda one: (-one[0], *one[1:])):
         free = set(range(number)) - {piece.rank for piece in placed if piece.table == table}
         rank = min(free, key=lambda one: (load[one], one))

@@ -46,5 +46,6 @@ def sharded(experiment: Experiment, allocation: Allocation) -> Model:
     numbers = [0] * share.number
     for piece in tables.shards.pieces:
         numbers[piece.rank] += tables.cardinalities[piece.table] * (piece.stop - piece.start)
-    log.info("tables of %s bytes in each process", " and ".join(f"{4 * number:,}" for number in numbers))
+    if ranks.first():
+        log.info("the tables take %s bytes, by process", " + ".join(f"{4 * number:,}" for number in numbers))
     return model

@@ -16,6 +16,7 @@ from pipeline.embeddings.mixed import MixedTables
 from pipeline.embeddings.sharded import ShardedTables
 from pipeline.embeddings.shards import exchanging
 from pipeline.models.model import Model, first_order_of
+from pipeline.models.retriever import AnyModel
 from pipeline.training.loop import is_sound
 from pipeline.training.weights import LitWeights
 
@@ -29,11 +30,11 @@ class LitSharded(LitWeights):
     Args:
         model: with `ShardedTables`.
         whole: makes the same model with `MixedTables`, called in the first process after the training.
-        settings: of `LitWeights`, with ``adagrad``.
+        args, adagrad, options: of `LitWeights`.
     """
 
-    def __init__(self, model: Model, whole: Callable[[], Model], *args: Any, adagrad: float, **settings: Any) -> None:
-        super().__init__(model, *args, adagrad=adagrad, **settings)
+    def __init__(self, model: Model, whole: Callable[[], AnyModel], *args: Any, adagrad: float, **options: Any) -> None:
+        super().__init__(model, *args, adagrad=adagrad, **options)
         self.whole, self.rate = whole, adagrad
         self.best_tables: list[Tensor] = []  # of the own pieces
         self._saved: dict[str, list[Tensor]] = {}  # what the checkpoint to go on from has of the own pieces
@@ -60,18 +61,17 @@ class LitSharded(LitWeights):
         super().keep_best()
         self.best_tables = [weight.clone() for weight in self.tables.shards.weights]
 
-    def trained(self) -> Model:
+    def trained(self) -> AnyModel:
         """In the first process, the model with ordinary tables; in the others, what they have of it."""
-        embedding, sums = None, None
-        model = self.model
-        if self.group.rank == 0:
-            model = self.whole()
-            model.load_state_dict(self.best, strict=False)  # what it lacks are the tables
-            embedding, first_order = model.embedding, first_order_of(model.backbone)
-            assert isinstance(embedding, MixedTables)
-            sums = first_order.table.weight if first_order is not None and first_order.table is not None else None
-        self.tables.collect(self.best_tables, embedding, sums)
-        assert isinstance(model, Model)
+        if self.group.rank:
+            self.tables.collect(self.best_tables, None, None)
+            return self.model
+        model = self.whole()
+        model.load_state_dict(self.best, strict=False)  # what it lacks are the tables
+        embedding, first_order = model.embedding, first_order_of(model.get_submodule("backbone"))
+        assert isinstance(embedding, MixedTables)
+        table = None if first_order is None else first_order.table
+        self.tables.collect(self.best_tables, embedding, None if table is None else table.weight)
         return model
 
     def predict(self, rows: slice) -> np.ndarray:

@@ -172,7 +172,8 @@ class LitWeights(pl.LightningModule):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             if self.schedule == "linear":
-                rate = self.adagrad if isinstance(optimizer, RowAdagrad) else self.lr
+                of_tables = self.adagrad if isinstance(optimizer, RowAdagrad) else None
+                rate = self.lr if of_tables is None else of_tables
                 for group in optimizer.param_groups:
                     group["lr"] = rate * self.factor()
         loss = self.loss(batch, "train")
