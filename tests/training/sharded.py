@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +15,7 @@ import torch
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.backbones import deepfm, fm
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batch, Batches
 from pipeline.embeddings.sharded import ShardedTables
 from pipeline.experiment.method import build
 from pipeline.models.model import Model, assemble
@@ -98,6 +101,22 @@ def damaged(folder: Path) -> dict[str, Any]:
         file = folder / f"last.ckpt.1-{KILLED_AFTER}"
         file.write_bytes(file.read_bytes()[:-100])
     return trained(deepfm, folder)
+
+
+class _Deadly(Batches):
+    """Batches of which the second process does not survive the third."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(super().__iter__()):
+            if number == 2 and not ranks.first():
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+
+def dies() -> None:
+    """A training whose second process is killed."""
+    torch.set_num_threads(1)
+    fit(module(fm), batches(_Deadly), EPOCHS, None, Path.cwd() / "last.ckpt")
 
 
 def run() -> None:

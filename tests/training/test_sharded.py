@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.backbones import fm
-from pipeline.data.share import Share
+from pipeline.data.share import LOST, Share
 from pipeline.embeddings.shards import Piece, Shards, pieces
 from pipeline.training.loop import fit
 from pipeline.training.weights import LitWeights
@@ -25,12 +26,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
 
+needs_torchrec = pytest.mark.skipif(importlib.util.find_spec("torchrec") is None, reason="TorchRec is no dependency")
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, forks: None) -> list[dict[str, Any]]:
     """The results of each of two processes."""
-    if importlib.util.find_spec("torchrec") is None:
-        pytest.skip("TorchRec is no dependency")
     folder = tmp_path_factory.mktemp("sharded")
     processes = started(sharded.run, folder)
     for process in processes:
@@ -48,6 +49,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert torch.equal(value, other["state"][name]), name
 
 
+@needs_torchrec
 def test_two_processes_take_the_steps_of_one_with_adagrad(two: list[dict[str, Any]], tmp_path: Path) -> None:
     """Bags, first-order weights, padded columns and a table in two pieces, against Adagrad on whole ones."""
     found, model = two[0]["fm"], sharded.whole(fm)
@@ -64,6 +66,7 @@ def test_two_processes_take_the_steps_of_one_with_adagrad(two: list[dict[str, An
     assert aucs[0] == pytest.approx(aucs[1], abs=1e-4) and two[1]["fm"]["history"] == found["history"]
 
 
+@needs_torchrec
 def test_the_first_weights_are_drawn_as_those_of_whole_tables(two: list[dict[str, Any]]) -> None:
     begun = two[0]["deepfm"]["begun"]
     tables = torch.cat([value.flatten() for name, value in begun.items() if "embedding.tables" in name])
@@ -72,6 +75,7 @@ def test_the_first_weights_are_drawn_as_those_of_whole_tables(two: list[dict[str
     assert two[1]["deepfm"]["begun"].keys() < begun.keys()  # the other process has no tables
 
 
+@needs_torchrec
 def test_each_process_holds_its_pieces_only(two: list[dict[str, Any]]) -> None:
     rows, widths = SCHEMA.cardinalities.tolist(), [12, 4, 8]  # with a column for first-order weights, and zeros
     for rank, results in enumerate(two):
@@ -83,25 +87,38 @@ def test_each_process_holds_its_pieces_only(two: list[dict[str, Any]]) -> None:
     assert max(held) < 0.6 * sum(held)
 
 
+@needs_torchrec
 def test_a_killed_training_goes_on_to_the_bit(two: list[dict[str, Any]]) -> None:
     for results in two:
         assert 0 < len(results["killed"]["history"]) < sharded.EPOCHS
         assert_same(results["resumed"], results["deepfm"])
 
 
+@needs_torchrec
 def test_a_checkpoint_has_a_file_for_each_process_and_none_of_earlier_steps(two: list[dict[str, Any]]) -> None:
     assert two[0]["killed"]["files"] == ["last.ckpt", "last.ckpt.0-4", "last.ckpt.1-4"]
 
 
+@needs_torchrec
 def test_another_number_of_processes_is_refused(two: list[dict[str, Any]]) -> None:
     for results in two:
         assert "three.ckpt: 3 processes have begun this training" in results["of three"]
         assert "and there are 2; start 3 (retrain.devices), or remove the file to begin anew" in results["of three"]
 
 
+@needs_torchrec
 def test_a_damaged_file_of_one_process_makes_all_begin_anew(two: list[dict[str, Any]]) -> None:
     for results in two:
         assert_same(results["damaged"], results["deepfm"])
+
+
+@needs_torchrec
+def test_the_end_of_another_process_is_told(tmp_path: Path, forks: None) -> None:
+    processes = started(sharded.dies, tmp_path)
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [1, -signal.SIGKILL]
+    assert f"error: {LOST}\n" in (tmp_path / "printed-0.txt").read_text()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 8])
