@@ -13,7 +13,7 @@ from pipeline.data.encoded import VOCABULARY_FILE, Encoded
 from pipeline.data.schema import UNKNOWN
 from pipeline.embeddings.coded import CodedTables
 from pipeline.embeddings.cost import Plain, bytes_per_field, measured
-from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.mixed import MixedTables, is_plain
 from pipeline.embeddings.rounded import RoundedTables
 from pipeline.encoding.vocabulary import read_vocabulary
 from pipeline.models.factored import Vectors
@@ -68,7 +68,7 @@ def item_bytes(model: Model) -> int | None:
     plain: Plain = MixedTables
     if type(embedding) is RoundedTables:
         plain = partial(RoundedTables, bits=embedding.bits)
-    elif not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
+    elif not is_plain(embedding):
         return None
     return bytes_per_field(plain, kept, embedding.dims, embedding.dim)[ITEM]
 

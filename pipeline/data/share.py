@@ -22,6 +22,8 @@ from torch.autograd.function import FunctionCtx
 
 from pipeline.data.batches import Batch
 
+LOST = "another process of this training has ended; the same command goes on from the last checkpoint"
+
 
 class Share:
     """One of ``number`` processes; the process group must have been initialised.
@@ -63,9 +65,7 @@ class Share:
         try:
             distributed.all_reduce(values)
         except RuntimeError as error:
-            raise ConnectionError(
-                "another process of this training has ended; the same command goes on from the last checkpoint"
-            ) from error
+            raise ConnectionError(LOST) from error
         return values
 
     def gathered(self, values: Tensor) -> Tensor:

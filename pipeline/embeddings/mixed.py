@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -102,14 +103,7 @@ class MixedTables(FieldEmbedding):
         self.tables = nn.ModuleDict(
             {str(d): Table(rows, int(d)) for d, rows in zip(self.distinct, packing.rows, strict=True)}
         )
-        self.projections = nn.ParameterDict(
-            {
-                # A standard deviation of 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
-                str(d): nn.Parameter(torch.randn(count, int(d), dim) / int(d) ** 0.5)
-                for d, count in zip(self.distinct, counts, strict=True)
-                if d < dim
-            }
-        )
+        self.projections = fresh_projections(self.distinct.tolist(), counts, dim)
 
     order: Tensor
     shift: Tensor
@@ -189,6 +183,41 @@ class MixedTables(FieldEmbedding):
         packed = [segments.widths[f] for f in self.order.tolist()]
         return replace(order, ends=[Segments(tuple(packed[a:b])) for a, b in itertools.pairwise(self.groups)])
 
+    def of_fields(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The weights (rows, d) and the projection (d, D) of each field in the schema's order, as views; None if d is
+        D."""
+        parts: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for d, (start, stop) in zip(self.distinct.tolist(), itertools.pairwise(self.groups), strict=True):
+            weights = self.tables[str(d)].get_parameter("weight").detach().split(self.cardinalities[start:stop])
+            lifts = self.projections[str(d)].detach() if d < self.dim else [None] * (stop - start)
+            for field, weight, lift in zip(self.order[start:stop].tolist(), weights, lifts, strict=True):
+                parts[field] = weight, lift
+        return [parts[field] for field in range(len(parts))]
+
     def packed(self) -> dict[str, Tensor]:
         tables = {f"table.{d}": table.get_parameter("weight").detach() for d, table in self.tables.items()}
         return tables | {f"projection.{d}": p.detach() for d, p in self.projections.items()}
+
+
+def fresh_projections(dims: Sequence[int], counts: Sequence[int], dim: int) -> nn.ParameterDict:
+    """(count, d, D) projections before training, for each of the distinct dimensions d below D.
+
+    A standard deviation of 1/sqrt(d) keeps the embedded coordinates at INIT_SD for every d.
+
+    Args:
+        dims: the distinct dimensions.
+        counts: fields of each.
+        dim: D.
+    """
+    return nn.ParameterDict(
+        {
+            str(d): nn.Parameter(torch.randn(count, d, dim) / d**0.5)
+            for d, count in zip(dims, counts, strict=True)
+            if d < dim
+        }
+    )
+
+
+def is_plain(embedding: FieldEmbedding) -> TypeGuard[MixedTables]:
+    """Whether an embedding is served as the tables and projections that `MixedTables` trains."""
+    return isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.data.batches import Batches
 from pipeline.data.split import Split
+from pipeline.embeddings.sharded import ShardedTables
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune import finetune
 from pipeline.experiment.once import Once
+from pipeline.experiment.sharded import sharded
 from pipeline.models.retriever import AnyModel
 from pipeline.training.calibration import calibrated
 from pipeline.training.loop import fit
+from pipeline.training.sharded import LitSharded
 from pipeline.training.weights import LitWeights, Record, nowhere
 from pipeline.workflow.params import Retrain, Training
 
@@ -54,21 +59,17 @@ def prepare(
     """A fresh model of an allocation, ready for `pipeline.training.loop.fit`, and its batches; see `train`."""
     torch.manual_seed(seed)
     rows = experiment.training_rows(share)
-    model = experiment.allocated(allocation, rows)
     batches = experiment.task.batches(rows, settings.batch_size, seed)
-    module = LitWeights(
-        model,
-        experiment.task,
-        experiment.data.split("val"),
-        settings.epochs * len(batches),
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        patience=patience,
-        schedule=settings.schedule if isinstance(settings, Retrain) else "constant",
-        lr_key="retrain.lr" if isinstance(settings, Retrain) else "search.lr",
-        cuda_graph=settings.cuda_graph,
-    )
-    return module, batches
+    parts = (experiment.task, experiment.data.split("val"), settings.epochs * len(batches))
+    options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "patience": patience}
+    options["cuda_graph"] = settings.cuda_graph
+    if not isinstance(settings, Retrain):
+        return LitWeights(experiment.allocated(allocation, rows), *parts, lr_key="search.lr", **options), batches
+    options |= {"adagrad": settings.adagrad, "schedule": settings.schedule, "lr_key": "retrain.lr"}
+    if settings.tables == "torchrec":
+        whole = partial(experiment.allocated, allocation, rows)
+        return LitSharded(sharded(experiment, allocation), whole, *parts, **options), batches
+    return LitWeights(experiment.allocated(allocation, rows), *parts, **options), batches
 
 
 def train(
@@ -110,8 +111,10 @@ def train(
     if not reused:
         fit(module, batches, chosen.epochs, title, checkpoint, chosen.checkpoint_seconds)
         once.save()
-    model, rows = module.model, experiment.training_rows(share)
-    validation = _settle(experiment, module, chosen, rows)
+    model, rows = module.trained(), experiment.training_rows(share)
+    if isinstance(model.embedding, ShardedTables):  # the first process alone has the whole model
+        return Trained(model, module.history, module.history[module.best_epoch()], not watch.stopped)
+    validation = _settle(experiment, model, module.validation, chosen, rows)
     if isinstance(chosen, Retrain) and chosen.finetune and not watch.stopped:
         validation = finetune(
             experiment,
@@ -129,13 +132,14 @@ def train(
     return Trained(model, module.history, validation, not watch.stopped, reused)
 
 
-def _settle(experiment: Experiment, module: LitWeights, chosen: Training, rows: Split) -> dict[str, float]:
-    """Bring the best weights of a finished training into the form that is served; the metrics on ``val``."""
-    task, model = experiment.task, module.model
-    model.load_state_dict(module.best)
+def _settle(
+    experiment: Experiment, model: AnyModel, validation: Split, chosen: Training, rows: Split
+) -> dict[str, float]:
+    """Bring a trained model into the form that is served; the metrics on ``val``."""
+    task = experiment.task
     model.embedding.calibrate(calibrated(task, model, rows))
     model.finish(chosen.dense_bits if isinstance(chosen, Retrain) else None)
-    return task.measure(task.predict(model, module.validation), module.validation)
+    return task.measure(task.predict(model, validation), validation)
 
 
 class _Watch:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.data.schema import PADDING, Schema
 from pipeline.embeddings.batch import Direct, Occurrences
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.mixed import MixedTables, Packing
+from pipeline.embeddings.mixed import MixedTables, Packing, is_plain
 from pipeline.models.dense import Dense
 from pipeline.models.model import Model, first_order_of
 
@@ -43,7 +43,7 @@ class Graph(nn.Module):
         for module in self.backbone.modules():
             if isinstance(module, Dense):
                 module.bits = 0  # its weights are settled
-        if isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed:
+        if is_plain(embedding):
             self.keeps_tables, parts = True, _mixed(embedding, kept)
         else:
             self.keeps_tables, parts = False, [_written_out(embedding, kept)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.interactions import ITEM
 from pipeline.embeddings.cost import bytes_per_field, cost
-from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.mixed import MixedTables, is_plain
 from pipeline.models.nearest import LeftOut, Search, nearest
 from pipeline.models.retriever import Retriever
 from pipeline.scoring.index import Index
@@ -114,7 +114,7 @@ def _tables(model: Retriever) -> tuple[int, int | None]:
     """Bytes of all tables and of those of items, which are known where each field has rows of its own."""
     embedding = model.embedding
     every = cost(embedding.packed()).bytes
-    if not isinstance(embedding, MixedTables) or type(embedding).packed is not MixedTables.packed:
+    if not is_plain(embedding):
         return every, None
     each = bytes_per_field(MixedTables, model.kept, embedding.dims, embedding.dim)
     return every, sum(each[field.name] for field in model.kept.fields if field.role == ITEM)

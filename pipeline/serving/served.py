@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.data.schema import PADDING, UNKNOWN, Schema
 from pipeline.embeddings.batch import Direct
 from pipeline.embeddings.coded import CodedTables
-from pipeline.embeddings.mixed import MixedTables
+from pipeline.embeddings.mixed import is_plain
 from pipeline.models.dense import Dense
 from pipeline.models.factored import Vectors
 from pipeline.models.model import Model, first_order_of
@@ -76,7 +76,7 @@ class Served(nn.Module):
         """
         embedding = model.embedding
         tables: ServedTables
-        if isinstance(embedding, MixedTables) and type(embedding).packed is MixedTables.packed:
+        if is_plain(embedding):
             tables = PackedTables.of(embedding, model.kept, int8)
         elif type(embedding) is CodedTables and not int8:
             tables = BitTables.of(embedding)

@@ -58,14 +58,19 @@ class _Checkpoint(pl.Callback):
         self.writes = ranks.first()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
+        assert isinstance(pl_module, LitWeights)
         last_of_epoch = batch[-1] + 1 >= trainer.num_training_batches
         # The validation of an epoch follows its last batch; a run that resumed from there would skip it.
-        if time.monotonic() - self.last < self.seconds or last_of_epoch or not self.writes:
+        due = self.writes and time.monotonic() - self.last >= self.seconds
+        if last_of_epoch or not pl_module.saves(due):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(f".{os.getpid()}")
-        trainer.save_checkpoint(draft)
-        draft.replace(self.path)
+        pl_module.before_saving(self.path)
+        if self.writes:
+            draft = self.path.with_suffix(f".{os.getpid()}")
+            trainer.save_checkpoint(draft)
+            draft.replace(self.path)
+        pl_module.after_saving(self.path)
         self.last = time.monotonic()
 
 
@@ -121,4 +126,5 @@ def fit(
     )
     with contextlib.closing(bar), warnings.catch_warnings():  # Lightning closes nothing on Ctrl-C
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
-        trainer.fit(module, batches, ckpt_path=checkpoint if is_sound(checkpoint) else None)  # type: ignore[arg-type]
+        resumes = is_sound(checkpoint) and module.resumes(checkpoint)
+        trainer.fit(module, batches, ckpt_path=checkpoint if resumes else None)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
 from pipeline.models.retriever import AnyModel, NotFinite, Retriever
 from pipeline.training.replay import Replay
+from pipeline.training.row_adagrad import RowAdagrad
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
 from pipeline.workflow.params import Schedule
@@ -49,11 +51,13 @@ class LitWeights(pl.LightningModule):
         validation: rows of the part ``val``.
         planned: planned number of weight steps.
         lr: of RowAdam for tables and of Adam for the rest, at the first step.
+        adagrad: learning rate of RowAdagrad, at the first step, which then trains the tables instead of RowAdam; None
+            for RowAdam. With it, ``weight_decay`` must be 0.
         weight_decay: L2 coefficient of the table rows in a batch, see `RowAdam`, and of every `Memory`, which a batch
             looks up almost completely.
         patience: training stops after this many epochs without a better objective; None for never.
-        schedule: "constant": the learning rate stays ``lr``. "linear": it falls linearly, from ``lr`` at the first step
-            to 0 after the last planned one, also if training stops before that.
+        schedule: "constant": learning rates stay. "linear": they fall linearly, from those at the first step to 0 after
+            the last planned one, also if training stops before that.
         record: receives (step, names, values).
         lr_key: where params.yaml holds ``lr``, for messages.
         cuda_graph: whether steps are replayed as CUDA graphs if there is a GPU, see `fix`.
@@ -69,6 +73,7 @@ class LitWeights(pl.LightningModule):
         planned: int,
         *,
         lr: float = 0.001,
+        adagrad: float | None = None,
         weight_decay: float = 0.0,
         patience: int | None = None,
         schedule: Schedule = "constant",
@@ -80,7 +85,7 @@ class LitWeights(pl.LightningModule):
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
-        self.schedule, self.lr_key, self.cuda_graph = schedule, lr_key, cuda_graph
+        self.adagrad, self.schedule, self.lr_key, self.cuda_graph = adagrad, schedule, lr_key, cuda_graph
         self.fixed = False
         self.steps = 0
         self.share: Share | None = None
@@ -137,6 +142,10 @@ class LitWeights(pl.LightningModule):
         if not self.model.embedding.replayable:
             name = type(self.model.embedding).__name__
             raise ValueError(f"{key} is true, and the shapes in {name} depend on the batch; set {key} to false")
+        if self.adagrad is not None:
+            raise ValueError(
+                f"{key} is true, and a step of retrain.adagrad cannot be replayed; set one of them to null"
+            )
         if self.share is not None:
             raise ValueError(f"{key} is true, and {self.share.number} processes share a batch; set it to false")
         self.model.fix()
@@ -170,20 +179,24 @@ class LitWeights(pl.LightningModule):
         adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.fixed)
         if not tables:
             return [adam]
+        if self.adagrad is not None:
+            return [RowAdagrad(tables, lr=self.adagrad), adam]
         return [RowAdam(tables, lr=lr, weight_decay=self.weight_decay, fixed=self.fixed), adam]
 
-    def _set_rate(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Give the optimizers the learning rate of the next step."""
+    def _set_rates(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Give the optimizers the learning rates of the next step."""
         if self.schedule == "constant" and not self.fixed:
             return
-        rate = self.lr * (1 - self.steps / self.planned) if self.schedule == "linear" else self.lr
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            if not self.fixed:
-                group["lr"] = rate
-            elif isinstance(group["lr"], Tensor) and group["lr"].device == self.device:
-                group["lr"].fill_(rate)
-            else:  # also after a checkpoint of a training that was not fixed
-                group.update(lr=torch.tensor(rate, device=self.device), capturable=True)
+        for optimizer in optimizers:
+            of_tables = self.adagrad if isinstance(optimizer, RowAdagrad) else None
+            rate = (self.lr if of_tables is None else of_tables) * self.factor()
+            for group in optimizer.param_groups:
+                if not self.fixed:
+                    group["lr"] = rate
+                elif isinstance(group["lr"], Tensor) and group["lr"].device == self.device:
+                    group["lr"].fill_(rate)
+                else:  # also after a checkpoint of a training that was not fixed
+                    group.update(lr=torch.tensor(rate, device=self.device), capturable=True)
 
     def loss(self, batch: Batch, part: str) -> Tensor:
         """The loss to minimise on a batch of ``part``, a scalar; see `FieldEmbedding.objective`."""
@@ -199,7 +212,7 @@ class LitWeights(pl.LightningModule):
     def weight_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """One step of all optimizers on one batch."""
         self.model.embedding.before_step(self.steps, self.planned)
-        self._set_rate(optimizers)
+        self._set_rates(optimizers)
         if self.fixed and self.on_gpu:
             self._replay = self._replay or Replay(lambda batch: self._update(batch, optimizers))
             loss = self._replay(batch, self.model.embedding.warming())
@@ -225,6 +238,10 @@ class LitWeights(pl.LightningModule):
             optimizer.step()
         return loss.detach()
 
+    def factor(self) -> float:
+        """Of the learning rates in this step."""
+        return 1 - self.steps / self.planned if self.schedule == "linear" else 1.0
+
     def _mean_loss(self) -> float:
         """The mean of the latest losses.
 
@@ -247,7 +264,8 @@ class LitWeights(pl.LightningModule):
 
     def rates(self) -> str:
         """The learning rates, for messages."""
-        return f"{self.lr_key} is {self.lr:g}"
+        of_tables = "" if self.adagrad is None else f" and retrain.adagrad is {self.adagrad:g}"
+        return f"{self.lr_key} is {self.lr:g}{of_tables}"
 
     def best_epoch(self) -> int:
         """Number of the first epoch with the highest objective on ``val``."""
@@ -269,19 +287,54 @@ class LitWeights(pl.LightningModule):
             self.record(self.steps, tuple(f"backbone/{name}" for name in numbers), list(numbers.values()))
         best = self.best_epoch()
         if self.keeps_best and best == len(self.history) - 1:
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.keep_best()
         if self.patience is not None and len(self.history) - 1 - best >= self.patience:
             self.trainer.should_stop = True
+
+    def keep_best(self) -> None:
+        """Keep the weights of this epoch, for `trained`."""
+        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def trained(self) -> AnyModel:
+        """The model with the weights of its best epoch, after the training."""
+        self.model.load_state_dict(self.best)
+        return self.model
 
     def _predicted(self) -> np.ndarray:
         """The predictions for ``val``; each process makes those of its share of the rows."""
         if self.share is None:
             return self.task.predict(self.model, self.validation)
         rows = self.share.rows(len(self.validation))
-        own = self.task.predict(self.model, self.validation.between(rows.start, rows.stop))
+        own = self.predict(rows)
         whole = np.zeros((len(self.validation), *own.shape[1:]), own.dtype)
         whole[rows] = own
         return self.share.sum(torch.from_numpy(whole).to(self.device)).cpu().numpy()
+
+    def predict(self, rows: slice) -> np.ndarray:
+        """The predictions for some rows of ``val``."""
+        return self.task.predict(self.model, self.validation.between(rows.start, rows.stop))
+
+    def saves(self, due: bool) -> bool:
+        """Whether this process saves a checkpoint after this step.
+
+        Args:
+            due: whether the last one is long ago; always False in other processes than the first.
+        """
+        return due
+
+    def before_saving(self, checkpoint: Path) -> None:
+        """Called in every process that saves, before the first one writes ``checkpoint``."""
+
+    def after_saving(self, checkpoint: Path) -> None:
+        """Called in every process that saves, after the first one wrote ``checkpoint``."""
+
+    def resumes(self, checkpoint: Path) -> bool:
+        """Whether this training can go on from a checkpoint, which is sound.
+
+        Raises:
+            ValueError: if it is of other processes.
+        """
+        return True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pipeline.workflow.chain import Chain
 from pipeline.workflow.plug import check_name
 from pipeline.workflow.seeds import Seed, Seeds, distinct
-from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Rate, Section, validated
+from pipeline.workflow.validation import AsTuple, Budget, Count, Fraction, Positive, Rate, Section, validated
 from pipeline.workflow.yaml_values import read_yaml
 
 FILE = Path("params.yaml")
@@ -189,6 +189,10 @@ class Retrain(Training):
     """one model is trained for each"""
     patience: Count | None
     """training stops after this many epochs without a better result on val; null: never"""
+    adagrad: Positive | None = None
+    """learning rate of Adagrad, which then trains the tables instead of Adam; null: Adam"""
+    tables: Literal["local", "torchrec"] = "local"
+    """local: every process of a training holds all tables; torchrec: each holds a part of them"""
     dense_bits: DenseBits | None = None
     """bits of the weights of dense layers, which are rounded after training; null: float32"""
     schedule: Schedule = "linear"
@@ -199,12 +203,21 @@ class Retrain(Training):
     """models that are trained at the same time; it identifies no results"""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Retrain:
+    def _suiting(self) -> Retrain:
         if self.devices > 1 and self.workers > 1:
             raise ValueError(
                 f"with devices {self.devices}, workers must be 1, got {self.workers}: the processes train one model "
                 "after another"
             )
+        if self.adagrad is not None and self.weight_decay:
+            raise ValueError(f"with adagrad, weight_decay must be 0, got {self.weight_decay:g}: only Adam has it here")
+        if self.tables == "torchrec" and self.adagrad is None:
+            raise ValueError(
+                "with tables torchrec, adagrad must be a learning rate, e.g. 0.05, got null: the kernels for tables on "
+                "processors have no Adam"
+            )
+        if self.tables == "torchrec" and self.finetune is not None:
+            raise ValueError("with tables torchrec, finetune must be null: it trains a model that one process holds")
         return self
 
 

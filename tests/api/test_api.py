@@ -6,7 +6,6 @@ import pickle
 import re
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -300,58 +299,6 @@ def test_an_allocation_of_other_fields_is_refused() -> None:
     schema = Schema((Field("user", 7), Field("city", 3)))
     with pytest.raises(ValueError, match="the schema's fields are"):
         Tables(schema, DIM, MIXED)
-
-
-# --- TorchRec
-
-
-def test_padded_tables_give_the_same_vectors_and_fit_torchrec() -> None:
-    tables = trained(Allocation("autodim", {"user": 3, "item": 8, "age": 2, "tags": 5})).tables
-    plain, padded = field_tables(tables), field_tables(tables, multiple=4)
-    assert [part.config["name"] for part in padded] == ["user", "item", "age", "tags"]
-    assert [part.config["embedding_dim"] for part in padded] == [4, 8, 4, 8]
-    for one, other in zip(plain, padded, strict=True):
-        rows, width = other.weight.shape
-        assert other.config["num_embeddings"] == rows and other.config["embedding_dim"] == width
-        lifted = [p.weight if p.projection is None else p.weight @ p.projection for p in (one, other)]
-        torch.testing.assert_close(*lifted)
-
-
-def test_a_full_table_that_is_padded_gets_a_projection_that_takes_the_padding_away() -> None:
-    tables = Tables(SCHEMA, 6, Allocation("full", dict.fromkeys(SCHEMA.names, 6)))
-    (first, *_), (plain, *_) = field_tables(tables, multiple=4), field_tables(tables)
-    assert plain.projection is None and first.projection is not None
-    assert torch.equal(first.weight @ first.projection, plain.weight)
-
-
-def test_torchrec_returns_the_same_vectors() -> None:
-    torchrec = pytest.importorskip("torchrec", reason="TorchRec is no dependency", exc_type=ImportError)
-    modules = torchrec.modules.embedding_configs
-    tables, ids = trained(MIXED).tables, draw_ids()
-    parts = field_tables(tables, multiple=4)
-    configs = [modules.EmbeddingBagConfig(**part.config, pooling=modules.PoolingType.MEAN) for part in parts]
-    bags = torchrec.EmbeddingBagCollection(tables=configs)
-    with torch.no_grad():
-        for part in parts:
-            bags.embedding_bags[part.config["name"]].weight.copy_(part.weight)
-    slots = np.split(np.arange(6), [1, 2, 3])
-    present = [ids[:, columns] != PADDING for columns in slots]
-    values = torch.cat([ids[:, columns][mask] for columns, mask in zip(slots, present, strict=True)]).long()
-    lengths = torch.cat([mask.sum(1) for mask in present])
-    features = torchrec.KeyedJaggedTensor(keys=list(SCHEMA.names), values=values, lengths=lengths)
-    pooled = bags(features)
-    own = [pooled[p.config["name"]] for p in parts]
-    vectors = [v if p.projection is None else v @ p.projection for v, p in zip(own, parts, strict=True)]
-    torch.testing.assert_close(torch.stack(vectors, 1), tables(ids), rtol=1e-4, atol=1e-6)
-
-
-def test_tables_that_torchrec_does_not_know_are_refused() -> None:
-    with pytest.raises(TypeError, match="only plain mixed dimensions are TorchRec's tables, got"):
-        field_tables(Tables(SCHEMA, DIM, derived("int8")))
-    with pytest.raises(ValueError, match="make the tables without first_order"):
-        field_tables(Tables(SCHEMA, DIM, MIXED, first_order=True))
-    with pytest.raises(ValueError, match="multiple must be at least 1, got 0"):
-        field_tables(Tables(SCHEMA, DIM, MIXED), multiple=0)
 
 
 # --- the package

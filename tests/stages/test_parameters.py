@@ -96,6 +96,23 @@ WRONG_PARAMS: list[tuple[str, dict[str, Any], str]] = [
     ("retrain", {"retrain__patience": 0}, f"retrain.patience {NUMBER} 1 or null, got 0"),
     ("retrain", {"retrain__schedule": "cosine"}, "retrain.schedule must be one of constant, linear, got 'cosine'"),
     ("retrain", {"retrain__weight_decay": -0.1}, "retrain.weight_decay must be a number of at least 0, got -0.1"),
+    ("retrain", {"retrain__adagrad": 0.0}, "retrain.adagrad must be a number above 0 or null, got 0.0"),
+    ("retrain", {"retrain__tables": "torch"}, "retrain.tables must be one of local, torchrec, got 'torch'"),
+    (
+        "retrain",
+        {"retrain__adagrad": 0.05, "retrain__weight_decay": 0.1},
+        "with adagrad, weight_decay must be 0, got 0.1: only Adam has it here",
+    ),
+    (
+        "retrain",
+        {"retrain__tables": "torchrec"},
+        "with tables torchrec, adagrad must be a learning rate, e.g. 0.05, got null: the kernels for tables on",
+    ),
+    (
+        "retrain",
+        {"retrain__tables": "torchrec", "retrain__adagrad": 0.05, "retrain__finetune": {"epochs": 1, "lr": 0.003}},
+        "with tables torchrec, finetune must be null: it trains a model that one process holds",
+    ),
     ("retrain", {"retrain__nope": 1}, "retrain: there is no 'nope'; valid are batch_size, epochs, lr,"),
     ("retrain", {"retrain": gone}, "params.yaml: 'retrain' is missing"),
     ("evaluate", {"retrain__seeds": [0, 7]}, "there is no artifacts/models/searched/seed-7; run `dvc repro`"),

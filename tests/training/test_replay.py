@@ -79,7 +79,7 @@ def operations(module: LitWeights) -> list[list[Any]]:
     for seed in range(5):
         one = batch(seed)
         module.model.embedding.before_step(50 + seed, 100)
-        module._set_rate(optimizers)
+        module._set_rates(optimizers)
         with Operations() as run:
             module._update(one, optimizers)
             if isinstance(module, LitSearch) and module._arch_optimizer is not None:
