@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.schema import Schema
 from pipeline.models.graph import Graph
+from pipeline.models.trend import Trend
 from pipeline.workflow.validation import Count, Fraction
 
 
@@ -54,14 +55,16 @@ class Backbone(nn.Module):
         super().__init__()
         self.layers, self.beta, self.threshold = layers, beta, threshold
         self.dropout = nn.Dropout(dropout)
+        self._trend: Trend | None = None  # the same steps for training
         self.seen: dict[str, float] = {}  # see `watched`
 
     def forward(self, vectors: Tensor, graph: Graph) -> Tensor:
+        if self.training:
+            return self.dropout(self._trend_of(graph, vectors)(vectors))  # type: ignore[no-any-return]
         filtered, unclipped = self._steps(vectors, graph)
-        if not self.training:
-            size = unclipped.detach().abs()
-            self.seen = {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
-        return self.dropout(filtered)  # type: ignore[no-any-return]
+        size = unclipped.detach().abs()
+        self.seen = {"clipped": float((size > self.threshold).double().mean()), "largest_dual": float(size.max())}
+        return filtered
 
     def strain(self, vectors: Tensor, graph: Graph) -> Tensor:
         """(V, D) -> (E,): for each pair of the graph, the mean size of the numbers that the last step clips."""
@@ -76,6 +79,11 @@ class Backbone(nn.Module):
             dual = unclipped.clamp(-self.threshold, self.threshold)
             filtered = vectors - graph.gather(dual)
         return filtered, unclipped
+
+    def _trend_of(self, graph: Graph, like: Tensor) -> Trend:
+        if self._trend is None or self._trend.graph is not graph or not self._trend.suits(like):
+            self._trend = Trend(graph, like, self.layers, self.beta, self.threshold)
+        return self._trend
 
     def watched(self) -> dict[str, float]:
         """Of the last pass in evaluation mode: the share of the dual's numbers that the last step clips, and the

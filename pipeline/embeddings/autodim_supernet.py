@@ -34,6 +34,8 @@ class AutoDimSupernet(FieldEmbedding):
     is the same for all fields chooses the smallest sufficient one.
     """
 
+    replayable = True
+
     def __init__(
         self,
         problem: Problem,
@@ -73,7 +75,7 @@ class AutoDimSupernet(FieldEmbedding):
         self.selection.before_step(step, planned)
 
     def warming(self) -> bool:
-        return bool(self.selection.warming)
+        return self.selection.warming
 
     def objective(self, loss: Tensor, part: str) -> Tensor:
         if part != "arch" or not self.penalised:

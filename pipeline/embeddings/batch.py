@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from pipeline.data.schema import PADDING, Schema
 from pipeline.data.share import Share
+from pipeline.embeddings.table import Segments
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Occurrences:
             i mod F.
         own: the occurrences in the rows of the batch that this process has, if several share it; see `divided`.
         share: of this process, in ``own``.
+        segments: of the rows, if their number is the same in all batches of B rows; see `pipeline.embeddings.fixed`.
+            Then U = n, and rows that are left over repeat the last distinct one of their field, without occurrences.
     """
 
     rows: Tensor
@@ -56,12 +59,18 @@ class Occurrences:
     fields: Tensor | None = None
     own: Occurrences | None = None
     share: Share | None = None
+    segments: Segments | None = None
+
+    @property
+    def layout(self) -> Tensor | Segments:
+        """How the rows are divided among fields, for the functions of `pipeline.embeddings.table`."""
+        return self.segments or self.ends
 
     def mass(self) -> Tensor:
         """(U,) float: the sum of each row's weights over the batch; for single-valued fields, its occurrences."""
         n = len(self.order)
         if self.weights is None:
-            ends = torch.cat([self.starts[1:], self.starts.new_tensor([n])])
+            ends = nn.functional.pad(self.starts[1:], (0, 1), value=n)
             return (ends - self.starts).to(torch.get_default_dtype())
         return torch.zeros(len(self.rows), device=self.rows.device).index_add_(0, self.inverse, self.weights)
 

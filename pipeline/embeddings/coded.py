@@ -85,7 +85,7 @@ class Sharing(nn.Module):
 
     def vectors(self, table: Table, values: Tensor, occ: Occurrences) -> Tensor:
         """Rows (U, W) of a batch, from a joint table; those of rare values get the D numbers that they share."""
-        shared = table(self.unknown)[field_of(occ.ends, len(occ.rows)), : self.dim]
+        shared = table(self.unknown)[field_of(occ.ends, occ.rows), : self.dim]
         own = values[:, : self.dim]
         vectors = torch.where(self.rare[occ.rows][:, None], shared, own)
         return torch.cat([vectors, values[:, self.dim :]], 1)
@@ -291,7 +291,7 @@ class CodedTables(FieldEmbedding):
         values: Tensor = self.table(occ.rows)
         if not bool(self.coded):
             return values if self.sharing is None else self.sharing.vectors(self.table, values, occ)
-        fields = field_of(occ.ends, len(occ.rows))
+        fields = field_of(occ.ends, occ.rows)
         block, within = self._places(occ.rows, fields)
         levels, blocks = self._levels(), self._blocks()
         nearest = levels.nearest(values.detach(), block, within)
@@ -361,7 +361,7 @@ class CodedTables(FieldEmbedding):
         blocks = Blocks(plans, self.width)
         decoder, mean = self._fixed(), torch.zeros(len(self.schema), self.width)
         decoder[blocks.decoded], mean[blocks.centred] = packed["decoder"].float(), packed["mean"].float()
-        fields = field_of(occ.ends, len(occ.rows))
+        fields = field_of(occ.ends, occ.rows)
         block, within = self._places(occ.rows, fields)
         values = Levels.stored(blocks, packed["quantiser"], packed["scale"]).read(packed["table"], block, within)
         return grouped_matmul(values, decoder, occ.ends) + mean[fields]

@@ -75,11 +75,14 @@ class FieldEmbedding(nn.Module):
         divisible: whether several processes can share a batch in training. Each calls `vectors` for the whole batch,
             and ``forward`` returns its own rows. False if ``forward`` does more with the gradients of its output than
             add them up.
+        replayable: whether a training step can be replayed as a CUDA graph: with `Occurrences.segments`, nothing in it
+            has a shape or a number that depends on the batch, but in tensors.
     """
 
     dim: int
     keeps_best = False
     divisible = True
+    replayable = False
 
     def vectors(self, occ: Occurrences) -> Tensor:
         """(U, D) vectors of the distinct rows of the batch."""

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences, spread
-from pipeline.embeddings.table import Table, field_of, field_sums, grouped_matmul, grouped_outer
+from pipeline.embeddings.table import Segments, Table, field_of, field_sums, grouped_matmul, grouped_outer
 
 EPS, MOMENTUM = 1e-5, 0.1  # BatchNorm's defaults
 Sharing = Literal["shared", "separate"]
@@ -38,28 +39,29 @@ class _Moments(torch.autograd.Function):
     Args:
         rows: (U, K) distinct rows, ordered by field.
         mass: (U,) share of each row in the batch; the shares of a field's rows add up to 1.
-        ends: (F,) int32, where the rows of each field end.
+        ends: where the rows of each field end, or their numbers; see `Occurrences.layout`.
 
     Returns:
         centred (U, K), mean (F, K), covariance (F, K, K). The mean has no gradient.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, mass: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fields = field_of(ends, len(rows))
+    def forward(ctx: FunctionCtx, rows: Tensor, mass: Tensor, ends: Tensor | Segments) -> tuple[Tensor, Tensor, Tensor]:
+        fields = field_of(ends, rows)
         mean = field_sums(rows, ends, mass)
         centred = rows - mean.index_select(0, fields)
         covariance = grouped_outer(centred * mass[:, None], centred, ends)
-        ctx.save_for_backward(centred, mass, ends, fields)  # type: ignore[attr-defined]
+        ctx.save_for_backward(centred, mass, fields)  # type: ignore[attr-defined]
+        ctx.ends = ends  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(mean)
         return centred, mean, covariance
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any, grad_covariance: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         """The covariance has no gradient through the mean, because the centred rows add up to 0."""
-        centred, mass, ends, fields = ctx.saved_tensors
-        through = grouped_matmul(centred, grad_covariance + grad_covariance.transpose(1, 2), ends)
-        through = through - field_sums(grad, ends).index_select(0, fields)
+        centred, mass, fields = ctx.saved_tensors
+        through = grouped_matmul(centred, grad_covariance + grad_covariance.transpose(1, 2), ctx.ends)
+        through = through - field_sums(grad, ctx.ends).index_select(0, fields)
         return torch.addcmul(grad, through, mass[:, None]), None, None
 
 
@@ -124,14 +126,14 @@ class FoldedMixture(nn.Module):
             assert places is not None
             self.register_buffer("places", places.to(torch.get_default_dtype()), persistent=False)
         self.gain = nn.Parameter(torch.full((fields, 1, 1), gain_init)) if gain == "field" else None
-        bags = torch.tensor(schema.widths > 1).nonzero()[:, 0]
-        self.register_buffer("bag_fields", bags, persistent=False)
+        self.bag_fields: list[int] = np.flatnonzero(schema.widths > 1).tolist()
+        self.register_buffer("places_of_bags", torch.tensor(self.bag_fields, dtype=torch.int64), persistent=False)
         self.register_buffer("mean", torch.zeros(fields, columns))
         self.register_buffer("covariance", torch.eye(columns).repeat(fields, 1, 1))
 
     reads: Tensor
     places: Tensor
-    bag_fields: Tensor
+    places_of_bags: Tensor
     mean: Tensor
     covariance: Tensor
 
@@ -139,22 +141,22 @@ class FoldedMixture(nn.Module):
         """Occurrences, mixture weights p (F, N) -> mixed vectors (U, D)."""
         rows = self.table(occ.rows)  # (U, K)
         if self.training:
-            centred, mean, covariance = _Moments.apply(rows, occ.shares(), occ.ends)
-            if len(self.bag_fields):  # the vector of a bag is the average of several rows
+            centred, mean, covariance = _Moments.apply(rows, occ.shares(), occ.layout)
+            if self.bag_fields:  # the vector of a bag is the average of several rows
                 vectors = spread(centred, replace(occ, own=None))  # of the whole batch
-                bags = [occ.of_field(vectors, f) for f in self.bag_fields.tolist()]
+                bags = [occ.of_field(vectors, f) for f in self.bag_fields]
                 of_bags = torch.stack([one.T @ one / max(1, len(one)) for one in bags])
-                covariance = covariance.index_copy(0, self.bag_fields, of_bags)
+                covariance = covariance.index_copy(0, self.places_of_bags, of_bags)
             self._track(mean, covariance, occ.bags_per_field())
         else:
-            centred = rows - self.mean.index_select(0, field_of(occ.ends, len(rows)))
+            centred = rows - self.mean.index_select(0, field_of(occ.layout, rows))
             covariance = self.covariance
-        return grouped_matmul(centred, self._folded(p, covariance), occ.ends)
+        return grouped_matmul(centred, self._folded(p, covariance), occ.layout)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, covariance: Tensor, bags: int | Tensor) -> None:
         """Update the running moments as BatchNorm does: unbiased, with momentum; those of fields without bags stay."""
-        number = torch.as_tensor(bags, device=mean.device).expand(len(mean))
+        number = bags if isinstance(bags, Tensor) else torch.full((len(mean),), bags, device=mean.device)
         momentum = self.momentum * (number > 0)
         self.mean.lerp_(mean, momentum[:, None])
         unbiased = number / (number - 1).clamp(min=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Occurrences, placed
 from pipeline.embeddings.contract import FieldEmbedding
-from pipeline.embeddings.table import Table, grouped_matmul
+from pipeline.embeddings.table import Segments, Table, grouped_matmul
 
 
 class Packing:
@@ -43,6 +44,23 @@ class Packing:
         self.base = np.concatenate([np.cumsum(size) - size for size in sizes])
 
 
+@dataclass(frozen=True)
+class _Order:
+    """How the rows (U,) of a batch are packed, dimension after dimension.
+
+    Args:
+        source: (U,) position of each packed row.
+        shift: (U,) what is added to its number, so that it becomes the number in the table of its dimension.
+        bounds: (G + 1,) where the rows of each distinct dimension begin, and U.
+        ends: of each of the G, where the rows of its fields end, or their numbers.
+    """
+
+    source: Tensor
+    shift: Tensor
+    bounds: list[int]
+    ends: Sequence[Tensor | Segments]
+
+
 class MixedTables(FieldEmbedding):
     """One table per field, each of its own dimension, lifted to a common width D.
 
@@ -62,6 +80,8 @@ class MixedTables(FieldEmbedding):
         ValueError: if a field has no dimension, or one out of range, or if a name is not in the schema.
     """
 
+    replayable = True
+
     def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int) -> None:
         super().__init__()
         schema.check_names(dims)
@@ -74,6 +94,7 @@ class MixedTables(FieldEmbedding):
         self.dim, self.dims = dim, dict(dims)
         packing = Packing(schema, dims)
         self.distinct, self.groups = packing.distinct, packing.groups
+        self._fixed: dict[Segments, _Order] = {}
         self.cardinalities = schema.cardinalities[packing.order].tolist()  # of the packed fields
         self.register_buffer("order", torch.tensor(packing.order), persistent=False)
         shift = packing.base - schema.first_rows[packing.order]
@@ -88,14 +109,14 @@ class MixedTables(FieldEmbedding):
     shift: Tensor
 
     def vectors(self, occ: Occurrences) -> Tensor:
-        return self.of_rows(occ.rows, occ.ends)
+        return self.of_rows(occ.rows, occ.layout)
 
-    def of_rows(self, rows: Tensor, ends: Tensor) -> Tensor:
+    def of_rows(self, rows: Tensor, ends: Tensor | Segments) -> Tensor:
         """(U, D) vectors of distinct rows.
 
         Args:
             rows: (U,) ascending rows of a table with all fields.
-            ends: (F,) int32, where the rows of each field end.
+            ends: (F,) int32, where the rows of each field end; or their numbers.
         """
         return self.lifted(rows, ends, self.values, dict(self.projections.items()))
 
@@ -105,7 +126,11 @@ class MixedTables(FieldEmbedding):
         return values
 
     def lifted(
-        self, rows: Tensor, ends: Tensor, values: Callable[[str, Tensor], Tensor], projections: Mapping[str, Tensor]
+        self,
+        rows: Tensor,
+        ends: Tensor | Segments,
+        values: Callable[[str, Tensor], Tensor],
+        projections: Mapping[str, Tensor],
     ) -> Tensor:
         """Like `of_rows`, from other values and projections than the module's own.
 
@@ -115,28 +140,48 @@ class MixedTables(FieldEmbedding):
             projections: (f, d, D) of each dimension below D.
         """
 
-        def of_group(g: int, rows: Tensor, ends: Tensor) -> Tensor:
+        def of_group(g: int, rows: Tensor, ends: Tensor | Segments) -> Tensor:
             name = str(self.distinct[g])
             narrow = values(name, rows)
             return grouped_matmul(narrow, projections[name], ends) if name in projections else narrow
 
         if len(self.distinct) == 1:
             return of_group(0, rows, ends)
+        if isinstance(ends, Segments):
+            known = self._fixed.get(ends)
+            if known is None or known.source.device != rows.device:
+                known = self._fixed[ends] = self._order_of_segments(ends, rows)
+        else:
+            known = self._order_of(ends, len(rows))
+        packed_rows = rows[known.source] + known.shift
+        parts = [
+            of_group(g, packed_rows[start:stop], known.ends[g])
+            for g, (start, stop) in enumerate(itertools.pairwise(known.bounds))
+        ]
+        return placed(known.source, *parts)
+
+    def _order_of(self, ends: Tensor, number: int) -> _Order:
+        """How U rows, whose fields end at ``ends`` (F,), are packed."""
         lengths = torch.diff(ends, prepend=ends.new_zeros(1)).long()
         own = lengths[self.order]
         packed_ends = own.cumsum(0)
         begins = (ends - lengths)[self.order]
         steps = torch.stack([begins - (packed_ends - own), self.shift]).repeat_interleave(
-            own, dim=1, output_size=len(rows)
+            own, dim=1, output_size=number
         )
-        source = torch.arange(len(rows), device=ends.device) + steps[0]  # packed position -> position in rows
-        packed_rows = rows[source] + steps[1]
         bounds = [0, *packed_ends[[g - 1 for g in self.groups[1:]]].tolist()]
-        parts = [
-            of_group(g, packed_rows[start:stop], (packed_ends[self.groups[g] : self.groups[g + 1]] - start).int())
-            for g, (start, stop) in enumerate(itertools.pairwise(bounds))
+        of_groups = [
+            (packed_ends[first:last] - start).int()
+            for (first, last), start in zip(itertools.pairwise(self.groups), bounds, strict=False)
         ]
-        return placed(source, *parts)
+        return _Order(torch.arange(number, device=ends.device) + steps[0], steps[1], bounds, of_groups)
+
+    def _order_of_segments(self, segments: Segments, rows: Tensor) -> _Order:
+        """The same for rows whose number in each field is fixed; the tensors are on the device of ``rows``."""
+        ends = torch.tensor(segments.widths, device=rows.device).cumsum(0).int()
+        order = self._order_of(ends, len(rows))
+        packed = [segments.widths[f] for f in self.order.tolist()]
+        return replace(order, ends=[Segments(tuple(packed[a:b])) for a, b in itertools.pairwise(self.groups)])
 
     def of_fields(self) -> list[tuple[Tensor, Tensor | None]]:
         """The weights (rows, d) and the projection (d, D) of each field in the schema's order, as views; None if d is

@@ -65,7 +65,7 @@ class Slices(nn.Module):
     def forward(self, occ: Occurrences, weights: Tensor) -> Tensor:
         """Occurrences, weights (U, T) of each row's candidates -> mixed vectors (U, D)."""
         slices = self.table(occ.rows).split(self.dims, dim=1)
-        field = field_of(occ.ends, len(occ.rows))
+        field = field_of(occ.ends, occ.rows)
         mass = occ.shares() if self.training else None
         shift = self.shift.index_select(0, field)
         mixture = torch.zeros_like(shift)
@@ -185,7 +185,7 @@ class ByPopularity(FieldEmbedding):
         return one_hot(weights.argmax(2), weights.shape[2]).to(weights.dtype) if self.hard else weights
 
     def vectors(self, occ: Occurrences) -> Tensor:
-        place = field_of(occ.ends, len(occ.rows)) * BUCKETS + bucket_of(self.counts[occ.rows])
+        place = field_of(occ.ends, occ.rows) * BUCKETS + bucket_of(self.counts[occ.rows])
         vectors: Tensor = self.slices(occ, nn.functional.embedding(place, self.weights().flatten(0, 1)))
         return vectors
 

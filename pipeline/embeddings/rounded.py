@@ -83,6 +83,8 @@ class RoundedTables(MixedTables):
         ValueError: for another number of bits.
     """
 
+    replayable = False  # whether it is settled is read in each step
+
     def __init__(self, schema: Schema, dims: Mapping[str, int], dim: int, bits: int) -> None:
         super().__init__(schema, dims, dim)
         if bits not in BITS:

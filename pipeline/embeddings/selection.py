@@ -69,12 +69,11 @@ class Selection(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
         self.register_buffer("dims", torch.tensor([[*d, *[0] * (most - len(d))] for d in candidates]), False)
         self.register_buffer("tau", torch.tensor(float(temperature.start)))
-        self.register_buffer("warming", torch.tensor(warm_up > 0))
+        self.warming = warm_up > 0
 
     valid: Tensor
     dims: Tensor
     tau: Tensor
-    warming: Tensor
 
     def before_step(self, step: int, planned: int) -> None:
         """Set temperature and warm-up for the weight step that follows ``step`` finished ones of ``planned``."""
@@ -83,7 +82,7 @@ class Selection(nn.Module):
         span = 1 if self.temperature.per == "step" else max(1, planned - warm_up_steps)
         fallen = self.temperature.start - self.temperature.rate * passed / span
         self.tau.fill_(max(self.temperature.floor, fallen))
-        self.warming.fill_(step < warm_up_steps)
+        self.warming = step < warm_up_steps
 
     def log_alpha(self) -> Tensor:
         """(F, N) log-probabilities of the candidates; -inf where a field has fewer than N."""

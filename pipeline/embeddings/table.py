@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,39 +58,71 @@ class Table(nn.Module):
         return _TakeRows.apply(self.weight, rows)  # type: ignore[no-any-return]
 
 
-def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Segments:
+    """The number of rows of each field, where no batch changes it; it stands in the place of ``ends``, and nothing
+    that is computed with it depends on the content of a tensor.
+
+    Args:
+        widths: (F,) rows of each field.
+    """
+
+    widths: tuple[int, ...]
+
+    def runs(self) -> Iterator[tuple[slice, slice, int]]:
+        """Neighbouring fields of equal width: their numbers, their rows, and the width."""
+        field = row = 0
+        for width, fields in itertools.groupby(self.widths):
+            number = len(list(fields))
+            yield slice(field, field + number), slice(row, row + number * width), width
+            field, row = field + number, row + number * width
+
+
+def grouped_matmul(values: Tensor, matrices: Tensor, ends: Tensor | Segments) -> Tensor:
     """Multiply the rows of each field by the field's matrix.
 
     Args:
         values: (U, K), ordered by field.
         matrices: (F, K, D).
-        ends: (F,) int32, where the rows of each field end.
+        ends: (F,) int32, where the rows of each field end; or their numbers.
 
     Returns:
         (U, D).
     """
+    if isinstance(ends, Segments):
+        parts = [
+            (values[rows].view(-1, width, values.shape[1]) @ matrices[fields]).flatten(0, 1)
+            for fields, rows, width in ends.runs()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     if not len(values):  # grouped_mm has no gradient for empty input
         return values @ matrices[0]
     if values.dtype == torch.float64:  # grouped_mm does not take float64; only tests and gradient checks use it
-        parts = torch.tensor_split(values, ends[:-1].long().cpu())
-        return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])
+        split = torch.tensor_split(values, ends[:-1].long().cpu())
+        return torch.cat([part @ matrix for part, matrix in zip(split, matrices, strict=True)])
     columns, width = matrices.shape[1:]
     if columns % 4 or width % 4:
         matrices = nn.functional.pad(matrices, (0, -width % 4, 0, -columns % 4))
     return nn.functional.grouped_mm(_aligned(values), matrices, offs=ends)[:, :width]
 
 
-def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+def grouped_outer(left: Tensor, right: Tensor, ends: Tensor | Segments) -> Tensor:
     """The sum of outer products over the rows of each field.
 
     Args:
         left: (U, K), ordered by field.
         right: (U, D), likewise.
-        ends: (F,) int32, where the rows of each field end.
+        ends: (F,) int32, where the rows of each field end; or their numbers.
 
     Returns:
         (F, K, D).
     """
+    if isinstance(ends, Segments):
+        parts = [
+            left[rows].view(-1, width, left.shape[1]).transpose(1, 2) @ right[rows].view(-1, width, right.shape[1])
+            for _, rows, width in ends.runs()
+        ]
+        return torch.cat(parts)
     if left.dtype == torch.float64:
         lefts = torch.tensor_split(left, ends[:-1].long().cpu())
         rights = torch.tensor_split(right, ends[:-1].long().cpu())
@@ -103,14 +138,25 @@ def _aligned(values: Tensor) -> Tensor:
     return nn.functional.pad(values, (0, -values.shape[1] % 4))
 
 
-def field_of(ends: Tensor, rows: int) -> Tensor:
-    """(F,) where the rows of each field end -> (U,) field of each row."""
+def field_of(ends: Tensor | Segments, rows: Tensor) -> Tensor:
+    """(U,) the field of each of the rows (U, ...), which are ordered by field; ``ends`` as in `grouped_matmul`."""
+    device = rows.device
+    if isinstance(ends, Segments):
+        parts = [
+            torch.arange(fields.start, fields.stop, device=device).repeat_interleave(width)
+            for fields, _, width in ends.runs()
+        ]
+        return torch.cat(parts)
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
-    return torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=rows)
+    return torch.arange(len(ends), device=device).repeat_interleave(lengths, output_size=len(rows))
 
 
-def field_sums(rows: Tensor, ends: Tensor, mass: Tensor | None = None) -> Tensor:
+def field_sums(rows: Tensor, ends: Tensor | Segments, mass: Tensor | None = None) -> Tensor:
     """(U, K) -> (F, K): the sum of the rows of each field, weighted by mass (U,)."""
+    if isinstance(ends, Segments):
+        weighted = rows if mass is None else rows * mass[:, None]
+        parts = [weighted[own].view(-1, width, rows.shape[1]).sum(1) for _, own, width in ends.runs()]
+        return torch.cat(parts)
     every = torch.arange(len(rows), device=rows.device)
     starts = nn.functional.pad(ends[:-1].long(), (1, 0))
     return nn.functional.embedding_bag(every, rows, starts, mode="sum", per_sample_weights=mass)

@@ -128,6 +128,7 @@ def _prepared(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         lr_key="search.lr",
+        cuda_graph=settings.cuda_graph,
     )
     return module, batches
 

@@ -47,7 +47,7 @@ class FrequentRows(FieldEmbedding):
 
     def _shared(self, occ: Occurrences, rows: Tensor) -> tuple[Occurrences, Tensor]:
         """The batch's distinct rows of the rounded tables, and for each row of the batch its place among them (U,)."""
-        field = field_of(occ.ends, len(occ.rows))
+        field = field_of(occ.ends, occ.rows)
         own = rows.long()
         ends = own.cumsum(0)
         shared = torch.minimum(occ.rows - self.firsts[field], own[field] - 1) + (ends - own)[field]

@@ -35,6 +35,7 @@ from pipeline.data.share import Divided
 from pipeline.data.split import Split
 from pipeline.embeddings.batch import Lookup, Occurrences, divided
 from pipeline.embeddings.contract import FieldEmbedding
+from pipeline.embeddings.fixed import FixedLookup
 from pipeline.models.dense import settle
 from pipeline.models.layers import FirstOrder
 
@@ -65,7 +66,7 @@ class Model(Divided, nn.Module):
     ) -> None:
         super().__init__()
         kept = kept or schema
-        self.lookup = Lookup(kept)
+        self.lookup: Lookup = Lookup(kept)
         self.embedding = embedding
         self.schema, self.kept, self.options, self.make = schema, kept, dict(options or {}), backbone
         self.backbone = backbone(kept, embedding.dim, **self.options)
@@ -89,6 +90,10 @@ class Model(Divided, nn.Module):
         """
         self.embedding.finish()
         settle(self.backbone, dense_bits)
+
+    def fix(self) -> None:
+        """Look up, in training, as many rows of each field in every batch; see `pipeline.embeddings.fixed`."""
+        self.lookup = FixedLookup(self.kept)
 
     def rebuilt(self, embedding: FieldEmbedding) -> Model:
         """A copy of this model with another embedding of the same fields, which may hold the first-order weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -130,11 +131,13 @@ def plain_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def image(path: Path, text: str) -> str:
     """An SVG file as a part of the page, with a description for readers who cannot see it.
 
-    The ids of its parts get the name of the file in front, since several figures share a page.
+    The ids of its parts get the name of the file in front and a number made of its content, since several figures share
+    a page. The folder is not in them: it may be a draft's, whose name is another one each time.
     """
     svg = path.read_text(encoding="utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    mark = re.sub(r"\W+", "-", "-".join(path.with_suffix("").parts[-4:])).strip("-")
+    name = re.sub(r"\W+", "-", path.stem).strip("-")
+    mark = f"{name}-{zlib.crc32(svg.encode()):08x}"
     svg = re.sub(r'\bid="', f'id="{mark}-', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{mark}-", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text)}" ', 1)

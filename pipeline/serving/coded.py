@@ -94,7 +94,7 @@ class BitTables(ServedTables):
         """Every distinct row is decoded once. Distinct rows are sorted, so those of a block or field are contiguous."""
         places = torch.where(ids == UNKNOWN, self.many_last, ids + self.many_first)
         distinct, inverse = torch.unique(places, return_inverse=True)
-        block = field_of(torch.searchsorted(distinct, self.block_ends), len(distinct))
+        block = field_of(torch.searchsorted(distinct, self.block_ends), distinct)
         field_ends = torch.searchsorted(distinct, self.field_ends, out_int32=True)
         rows = grouped_matmul(self.many.read(distinct, block), self.decoder, field_ends)
         repeated = Repeated(rows, self.dim, field_ends, inverse.flatten().int(), occ, self.folds)

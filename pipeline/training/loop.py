@@ -104,11 +104,13 @@ def fit(
         seconds: between two checkpoints.
 
     Raises:
-        ValueError: if several processes cannot share this training.
+        ValueError: if several processes cannot share this training, or a GPU cannot replay its steps.
         ConnectionError: if another process has ended.
     """
     if (share := ranks.share()) is not None:
         module.divide(share, int(np.diff(batches.bounds).min()))
+    if module.cuda_graph and torch.cuda.is_available():
+        module.fix()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides tips about other products
     bar = _Bar(title if ranks.first() else None, epochs * len(batches))
     trainer = pl.Trainer(

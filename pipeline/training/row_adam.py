@@ -22,6 +22,9 @@ class RowAdam(torch.optim.Optimizer):
         lr, betas, eps: as in Adam.
         weight_decay: L2 coefficient, added to the gradient of the rows of the batch. A row decays only in steps in
             which it occurs.
+        fixed: for gradients in which a row may stand several times, in neighbouring places, the first of which has the
+            whole gradient; see `pipeline.embeddings.fixed`. Then a step reads the content of no tensor and keeps its
+            number, and ``lr`` if that is a tensor, on the device, so that a CUDA graph can replay it.
 
     Raises:
         ValueError: if ``lr`` or ``weight_decay`` is negative.
@@ -30,14 +33,16 @@ class RowAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 0.001,
+        lr: float | Tensor = 0.001,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        fixed: bool = False,
     ) -> None:
         if lr < 0 or weight_decay < 0:
             raise ValueError(f"lr and weight_decay must be at least 0, got {lr} and {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.fixed = fixed
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -53,13 +58,22 @@ class RowAdam(torch.optim.Optimizer):
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None
-        rows, values = distinct(param.grad)
+        if self.fixed:
+            rows, values = param.grad._indices()[0], param.grad._values()
+            values = values[torch.searchsorted(rows, rows)]  # so that equal rows get equal updates
+        else:
+            rows, values = distinct(param.grad)
         state = self.state[param]
         if not state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
-        state["step"] += 1
+        if not self.fixed:
+            state["step"] = int(state["step"]) + 1
+        elif isinstance(state["step"], Tensor):
+            state["step"].add_(1)
+        else:
+            state["step"] = torch.tensor(state["step"] + 1.0, dtype=torch.float64, device=param.device)
         beta1, beta2 = group["betas"]
         current = param.index_select(0, rows)
         if group["weight_decay"]:
@@ -70,6 +84,11 @@ class RowAdam(torch.optim.Optimizer):
         state["exp_avg_sq"].index_copy_(0, rows, second)
         correction1 = 1 - beta1 ** state["step"]
         correction2 = 1 - beta2 ** state["step"]
+        if self.fixed:
+            second.div_(correction2.to(second.dtype))
+            first.mul_((-group["lr"] / correction1).to(first.dtype))
+            param.index_copy_(0, rows, current.addcdiv_(first, second.sqrt_().add_(group["eps"])))
+            return
         denominator = second.div_(correction2).sqrt_().add_(group["eps"])
         param.index_copy_(0, rows, current.addcdiv_(first, denominator, value=-group["lr"] / correction1))
 

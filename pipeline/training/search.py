@@ -16,6 +16,7 @@ from pipeline.embeddings.contract import Judge
 from pipeline.models.retriever import AnyModel, Retriever
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
 from pipeline.training.calibration import Calibrated, CalibratedRetriever
+from pipeline.training.replay import Replay
 from pipeline.training.task import Task
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.params import Architecture
@@ -54,6 +55,7 @@ class LitSearch(LitWeights):
         self.offered = np.array([[n < len(row) for n in range(most)] for row in candidates])
         self.dims = np.array([[*row, *[0] * (most - len(row))] for row in candidates])
         self.prices = np.where(self.offered, prices, 0)
+        self._arch_replay: Replay | None = None
         self.trajectory: list[tuple[int, float, Tensor]] = []  # step, tau, probabilities (F, N)
         self.arch_steps = self.stable = 0
         self.choice: list[int] = []
@@ -64,11 +66,24 @@ class LitSearch(LitWeights):
             *("entropy", "expected_bytes"),
         )
 
+    def fix(self) -> None:
+        super().fix()
+        if self.architecture.order == 2 or self.architecture.level == "single":
+            raise ValueError(
+                "search.cuda_graph is true, and only a search with search.architecture.order 1 and level bilevel can "
+                f"be replayed, got order {self.architecture.order} and level {self.architecture.level}; set it to false"
+            )
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         self._arch_optimizer = None
         if not self.model.embedding.arch_parameters():
             return super().configure_optimizers()
-        arch = torch.optim.Adam(self.model.embedding.arch_parameters(), lr=self.architecture.lr)
+        arch = torch.optim.Adam(
+            self.model.embedding.arch_parameters(),
+            lr=self.architecture.lr,
+            fused=True if self.fixed else None,
+            capturable=self.fixed,
+        )
         if self.architecture.level == "single":
             return [*super().configure_optimizers(), arch]
         self._arch_optimizer = arch
@@ -90,11 +105,27 @@ class LitSearch(LitWeights):
         Args:
             batch: of training rows, for the second order.
         """
-        assert self._arch_optimizer is not None
         arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
+        if self.fixed and self.on_gpu:
+            self._arch_replay = self._arch_replay or Replay(
+                lambda arch_batch: self._update_arch(arch_batch, arch_batch)
+            )
+            self._arch_replay(arch_batch)
+        else:
+            self._update_arch(arch_batch, batch)
+
+    def _update_arch(self, arch_batch: Batch, batch: Batch) -> Tensor:
+        """Move the architecture by batches of ``arch`` and, for the second order, of ``train``; the loss before."""
+        assert self._arch_optimizer is not None
+        losses: list[Tensor] = []
+
+        def loss() -> Tensor:
+            losses.append(self.loss(arch_batch, "arch"))
+            return losses[0]
+
         with frozen_statistics(self.model):
             architecture_gradient(
-                lambda: self.loss(arch_batch, "arch"),
+                loss,
                 lambda: self.loss(batch, "train"),
                 self.model.embedding.arch_parameters(),
                 self.weights(),
@@ -102,6 +133,7 @@ class LitSearch(LitWeights):
                 gradient=self.gradient,
             )
         self._arch_optimizer.step()
+        return losses[0]
 
     def judge(self, training: Split) -> Judge:
         """The judge for `FieldEmbedding.conclude`, after the last step.
@@ -161,6 +193,8 @@ class LitSearch(LitWeights):
         if self._arch_optimizer is not None and getattr(self, "_arch_state", None) is not None:
             self._arch_optimizer.load_state_dict(self._arch_state)
             self._arch_state = None
+            if self.fixed:  # also after a checkpoint of a search that was not fixed
+                self._arch_optimizer.param_groups[0].update(fused=True, capturable=True)
 
     def rates(self) -> str:
         if not self.model.embedding.arch_parameters():

@@ -18,6 +18,7 @@ from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
 from pipeline.models.retriever import AnyModel, NotFinite, Retriever
+from pipeline.training.replay import Replay
 from pipeline.training.row_adagrad import RowAdagrad
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
@@ -59,6 +60,7 @@ class LitWeights(pl.LightningModule):
             the last planned one, also if training stops before that.
         record: receives (step, names, values).
         lr_key: where params.yaml holds ``lr``, for messages.
+        cuda_graph: whether steps are replayed as CUDA graphs if there is a GPU, see `fix`.
     """
 
     keeps_best = True
@@ -77,17 +79,20 @@ class LitWeights(pl.LightningModule):
         schedule: Schedule = "constant",
         record: Record = nowhere,
         lr_key: str = "lr",
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
-        self.adagrad, self.schedule, self.lr_key = adagrad, schedule, lr_key
+        self.adagrad, self.schedule, self.lr_key, self.cuda_graph = adagrad, schedule, lr_key, cuda_graph
+        self.fixed = False
         self.steps = 0
         self.share: Share | None = None
         self.history: list[dict[str, float]] = []  # of every epoch: step, and the task's metrics on val
         self.best: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
+        self._replay: Replay | None = None
         self._rng: list[Tensor] = []  # states of the CPU and of each GPU
 
     def weights(self) -> list[nn.Parameter]:
@@ -124,6 +129,26 @@ class LitWeights(pl.LightningModule):
         divide(self.model.modules(), share)
         self.share = share
 
+    def fix(self) -> None:
+        """Give all steps the same shapes, so that a GPU replays them; see `pipeline.training.replay`. Their results are
+        the same up to rounding.
+
+        Raises:
+            ValueError: if this training cannot be replayed.
+        """
+        key = self.lr_key.replace("lr", "cuda_graph")
+        if isinstance(self.model, Retriever):
+            raise ValueError(f"{key} is true, and task {self.task.name} has batches of many shapes; set it to false")
+        if not self.model.embedding.replayable:
+            name = type(self.model.embedding).__name__
+            raise ValueError(f"{key} is true, and the shapes in {name} depend on the batch; set {key} to false")
+        if self.share is not None:
+            raise ValueError(f"{key} is true, and {self.share.number} processes share a batch; set it to false")
+        if self.adagrad is not None:
+            raise ValueError(f"{key} is true, and steps of Adagrad are not replayed; set it to false")
+        self.model.fix()
+        self.fixed = True
+
     def _partial(self) -> list[nn.Parameter]:
         """The weights whose gradients are those of the own rows, before they are added up: of the backbone's layers.
         Those of tables and of the embedding are whole, because they come through `pipeline.embeddings.batch.spread`."""
@@ -148,12 +173,28 @@ class LitWeights(pl.LightningModule):
         groups: list[dict[str, Any]] = [{"params": dense}]
         if memories:
             groups.append({"params": memories, "weight_decay": self.weight_decay})
-        adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=self.lr, fused=True)
+        lr = torch.tensor(self.lr) if self.fixed else self.lr
+        adam: torch.optim.Optimizer = torch.optim.Adam(groups, lr=lr, fused=True, capturable=self.fixed)
         if not tables:
             return [adam]
         if self.adagrad is not None:
             return [RowAdagrad(tables, lr=self.adagrad), adam]
-        return [RowAdam(tables, lr=self.lr, weight_decay=self.weight_decay), adam]
+        return [RowAdam(tables, lr=lr, weight_decay=self.weight_decay, fixed=self.fixed), adam]
+
+    def _set_rate(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Give the optimizers the learning rate of the next step."""
+        if self.schedule == "constant" and not self.fixed:
+            return
+        for optimizer in optimizers:
+            of_tables = self.adagrad if isinstance(optimizer, RowAdagrad) else None
+            rate = (self.lr if of_tables is None else of_tables) * self.factor()
+            for group in optimizer.param_groups:
+                if not self.fixed:
+                    group["lr"] = rate
+                elif isinstance(group["lr"], Tensor) and group["lr"].device == self.device:
+                    group["lr"].fill_(rate)
+                else:  # also after a checkpoint of a training that was not fixed
+                    group.update(lr=torch.tensor(rate, device=self.device), capturable=True)
 
     def loss(self, batch: Batch, part: str) -> Tensor:
         """The loss to minimise on a batch of ``part``, a scalar; see `FieldEmbedding.objective`."""
@@ -169,24 +210,31 @@ class LitWeights(pl.LightningModule):
     def weight_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """One step of all optimizers on one batch."""
         self.model.embedding.before_step(self.steps, self.planned)
+        self._set_rate(optimizers)
+        if self.fixed and self.on_gpu:
+            self._replay = self._replay or Replay(lambda batch: self._update(batch, optimizers))
+            loss = self._replay(batch, self.model.embedding.warming())
+        else:
+            loss = self._update(batch, optimizers)
+        self.steps += 1
+        self._losses.append(loss)
+        if len(self._losses) >= LOSS_STEPS:
+            self.record(self.steps, ("train/loss",), (self._mean_loss(),))
+            self._losses.clear()
+
+    def _update(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> Tensor:
+        """Move the weights; the loss before, without gradients."""
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-            if self.schedule == "linear":
-                of_tables = self.adagrad if isinstance(optimizer, RowAdagrad) else None
-                rate = self.lr if of_tables is None else of_tables
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * self.factor()
+        for parameter in self.model.embedding.arch_parameters():
+            parameter.grad = None  # of a step of the architecture; a graph would go on adding to its memory
         loss = self.loss(batch, "train")
         loss.backward()
         if self.share is not None:
             self.share.sum_gradients([p.grad for p in self._partial() if p.grad is not None])
         for optimizer in optimizers:
             optimizer.step()
-        self.steps += 1
-        self._losses.append(loss.detach())
-        if len(self._losses) >= LOSS_STEPS:
-            self.record(self.steps, ("train/loss",), (self._mean_loss(),))
-            self._losses.clear()
+        return loss.detach()
 
     def factor(self) -> float:
         """Of the learning rates in this step."""

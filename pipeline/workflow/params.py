@@ -151,6 +151,8 @@ class Training(Section):
     """seconds between two checkpoints; a killed training goes on from the last one"""
     devices: Annotated[Count, Field(exclude=True)] = 1
     """processes that train one model together, each on a GPU of its own if there are any; it identifies no results"""
+    cuda_graph: Annotated[bool, Field(exclude=True)] = False
+    """replay each step as a CUDA graph; without a GPU it changes nothing, and it identifies no results"""
 
 
 class Search(Training):

@@ -7,6 +7,7 @@ from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from pipeline.data.schema import Field, Schema
+from pipeline.models import trend
 from pipeline.models.graph import Graph
 from pipeline.workflow.plug import plug
 from pipeline.workflow.validation import checked_options
@@ -85,6 +86,26 @@ def test_many_steps_of_gtn_reach_the_minimum_of_its_objective_and_three_do_not(t
     three = backbone("gtn", threshold=threshold)(v, network).numpy()
     assert objective(three, v.numpy(), matrix, threshold) > least * 1.0001
     assert np.abs(three - best).max() > 0.01
+
+
+@pytest.mark.parametrize(("block", "threshold"), [(7, 0.2), (4096, 0.05), (7, 100.0)])
+def test_the_steps_of_training_block_by_block_are_those_of_the_whole_dual(
+    block: int, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trend, "BLOCK", block)
+    network, _, v = large()
+    weight = torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(1))
+    gtn = backbone("gtn", threshold=threshold, dropout=0.0)
+    found = []
+    for training in (False, True, True):  # the third uses the memory of the second
+        v = v.detach().requires_grad_()
+        filtered = gtn.train(training)(v, network)
+        (filtered.square() * weight).sum().backward()
+        found.append((filtered.detach(), v.grad))
+    assert threshold == 100 or gtn.watched()["clipped"] > 0
+    for values, gradient in found[1:]:
+        torch.testing.assert_close(values, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])
 
 
 def test_the_strain_of_an_edge_is_the_mean_size_of_what_is_clipped() -> None:

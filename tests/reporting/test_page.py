@@ -50,6 +50,17 @@ def test_every_link_leads_to_a_place_on_the_page_and_every_place_is_one(tmp_path
     assert not re.findall(r"<(?:script|link|iframe)|@import|url\((?!#)", made)
 
 
+def test_a_figure_is_the_same_from_whatever_folder(tmp_path: Path) -> None:
+    """A draft's folder has the number of its process in its name."""
+    figure = new_figure(3, 2)
+    figure.subplots().plot([1, 2], [3, 4], "o-")
+    for folder in ("draft.1", "draft.2"):
+        (tmp_path / folder).mkdir()
+        save(figure, tmp_path / folder / "one.png")
+    first, second = (page.image(tmp_path / folder / "one.svg", "a line") for folder in ("draft.1", "draft.2"))
+    assert first == second
+
+
 def test_a_page_of_one_section_has_no_contents_and_equal_titles_have_their_own_places() -> None:
     assert "<nav" not in page.page("x", [page.Section("a", [])])
     ids = Elements(page.page("x", [page.Section("a", []), page.Section("a", []), page.Section("?", [])])).ids
