@@ -142,12 +142,10 @@ class LitWeights(pl.LightningModule):
         if not self.model.embedding.replayable:
             name = type(self.model.embedding).__name__
             raise ValueError(f"{key} is true, and the shapes in {name} depend on the batch; set {key} to false")
-        if self.adagrad is not None:
-            raise ValueError(
-                f"{key} is true, and a step of retrain.adagrad cannot be replayed; set one of them to null"
-            )
         if self.share is not None:
             raise ValueError(f"{key} is true, and {self.share.number} processes share a batch; set it to false")
+        if self.adagrad is not None:
+            raise ValueError(f"{key} is true, and steps of Adagrad are not replayed; set it to false")
         self.model.fix()
         self.fixed = True
 

@@ -112,6 +112,13 @@ def test_what_is_called_replayable_can_be_replayed(name: str) -> None:
             training(embedding, kept, "ipnn").fix()
 
 
+def test_adagrad_is_not_replayed() -> None:
+    module = training(*built("full")[:2])
+    module.adagrad = 0.05
+    with pytest.raises(ValueError, match="cuda_graph is true, and steps of Adagrad are not replayed; set it to false"):
+        module.fix()
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_full_tables_can_be_replayed_with_every_backbone(backbone: str) -> None:
     embedding, kept, _ = built("full")
