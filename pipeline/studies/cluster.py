@@ -45,7 +45,8 @@ class Cluster:
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (ImportError, OSError, RuntimeError, ValueError) as error:  # of a cluster, of versions, of an address
-            raise ValueError(f"--on {address}: the Ray cluster cannot be used: {_line(error)}") from error
+            why = f"the Ray cluster cannot be used: {_line(error)}; docs/deploy.md says how to start it"
+            raise ValueError(f"--on {address}: {why}") from error
         self._ray, self._running = ray, set[Any]()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]  # a head node may offer none

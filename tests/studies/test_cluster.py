@@ -1,8 +1,10 @@
 """Studies on a Ray cluster of two nodes, which are processes of this machine."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,33 @@ from tests.studies.small import ENDLESS, SMALL, changed, checkout, command, figu
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
 
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": int(sys.argv[1])}
+nodes = Cluster(initialize_head=True, head_node_args=head)
+for _ in range(2):
+    nodes.add_node(num_cpus=1)
+print("ready", flush=True)
+sys.stdin.read()
+nodes.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster: a head, which offers nothing, and two nodes with a processor each."""
-
-    from ray.cluster_utils import Cluster as Nodes
-
-    host = free_address().removeprefix("http://")
-    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": int(host.partition(":")[2])}
-    nodes = Nodes(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
-    yield f"ray://{host}"
-    nodes.shutdown()
+    host, log = free_address().removeprefix("http://"), tmp_path_factory.mktemp("nodes") / "log"
+    words, pipe = [sys.executable, "-c", NODES, host.partition(":")[2]], subprocess.PIPE
+    environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "false"}  # otherwise the head refuses some clients
+    with (
+        log.open("w") as file,
+        subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, stderr=file, text=True) as nodes,
+    ):
+        assert nodes.stdin is not None and nodes.stdout is not None
+        assert "ready\n" in nodes.stdout, log.read_text()
+        yield f"ray://{host}"
+        nodes.communicate()  # the end of its input ends it
 
 
 @pytest.fixture
@@ -120,5 +136,7 @@ def test_ctrl_c_ends_the_cells_on_the_nodes(address: str, done: Study, tmp_path:
 
 def test_what_is_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch, tiny: Study) -> None:
     monkeypatch.setattr(ray, "init", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no answer\nadvice")))
-    with pytest.raises(ValueError, match=r"^--on ray://nowhere:1: the Ray cluster cannot be used: no answer$"):
+    with pytest.raises(
+        ValueError, match=r"^--on ray://nowhere:1: the Ray cluster cannot be used: no answer; docs/deploy"
+    ):
         Cluster("ray://nowhere:1")
