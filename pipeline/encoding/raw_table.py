@@ -102,6 +102,11 @@ class RawTable:
         self.coded = [name for name, kind in self.kinds.items() if kind == CATEGORICAL]  # read as dictionary arrays
         self._files = threading.local()
 
+    @property
+    def place(self) -> Path:
+        """The table in messages."""
+        return self.path
+
     def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Pairs (number of the first row, batch) of one row group, or of all row groups in turn."""
         file = self._opened()

@@ -101,7 +101,10 @@ class Vocabulary:
             counts = summed(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
         self.missing = counts["value"].null_count > 0
         self.largest = pc.max(counts["count"]).as_py() or min(1, self.distinct)  # of rare values, one occurs
-        frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
+        return self.number(counts.filter(pc.greater_equal(counts["count"], min_count)))
+
+    def number(self, frequent: pa.Table) -> pa.Table:
+        """Number the values of a table of value and count, the most frequent first; return it with their ids."""
         order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
         frequent = frequent.take(order)
         self.values = frequent["value"].combine_chunks()
