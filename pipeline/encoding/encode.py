@@ -68,10 +68,12 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
         ValueError: if the settings do not suit the data; `BadData` names the part and the remedy.
     """
     if raw_record(raw).get(INTERACTIONS) is not None:
+        if settings.engine == "spark":
+            remedy = "set encode.engine to local in params.yaml"
+            raise BadData("has interactions, and Spark encodes rows with labels only", file=raw, remedy=remedy)
         table = RawTable(raw, batch_rows)
         return encode_interactions(table, table.record[INTERACTIONS], folder, settings)
-    with thread_pool() as threads:
-        encoder = LocalEncoder(RawTable(raw, batch_rows), settings, threads)
+    with _encoder(raw, settings, batch_rows) as encoder:
         encoder.split_rows()
         folder.mkdir(parents=True)
         schema = encoder.learn(folder / VOCABULARY_FILE)
@@ -82,6 +84,19 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
     write_table(record["summaries"], folder / FIELDS_FILE)
     write_json(folder / SCHEMA_FILE, record)
     return record
+
+
+@contextlib.contextmanager
+def _encoder(raw: Path, settings: Encode, batch_rows: int) -> Iterator[Encoder]:
+    """The encoder of the engine that the settings name."""
+    if settings.engine == "spark":
+        from pipeline.encoding.spark.encoder import spark_encoder
+
+        with spark_encoder(raw, settings) as encoder:
+            yield encoder
+    else:
+        with thread_pool() as threads:
+            yield LocalEncoder(RawTable(raw, batch_rows), settings, threads)
 
 
 class LocalEncoder(Encoder):
@@ -213,8 +228,8 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
     if record.get(INTERACTIONS) is not None:
         remedy = "choose a data set with labels as dataset.name in params.yaml"
         raise BadData("has interactions, and a stream needs labels", file=raw, remedy=remedy)
-    max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(checked_table(raw, record))
+    max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
     fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():

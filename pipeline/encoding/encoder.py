@@ -25,21 +25,23 @@ from pipeline.workflow.params import Encode
 
 
 class Table(Protocol):
-    """What is known of a raw table.
-
-    Attributes:
-        record: the contents of its raw.json.
-        kinds: kind of every field.
-        place: the table in messages.
-        label_dtype: of its labels when they are encoded, in NumPy's notation.
-    """
-
-    record: dict[str, Any]
-    kinds: dict[str, str]
-    label_dtype: str
+    """What is known of a raw table."""
 
     @property
-    def place(self) -> object: ...
+    def record(self) -> Mapping[str, Any]:
+        """The contents of its raw.json."""
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Kind of every field."""
+
+    @property
+    def place(self) -> object:
+        """The table in messages."""
+
+    @property
+    def label_dtype(self) -> str:
+        """Of its labels when they are encoded, in NumPy's notation."""
 
 
 class Encoder(abc.ABC):

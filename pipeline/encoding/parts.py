@@ -155,6 +155,13 @@ class PartLabels:
         np.maximum.at(self.most, part, values)
         np.add.at(self.others, part[(values != 0) & (values != 1)], 1)
 
+    def merge(self, other: PartLabels) -> None:
+        """Add the labels of other rows."""
+        self.rows += other.rows
+        self.sums += other.sums
+        self.least, self.most = np.minimum(self.least, other.least), np.maximum(self.most, other.most)
+        self.others += other.others
+
     def empty(self) -> list[Part]:
         """Parts without rows."""
         return [part for part, rows in zip(PARTS, self.rows, strict=True) if not rows]
