@@ -149,11 +149,12 @@ def test_files_at_an_address_are_read_in_the_order_of_their_names(tmp_path, form
     assert spark == local
 
 
-def test_criteo_is_read_without_a_header_and_rich_fields_are_counted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["train.txt", "train.txt.gz"])
+def test_criteo_is_read_without_a_header_and_rich_fields_are_counted(tmp_path, monkeypatch, name):
     monkeypatch.setattr(vocabulary, "RICH_VALUES", 100)
-    criteo_file.write(tmp_path / "train.txt", 3000)
-    raw = written(tmp_path / "raw", criteo.read(tmp_path / "train.txt"))
-    there = referring(tmp_path / "there", tmp_path / "train.txt", "criteo", {})
+    criteo_file.write(tmp_path / name, 3000)
+    raw = written(tmp_path / "raw", criteo.read(tmp_path / name))
+    there = referring(tmp_path / "there", tmp_path / name, "criteo", {})
     local, spark = both(tmp_path, raw, there, split=RANDOM)
     assert spark == local
 

@@ -51,6 +51,7 @@ def spark_encoder(raw: Path, settings: Encode) -> Iterator[SparkEncoder]:
         if ADDRESS in record:
             remote, pieces = read_address(spark, record)
             yield SparkEncoder(remote, pieces, settings)
+            pieces.frame.unpersist()  # the application may go on
         else:
             table = RawTable(raw, GROUP_ROWS)
             yield SparkEncoder(table, of_raw_table(spark, table), settings)

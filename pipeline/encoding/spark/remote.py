@@ -132,7 +132,7 @@ def _opened(spark: SparkSession, record: Mapping[str, Any], options: Mapping[str
         reason = str(getattr(error, "java_exception", error)).splitlines()[0]
         raise NotFound(
             f"Spark cannot read {address} ({reason}); correct the address, or give Spark the package of its file "
-            "system, as in spark.jars.packages=org.apache.hadoop:hadoop-aws:3.4.2"
+            "system, as in spark.jars.packages=org.apache.hadoop:hadoop-aws:3.5.0"
         ) from error
 
 

@@ -34,7 +34,7 @@ def session() -> Iterator[SparkSession]:
 
     A new one runs where Spark's own configuration says (``spark.master``), else on all cores of this machine. The
     workers run the Python of ``PYSPARK_PYTHON``, else this one. They get the code of ``pipeline``, and need NumPy,
-    pyarrow and pydantic.
+    pyarrow, pydantic and tqdm.
 
     Raises:
         ValueError: if pyspark or Java is missing; the message has the remedy.
