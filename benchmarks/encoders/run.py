@@ -23,7 +23,7 @@ def run_job(name: str, file: str, folder: str) -> dict[str, Any]:
     """Run one job in this process; its ``seconds`` without imports, ``cores``, ``parts`` and ``peak_rss_mib``."""
     job = importlib.import_module(f"benchmarks.encoders.{MODULES[name]}").prepare(Path(file), Path(folder))
     # Only FuxiCTR works in several processes; watching the others would slow them.
-    with _watched() if name == FUXICTR else contextlib.nullcontext([0.0]) as together:
+    with watched() if name == FUXICTR else contextlib.nullcontext([0.0]) as together:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak after the preparation
         started, cpu = time.perf_counter(), time.process_time()
@@ -34,7 +34,7 @@ def run_job(name: str, file: str, folder: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[list[float]]:
+def watched() -> Iterator[list[float]]:
     """The peak memory in MiB of this process and its children together; shared pages count once."""
     peak, stop = [0.0], threading.Event()
 

@@ -50,30 +50,35 @@ class Sketch:
 
     def add(self, table: pa.Table) -> None:
         """Add a table of values and counts."""
-        np.add.at(self.cells, self._cells_of(table["value"]), table["count"].to_numpy().astype(np.uint32))
+        np.add.at(self.cells, cells_of(table["value"]), table["count"].to_numpy().astype(np.uint32))
 
     def distinct(self) -> int:
-        """An estimate of the number of values, in three digits: most are within 1 % up to 20 million values.
-
-        Source: Whang, Vander-Zanden, Taylor 1990, A Linear-Time Probabilistic Counting Algorithm: of m cells,
-        m exp(-v / m) are expected to stay empty.
-        """
-        empty = max(1, int(np.count_nonzero(self.cells == 0)))
-        estimate = len(self.cells) * math.log(len(self.cells) / empty)
-        return int(round(estimate, 2 - math.floor(math.log10(estimate)))) if estimate >= 1 else 0
+        """An estimate of the number of values, see `estimated`."""
+        return estimated(int(np.count_nonzero(self.cells)))
 
     def frequent(self, table: pa.Table, min_count: int) -> pa.Table:
         """The rows whose values may occur at least ``min_count`` times."""
-        return table.filter(pa.array(self.cells[self._cells_of(table["value"])] >= min_count))
+        return table.filter(pa.array(self.cells[cells_of(table["value"])] >= min_count))
 
-    @staticmethod
-    def _cells_of(values: pa.ChunkedArray) -> np.ndarray:
-        """(v,) uint64: equal for equal values, and spread evenly over the cells."""
-        if pa.types.is_integer(values.type):
-            numbers = pc.fill_null(values, 0).to_numpy()
-        else:
-            numbers = _text_hashes(values.combine_chunks())
-        return splitmix64(numbers, 0) >> np.uint64(64 - SKETCH_BITS)
+
+def cells_of(values: pa.ChunkedArray) -> np.ndarray:
+    """(v,) uint64: the cells of a sketch that values fall into; equal for equal values, and spread evenly."""
+    if pa.types.is_integer(values.type):
+        numbers = pc.fill_null(values, 0).to_numpy()
+    else:
+        numbers = _text_hashes(values.combine_chunks())
+    return splitmix64(numbers, 0) >> np.uint64(64 - SKETCH_BITS)
+
+
+def estimated(taken: int) -> int:
+    """The number of values that take so many cells of a sketch, in three digits: most are within 1 % up to 20 million.
+
+    Source: Whang, Vander-Zanden, Taylor 1990, A Linear-Time Probabilistic Counting Algorithm: of m cells, m exp(-v / m)
+    are expected to stay empty.
+    """
+    cells = 1 << SKETCH_BITS
+    estimate = cells * math.log(cells / max(1, cells - taken))
+    return int(round(estimate, 2 - math.floor(math.log10(estimate)))) if estimate >= 1 else 0
 
 
 def _text_hashes(texts: pa.Array) -> np.ndarray:

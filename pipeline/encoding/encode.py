@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +22,18 @@ import pyarrow.parquet as pq
 
 from pipeline.data.encoded import SCHEMA_FILE, VOCABULARY_FILE
 from pipeline.data.schema import Field, Schema
-from pipeline.data.split import PARTS, Split
+from pipeline.data.split import PARTS
 from pipeline.encoding.arrays import ArrayFile
-from pipeline.encoding.buckets import quantile_edges
-from pipeline.encoding.fields import FIELDS_FILE, JUDGING, SAMPLE, Summary, part_warnings, warnings, write_table
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.fields import FIELDS_FILE, SAMPLE, write_table
 from pipeline.encoding.interactions import encode_interactions
-from pipeline.encoding.parts import TRAIN, PartLabels, Parts
+from pipeline.encoding.parts import TRAIN, ScannedTimes
 from pipeline.encoding.raw_table import INTERACTIONS, LABEL_DTYPES, RawTable, checked_table, plain, raw_record
-from pipeline.encoding.record import MAX_BAG, Limits, encoding_record
-from pipeline.encoding.tally import Tally
+from pipeline.encoding.record import MAX_BAG
 from pipeline.encoding.threads import in_order, progress_bar, thread_pool
 from pipeline.encoding.vocabulary import Counts, Cut, Vocabulary, cut_of, write_vocabulary
 from pipeline.sources.raw import GROUP_ROWS
-from pipeline.sources.source import BAG, LABEL, NUMERIC, ORACLE, TIME, BadData
+from pipeline.sources.source import BAG, LABEL, TIME, BadData
 from pipeline.workflow.outputs import checksum, write_json
 from pipeline.workflow.params import Encode
 
@@ -70,17 +67,13 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
     Raises:
         ValueError: if the settings do not suit the data; `BadData` names the part and the remedy.
     """
-    table = RawTable(raw, batch_rows)
-    if table.interactions is not None:
-        return encode_interactions(table, table.interactions, folder, settings)
-    if settings.split.by == "given" or (settings.split.by == "time" and not table.record[TIME]):
-        lack = "time to split by" if settings.split.by == "time" else "test rows that its publisher chose"
-        raise BadData(f"has no {lack}", file=raw, remedy="set encode.split.by to random in params.yaml")
-    if settings.history:
-        remedy = "set encode.history to null in params.yaml"
-        raise BadData("has labels, and only interactions have a history", file=raw, remedy=remedy)
-    with thread_pool() as threads:
-        encoder = _Encoder(table, settings, threads)
+    if raw_record(raw).get(INTERACTIONS) is not None:
+        if settings.engine == "spark":
+            remedy = "set encode.engine to local in params.yaml"
+            raise BadData("has interactions, and Spark encodes rows with labels only", file=raw, remedy=remedy)
+        table = RawTable(raw, batch_rows)
+        return encode_interactions(table, table.record[INTERACTIONS], folder, settings)
+    with _encoder(raw, settings, batch_rows) as encoder:
         encoder.split_rows()
         folder.mkdir(parents=True)
         schema = encoder.learn(folder / VOCABULARY_FILE)
@@ -93,8 +86,21 @@ def encode(raw: Path, folder: Path, settings: Encode, batch_rows: int = GROUP_RO
     return record
 
 
-class _Encoder:
-    """The encoding of one raw table; its public steps are called in the order of their definitions.
+@contextlib.contextmanager
+def _encoder(raw: Path, settings: Encode, batch_rows: int) -> Iterator[Encoder]:
+    """The encoder of the engine that the settings name."""
+    if settings.engine == "spark":
+        from pipeline.encoding.spark.encoder import spark_encoder
+
+        with spark_encoder(raw, settings) as encoder:
+            yield encoder
+    else:
+        with thread_pool() as threads:
+            yield LocalEncoder(RawTable(raw, batch_rows), settings, threads)
+
+
+class LocalEncoder(Encoder):
+    """Encodes on this machine.
 
     Args:
         table: to encode.
@@ -102,59 +108,30 @@ class _Encoder:
         threads: share the work.
     """
 
-    def __init__(self, table: RawTable, settings: Encode, threads: ThreadPoolExecutor) -> None:
-        self.table, self.settings, self.threads = table, settings, threads
-        self.limits = Limits.of(settings, table.record["defaults"])
-        self.parts = Parts(settings.split.by, settings.split.shares, settings.seed, table.scan)
-        self.edges: dict[str, np.ndarray] = {}
-        numeric = [name for name, kind in table.kinds.items() if kind == NUMERIC]
-        if settings.numeric == "quantiles" and numeric:
-            self.edges = quantile_edges(self._training_rows(numeric), numeric, settings.buckets, settings.seed)
-        self.vocabularies = {
-            name: Vocabulary(name, kind, self.edges.get(name), self.limits.max_bag)
-            for name, kind in table.kinds.items()
-        }
-        self.samples: dict[str, pa.Array] = {}  # raw values of the first training rows, by field
-        # By name of a bag, the number of known values beyond max_bag, and of rows with such values.
-        self.cut = {name: Counts() for name, kind in table.kinds.items() if kind == BAG}
-        self.labels = PartLabels()
-        self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
-        self.plain = {"labels": LABEL} | ({"oracle": ORACLE} if table.record[ORACLE] else {})  # file: column
+    table: RawTable
 
-    def _training_rows(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    def __init__(self, table: RawTable, settings: Encode, threads: ThreadPoolExecutor) -> None:
+        self.threads = threads
+        self.train: list[np.ndarray] = []  # for each batch, one bit per row: whether it is a training row
+        super().__init__(table, settings)
+
+    def times(self) -> ScannedTimes:
+        return ScannedTimes(self.table.scan)
+
+    def different_times(self) -> int:
+        return len(np.unique(self.table.column(TIME)))
+
+    def training_rows(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         for first, batch in self.table.scan([*names, *self.parts.columns], "(quantiles)"):
             rows = np.flatnonzero(self.parts(first, batch) == TRAIN)
             yield first + rows, batch.take(pa.array(rows))
 
     def split_rows(self) -> None:
-        """Find the training rows, and summarise the labels of each part.
-
-        Raises:
-            BadData: if a part would be empty, or have one of two labels only.
-        """
         for first, batch in self.table.scan([LABEL, *self.parts.columns], "(splitting)"):
             part = self.parts(first, batch)
             self.labels.add(part, batch[LABEL].to_numpy().astype(self.table.label_dtype))
             self.train.append(np.packbits(part == TRAIN))
-        for empty in self.labels.empty():
-            remedy = f"raise encode.split.{empty} in params.yaml, or give more rows"
-            if self.settings.split.by == "time":
-                times = len(np.unique(self.table.column(TIME)))
-                remedy = (
-                    f"rows of the same time stay together, and the number of different times is {times:,}: give rows "
-                    "of more times, or set encode.split.by to random in params.yaml"
-                )
-            raise BadData(f"no row would go to part {empty!r}", file=self.table.path, remedy=remedy)
-        labels = self.labels.record()
-        self.binary = all(about.binary for about in labels.values())
-        for name, about in labels.items():
-            if self.binary and about.least == about.most:
-                raise BadData(
-                    f"all {about.rows:,} rows of part {name!r} have the label {about.least:g}, and nothing can be "
-                    "learned or judged without the other",
-                    file=self.table.path,
-                    remedy=f"raise encode.split.{name} in params.yaml, or give more rows",
-                )
+        self.check_parts()
 
     def learn(self, path: Path) -> Schema:
         """The first pass: learn and write the vocabularies, field by field."""
@@ -181,15 +158,11 @@ class _Encoder:
 
     def write(self, folder: Path, schema: Schema) -> dict[str, str]:
         """The second pass: look up and write all rows, row group by row group; return the files' checksums."""
-        self.tally = Tally(schema, self.binary, self._alike())
-        arrays = {"ids": ("<i4", (schema.num_slots,)), "labels": (self.table.label_dtype, ()), "oracle": ("<f8", ())}
+        self.start_tally(schema)
         with contextlib.ExitStack() as stack:
             files = {}
-            for part, rows in zip(PARTS, self.labels.rows, strict=True):
-                for name in ("ids", *self.plain):
-                    dtype, width = arrays[name]
-                    file = ArrayFile(folder / part / f"{name}.npy", dtype, (int(rows), *width))
-                    files[f"{part}/{name}.npy"] = stack.enter_context(file)
+            for file, _, _, dtype, shape in self.arrays(schema):
+                files[file] = stack.enter_context(ArrayFile(folder / file, dtype, shape))
             with progress_bar("(writing)", self.table.groups, " row groups") as progress:
                 encoded = functools.partial(self._encoded, schema)
                 for pieces, cut in in_order(self.threads, encoded, range(self.table.groups), progress):
@@ -198,21 +171,6 @@ class _Encoder:
                     for name, array in pieces:
                         files[name].append(array)
         return {name: file.sha256 for name, file in files.items()}
-
-    def _alike(self) -> Iterator[tuple[int, int]]:
-        """Numbers of fields that have the same known values, each as often as in the other field."""
-        firsts: dict[tuple[int, bytes], list[int]] = {}  # by slots and counts, fields whose values differ
-        vocabularies = [*self.vocabularies.values()]
-        for number, own in enumerate(vocabularies):
-            if len(own.values) < 2:
-                continue
-            same = firsts.setdefault((own.width, hashlib.sha256(own.counts.tobytes()).digest()), [])
-            for first in same:
-                if own.values.equals(vocabularies[first].values):
-                    yield first, number
-                    break
-            else:
-                same.append(number)
 
     def _encoded(self, schema: Schema, group: int) -> tuple[list[tuple[str, np.ndarray]], dict[str, Counts]]:
         """Of one row group, pairs (name of a file, rows to append), and what was cut from its bags."""
@@ -248,48 +206,6 @@ class _Encoder:
             start += field.width
         return slots, cut
 
-    def record(self) -> dict[str, Any]:
-        """The contents of schema.json, except the fields and the checksums."""
-        labels = self.labels.record()
-        return {
-            "rows": {part: about.rows for part, about in labels.items()},
-            "labels": {part: asdict(about) for part, about in labels.items()},
-            **encoding_record(self.table, self.settings, self.limits, self.table.kinds, self.edges),
-            "split": {**self.settings.split.model_dump(), **self.parts.record()},
-            "cut": cut_of(self.cut),
-            "warnings": part_warnings(labels),
-        }
-
-    def summaries(self, folder: Path, schema: Schema) -> dict[str, dict[str, Any]]:
-        """The `Summary` of each field, by name, after the rows are written; of these only ``val`` is read."""
-        labels, tally = self.labels.record(), self.tally
-        aucs: list[float | None] = [None] * len(schema)
-        if self.binary:
-            counts = [vocabulary.counts for vocabulary in self.vocabularies.values()]
-            aucs = [*tally.aucs(schema, counts, labels["train"].mean, Split.load(folder, "val"))]
-        twins = {schema.names[copy]: schema.names[first] for first, copy in tally.copies}
-        made = {}
-        for i, (name, vocabulary) in enumerate(self.vocabularies.items()):
-            shares = tally.unknown[i] / self.labels.rows
-            summary = Summary(
-                vocabulary.kind,
-                vocabulary.distinct,
-                len(vocabulary.values),
-                {part: float(shares[PARTS.index(part)]) for part in JUDGING},
-                vocabulary.largest / labels["train"].rows,
-                aucs[i],
-            )
-            told = warnings(
-                summary,
-                labels["train"].rows,
-                vocabulary.missing,
-                self.samples[name],
-                self.settings.numeric == "quantiles",
-                twins.get(name),
-            )
-            made[name] = replace(summary, warnings=told).to_dict()
-        return made
-
 
 def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray, np.ndarray, Cut]:
     """The rows of the raw table in the order of time, with ids numbered by the first appearance of their values.
@@ -312,8 +228,8 @@ def as_stream(raw: Path, max_bag: int | None = None) -> tuple[Schema, np.ndarray
     if record.get(INTERACTIONS) is not None:
         remedy = "choose a data set with labels as dataset.name in params.yaml"
         raise BadData("has interactions, and a stream needs labels", file=raw, remedy=remedy)
-    max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     table = pq.read_table(checked_table(raw, record))
+    max_bag = max_bag or record["defaults"].get("max_bag", MAX_BAG)
     order = np.argsort(table[TIME].to_numpy(), kind="stable") if record[TIME] else np.arange(len(table))
     fields, slots, cut = [], [], {}
     for name, kind in record["fields"].items():

@@ -273,7 +273,7 @@ class _Encoder:
             "rows": sizes,
             "labels": {part: asdict(Labels(size, 1.0, 1.0, 1.0, binary=True)) for part, size in sizes.items()},
             "interactions": interactions,
-            **encoding_record(self.table, self.settings, self.limits, self.kinds, self.edges),
+            **encoding_record(self.table.record, self.settings, self.limits, self.kinds, self.edges),
             "split": self.settings.split.model_dump() | self.targets.record(),
             "cut": cut_of(self.cut),
             "warnings": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,52 @@ def chances(rows: np.ndarray, seed: int) -> np.ndarray:
     return drawn
 
 
+class Times(Protocol):
+    """The times of all rows, too many for memory."""
+
+    def range(self) -> tuple[int, int, int]:
+        """Their number, the earliest and the latest."""
+
+    def histogram(self, low: int, high: int, width: int) -> tuple[int, np.ndarray]:
+        """The number of times before ``low``, and (BINS,) those up to ``high`` by bins of a width."""
+
+
+class ScannedTimes:
+    """Times that are read in batches.
+
+    Args:
+        scan: reads the raw table, once for each call.
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+
+    def range(self) -> tuple[int, int, int]:
+        """See `Times`."""
+        rows, low, high = 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        for values in self._values():
+            rows, low, high = rows + len(values), min(low, values.min()), max(high, values.max())
+        return rows, int(low), int(high)
+
+    def histogram(self, low: int, high: int, width: int) -> tuple[int, np.ndarray]:
+        """See `Times`."""
+        below, counts = 0, np.zeros(BINS, dtype=np.int64)
+        for values in self._values():
+            below += int(np.count_nonzero(values < low))
+            counts += np.bincount(bins(values, low, high, width), minlength=BINS)
+        return below, counts
+
+    def _values(self) -> Iterator[np.ndarray]:
+        for _, batch in self.scan([TIME], "(times)"):
+            yield batch[TIME].to_numpy()
+
+
+def bins(values: np.ndarray, low: int, high: int, width: int) -> np.ndarray:
+    """The bins, ``width`` integers wide from ``low`` on, of those integers that lie from low to high."""
+    inside = values[(values >= low) & (values <= high)].astype(np.uint64) - np.uint64(low % 2**64)
+    return (inside // np.uint64(width)).astype(np.int64)
+
+
 class Parts:
     """Assigns rows to parts, by the row's number or by its time.
 
@@ -49,14 +95,14 @@ class Parts:
         by: "random" or "time"; see `pipeline.workflow.params.Split`.
         shares: of the rows, one for each of `PARTS`.
         seed: of the random assignment.
-        scan: reads the raw table; with "time" it is read a few times.
+        times: of all rows; with "time" they are read a few times.
     """
 
-    def __init__(self, by: str, shares: Sequence[float], seed: int, scan: Scan) -> None:
+    def __init__(self, by: str, shares: Sequence[float], seed: int, times: Times) -> None:
         self.bounds = np.cumsum(shares)[:-1]
         self.seed = seed
         self.columns = [TIME] if by == "time" else []  # the columns that a call needs
-        self.last_times = self._last_times(scan) if self.columns else []
+        self.last_times = self._last_times(times) if self.columns else []
 
     def __call__(self, first_row: int, batch: pa.RecordBatch) -> np.ndarray:
         """(n,) int64: positions in `PARTS` of the rows of a batch."""
@@ -72,29 +118,17 @@ class Parts:
         """For a split by time, the last time of every part but the last; else empty."""
         return {"last_times": [int(time) for time in self.last_times]} if self.columns else {}
 
-    def _last_times(self, scan: Scan) -> list[int]:
+    def _last_times(self, times: Times) -> list[int]:
         """The last time of each part but the last: the earliest time by which enough rows for the share have passed."""
-
-        def times() -> Iterator[np.ndarray]:
-            for _, batch in scan([TIME], "(times)"):
-                yield batch[TIME].to_numpy()
-
-        rows, low, high = 0, np.iinfo(np.int64).max, np.iinfo(np.int64).min
-        for values in times():
-            rows, low, high = rows + len(values), min(low, values.min()), max(high, values.max())
-        return [_ranked(times, int(np.ceil(share * rows - 1e-6)), int(low), int(high)) for share in self.bounds]
+        rows, low, high = times.range()
+        return [_ranked(times, int(np.ceil(share * rows - 1e-6)), low, high) for share in self.bounds]
 
 
-def _ranked(chunks: Callable[[], Iterator[np.ndarray]], rank: int, low: int, high: int) -> int:
-    """The rank-th smallest of integers from low to high, in a few passes over chunks that are not kept in memory."""
+def _ranked(times: Times, rank: int, low: int, high: int) -> int:
+    """The rank-th smallest of times from low to high, in a few passes."""
     while low < high:
         width = -(-(high - low + 1) // BINS)
-        counts = np.zeros(BINS, dtype=np.int64)
-        below = 0
-        for values in chunks():
-            below += int(np.count_nonzero(values < low))
-            inside = values[(values >= low) & (values <= high)].astype(np.uint64) - np.uint64(low % 2**64)
-            counts += np.bincount((inside // np.uint64(width)).astype(np.int64), minlength=BINS)
+        below, counts = times.histogram(low, high, width)
         chosen = int(np.searchsorted(np.cumsum(counts), rank - below))
         low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
     return low
@@ -120,6 +154,13 @@ class PartLabels:
         np.minimum.at(self.least, part, values)
         np.maximum.at(self.most, part, values)
         np.add.at(self.others, part[(values != 0) & (values != 1)], 1)
+
+    def merge(self, other: PartLabels) -> None:
+        """Add the labels of other rows."""
+        self.rows += other.rows
+        self.sums += other.sums
+        self.least, self.most = np.minimum(self.least, other.least), np.maximum(self.most, other.most)
+        self.others += other.others
 
     def empty(self) -> list[Part]:
         """Parts without rows."""

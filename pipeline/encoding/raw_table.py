@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.encoding.threads import progress_bar
-from pipeline.sources.source import BASKET, CATEGORICAL, EVENT, ITEM, KINDS, LABEL, ORACLE, TEST, TIME, USER
+from pipeline.sources.source import BASKET, CATEGORICAL, EVENT, ITEM, KINDS, LABEL, ORACLE, TEST, TIME, USER, BadData
+from pipeline.workflow.address import ADDRESS
 from pipeline.workflow.outputs import broken, checksum, read_json
 
 INTERACTIONS = "interactions"  # entry of raw.json of a log without labels
@@ -22,16 +23,22 @@ LABEL_DTYPES = {pa.uint8(): "|u1", pa.float64(): "<f4"}  # types of raw labels, 
 
 
 def raw_record(folder: Path) -> dict[str, Any]:
-    """The contents of the raw.json that ``ingest`` wrote to a folder.
+    """The contents of the raw.json that ``ingest`` wrote to a folder; an address, if the rows are not in the folder.
 
     Raises:
         ValueError: if it is not a record of a raw table; the message names the file.
         FileNotFoundError: if it is missing.
     """
     record = read_json(folder / "raw.json")
-    types = {"rows": int, "sha256": str, "fields": dict, TIME: bool, ORACLE: bool, "defaults": dict, "facts": dict}
+    there = isinstance(record, dict) and ADDRESS in record
+    types: dict[str, type] = {"rows": int, "sha256": str, "fields": dict, TIME: bool, ORACLE: bool}
+    types |= {"defaults": dict, "facts": dict}
+    if there:
+        types = {ADDRESS: str, "sha256": str, "dataset": str, "options": dict}
     if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in types.items()):
         raise broken(folder / "raw.json", f"is not a record with {', '.join(types)}")
+    if there:
+        return record
     if foreign := {name: kind for name, kind in record["fields"].items() if kind not in KINDS}:
         raise broken(folder / "raw.json", f"has fields of kinds other than {', '.join(KINDS)}: {foreign}")
     _check_interactions(folder / "raw.json", record)
@@ -62,9 +69,12 @@ def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
     """The path of the table.parquet in a folder, which is as ``ingest`` wrote it.
 
     Raises:
-        ValueError: if its checksum is not that of the record.
+        ValueError: if its checksum is not that of the record; as `BadData`, if the rows are not on this machine.
         FileNotFoundError: if it is missing.
     """
+    if ADDRESS in record:
+        remedy = "set encode.engine to spark, or dataset.path to a copy on this machine"
+        raise BadData("is read by Spark alone, and only to encode it", file=record[ADDRESS], remedy=remedy)
     path = folder / "table.parquet"
     if checksum(path) != record["sha256"]:
         raise broken(path, "is not as ingest wrote it: its checksum is not that of raw.json")
@@ -86,8 +96,8 @@ class RawTable:
     def __init__(self, folder: Path, batch_rows: int) -> None:
         self.folder, self.batch_rows = folder, batch_rows
         self.record = raw_record(folder)
-        self.kinds: dict[str, str] = self.record["fields"]
         self.path = checked_table(folder, self.record)
+        self.kinds: dict[str, str] = self.record["fields"]
         self.metadata = pq.read_metadata(self.path)
         schema = self.metadata.schema.to_arrow_schema()
         self.interactions: dict[str, Any] | None = self.record.get(INTERACTIONS)
@@ -101,6 +111,11 @@ class RawTable:
         self.firsts = [0, *itertools.accumulate(self.sizes)]
         self.coded = [name for name, kind in self.kinds.items() if kind == CATEGORICAL]  # read as dictionary arrays
         self._files = threading.local()
+
+    @property
+    def place(self) -> Path:
+        """The table in messages."""
+        return self.path
 
     def batches(self, columns: Sequence[str], group: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Pairs (number of the first row, batch) of one row group, or of all row groups in turn."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.encoding.raw_table import RawTable
 from pipeline.workflow.params import Encode
 
 MIN_COUNT = 2  # the default if neither the settings nor the data set have a value; MAX_BAG likewise
@@ -32,18 +31,18 @@ class Limits:
 
 
 def encoding_record(
-    table: RawTable, settings: Encode, limits: Limits, kinds: Mapping[str, str], edges: Mapping[str, np.ndarray]
+    raw: Mapping[str, Any], settings: Encode, limits: Limits, kinds: Mapping[str, str], edges: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The entries of schema.json on where the rows are from, and on how they were encoded."""
+    """The entries of schema.json on where the rows are from, after their raw.json, and on how they were encoded."""
     return {
-        "raw_sha256": table.record["sha256"],
-        "dataset": table.record.get("dataset"),
-        "options": table.record.get("options", {}),
+        "raw_sha256": raw["sha256"],
+        "dataset": raw.get("dataset"),
+        "options": raw.get("options", {}),
         "kinds": dict(kinds),
         "seed": settings.seed,
         "min_count": limits.min_count,
         "max_bag": limits.max_bag,
         "numeric": settings.numeric,
         "edges": {name: list(map(float, its)) for name, its in edges.items()},
-        "facts": table.record["facts"],
+        "facts": raw["facts"],
     }

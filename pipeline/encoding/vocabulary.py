@@ -90,18 +90,26 @@ class Vocabulary:
             batches: returns pieces (n,) of the field's column, each with a mask (n,) bool of the training rows.
             min_count: least number of training rows with a value.
         """
-        tables = (self._counted(column, train) for column, train in batches())
+        tables = (self.counted(column, train) for column, train in batches())
         counts = summed(tables, RICH_VALUES)
         self.distinct = len(counts)
-        if len(counts) > RICH_VALUES:
+        if self.is_rich:
             sketch = Sketch()
             for table in itertools.chain([counts], tables):
                 sketch.add(table)
             self.distinct = sketch.distinct()
-            counts = summed(sketch.frequent(self._counted(column, train), min_count) for column, train in batches())
+            counts = summed(sketch.frequent(self.counted(column, train), min_count) for column, train in batches())
         self.missing = counts["value"].null_count > 0
         self.largest = pc.max(counts["count"]).as_py() or min(1, self.distinct)  # of rare values, one occurs
-        frequent = counts.filter(pc.greater_equal(counts["count"], min_count))
+        return self.number(counts.filter(pc.greater_equal(counts["count"], min_count)))
+
+    @property
+    def is_rich(self) -> bool:
+        """Whether the training rows have so many values that a sketch estimates their number."""
+        return self.distinct > RICH_VALUES
+
+    def number(self, frequent: pa.Table) -> pa.Table:
+        """Number the values of a table of value and count, the most frequent first; return it with their ids."""
         order = pc.sort_indices(frequent, sort_keys=[("count", "descending"), ("value", "ascending")])
         frequent = frequent.take(order)
         self.values = frequent["value"].combine_chunks()
@@ -147,7 +155,7 @@ class Vocabulary:
             ids[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False)) + 1
         return ids
 
-    def _counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
+    def counted(self, column: pa.Array, train: np.ndarray) -> pa.Table:
         """The distinct values of the training rows, and the number of these rows with each."""
         rows, codes, values = self._coded(column)
         counts = np.bincount(codes.take(np.flatnonzero(train if rows is None else train[rows])), minlength=len(values))

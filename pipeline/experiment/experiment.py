@@ -16,6 +16,7 @@ from pipeline.experiment.method import Method, build, offered
 from pipeline.models.model import MakeBackbone, Model, outputs_of
 from pipeline.models.retriever import AnyModel, Retriever, fields_used, retrieves
 from pipeline.training.task import Task
+from pipeline.workflow.address import address_of
 from pipeline.workflow.params import Architecture, Params
 from pipeline.workflow.places import root
 from pipeline.workflow.plug import file_of, names, plug
@@ -202,7 +203,13 @@ def check_params(params: Params) -> None:
         ValueError: naming a wrong parameter, its value, and the valid ones.
     """
     place = root() / params.dataset.path
-    if not (place.is_file() or place.is_dir()):
+    if address := address_of(params.dataset.path):
+        if params.encode.engine != "spark":
+            raise ValueError(
+                f"params.yaml: dataset.path: {address} is an address, which Spark reads; set encode.engine to "
+                "spark, or give the file or the folder of a copy on this machine"
+            )
+    elif not (place.is_file() or place.is_dir()):
         kind = "no file or folder, but a pipe or a device, at" if place.exists() else "no"
         raise ValueError(
             f"params.yaml: dataset.path: there is {kind} {params.dataset.path!r} in {root()}; give the file or the "

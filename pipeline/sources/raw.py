@@ -63,12 +63,12 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         writing: Future[None] | None = None
         for table in regrouped(source.batches, GROUP_ROWS):
             if schema is None:
-                schema = _checked_schema(source, table.schema)
+                schema = checked_schema(source, table.schema)
                 options = {"dictionary_pagesize_limit": DICTIONARY_BYTES, "write_statistics": False}
                 writer = stack.enter_context(pq.ParquetWriter(path, schema, **options))
                 thread = stack.enter_context(ThreadPoolExecutor(1))  # writes a row group while the next one is read
             table = table.select(schema.names)
-            _check_values(source, table, answers.rows)
+            check_values(source, table, answers.rows)
             if writing is not None:
                 writing.result()
             writing = thread.submit(writer.write_table, table, row_group_size=GROUP_ROWS)
@@ -211,7 +211,7 @@ _RULES: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
 }
 
 
-def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
+def checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
     """The columns in their fixed order.
 
     Raises:
@@ -236,7 +236,7 @@ def _checked_schema(source: Source, schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(name, schema.field(name).type) for name in kinds])
 
 
-def _check_values(source: Source, table: pa.Table, first_row: int) -> None:
+def check_values(source: Source, table: pa.Table, first_row: int) -> None:
     """Raise BadData for a value that `Source` does not allow. Messages count rows from 1."""
     rules = _label_rules(table) if source.interactions is None else _interaction_rules(source.interactions, table)
     if TIME in table.schema.names:

@@ -100,6 +100,8 @@ class Encode(Section):
     with a split by time, else 0"""
     seed: Seed = 0
     """seed of the random split, and of the sample for quantiles"""
+    engine: Literal["local", "spark"] = "local"
+    """what encodes: this machine, or Spark, see docs/scale.md; the result is the same"""
 
 
 class Method(Section):
