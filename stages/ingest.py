@@ -29,6 +29,7 @@ def run() -> None:
     about = {"dataset": dataset.name, "options": dataset.options or {}}
     address = address_of(dataset.path)
     source = None if address else opened(dataset)
+    record: dict[str, Any]
     code = ["stages/ingest.py", file_of("datasets", dataset.name)]
     with whole(RAW) as folder:
         folder.mkdir()
