@@ -17,11 +17,10 @@ def address_of(path: str) -> str | None:
 
     Raises:
         ValueError: if such a file does not hold one address.
-        FileNotFoundError: if there is no such file.
     """
     if "://" in path:
         return path
-    if not path.endswith(ENDING):
+    if not path.endswith(ENDING) or not (root() / path).is_file():
         return None
     address = (root() / path).read_text(encoding="utf-8").strip()
     if "://" not in address or len(address.splitlines()) > 1:
