@@ -1,18 +1,15 @@
-import os
 import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.data.split import Split
+from tests.postgres import absent, serving
 from tests.project import Project
-from tests.sweeps.sweeps import DECLARED, PASSWORD, SPACE
+from tests.sweeps.sweeps import DECLARED, SPACE
 
 
 @pytest.fixture(scope="session")
@@ -50,25 +47,8 @@ def swept(ready: Project, opened: set[str], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL server of its own, with `PASSWORD` in it."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path(shutil.which("initdb") or "").parent]
-    if not (places[-1] / "initdb").is_file() or find_spec("psycopg") is None:
-        pytest.skip("needs PostgreSQL and psycopg")
-    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as name:  # short, for the socket's sake
-        folder = Path(name)
-        (folder / "password").write_text(PASSWORD)
-        owner: dict[str, Any] = {}
-        if os.getuid() == 0:  # the server refuses to be root's
-            owner = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            for path in (folder, folder / "password"):
-                shutil.chown(path, "nobody", "nogroup")
-
-        def call(*command: str) -> None:
-            environment = {"PATH": f"{places[-1]}:{os.environ['PATH']}", "LC_ALL": "C"}
-            subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True, **owner)
-
-        made = ["-U", "sweep", "-A", "scram-sha-256", "--pwfile=password", "-E", "UTF8", "--no-sync", "-D", "data"]
-        call("initdb", *made)
-        call("pg_ctl", *["-w", "-D", "data", "-l", "log", "-o"], f"-c listen_addresses='' -k {folder} -F", "start")
-        yield f"postgresql://sweep:{PASSWORD}@/postgres?host={folder}"
-        call(*["pg_ctl", "-D", "data", "-m", "immediate", "stop"])
+    """The address of a PostgreSQL server of its own, with a password in it."""
+    if missing := absent():
+        pytest.skip(missing)
+    with serving() as server:
+        yield server.address
