@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,3 @@ def unmounted(folder: Path) -> None:
     for place in mounted:
         if place.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", place], check=False)
-
-
-def settled(runs: Sequence[Running]) -> list[int]:
-    return [running.wait() for running in runs]

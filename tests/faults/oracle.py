@@ -19,7 +19,8 @@ OTHER = re.compile(
     r"mlflow\.db.*|printed-.*|\.pipeline/(tracking|optuna)/.*|(.*/)?(dvc\.lock|\.gitignore|\.dvcignore)|.*\.log"
 )
 KEPT = ".pipeline/"  # of these files only the names are compared: checkpoints of a finished command are too many
-UNTIMED = re.compile(r"seconds|commit")  # keys of a study's results that differ between two runs
+TIMED = re.compile(r".*/cells/.*\.json|.*/report\.json")  # files that also say how long something took
+UNTIMED = re.compile(r"seconds|commit")  # their keys that differ between two runs
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def files(folder: Path) -> dict[str, str]:
             found[name] = "kept"
         elif path.suffix == ".jsonl":
             found[name] = _digest(json.dumps(points(path)).encode())
-        elif "/cells/" in name and path.suffix == ".json":
+        elif TIMED.fullmatch(name):
             found[name] = _digest(json.dumps(_untimed(json.loads(path.read_text())), sort_keys=True).encode())
         else:
             found[name] = _digest(path.read_bytes())

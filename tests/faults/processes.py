@@ -99,6 +99,7 @@ def command(module: str, *words: str) -> Callable[[], object]:
 
     def act() -> None:
         sys.argv = [module, *words]
+        sys.modules.pop(module, None)  # or a warning would say that it is there
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return act

@@ -36,7 +36,10 @@ def test_a_step_that_is_recorded_twice_is_a_difference(recorded: Project, tmp_pa
     assert differences(recorded, tmp_path)[0].startswith("1 files different: artifacts/runs/search.jsonl")
     shutil.copy(recorded.folder / "artifacts/runs/search.jsonl", journal)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
-        first = "select key, value, timestamp + 1, run_uuid, step, is_nan from metrics where step = 3 limit 1"
+        (run,) = store.execute("select run_uuid from tags where value like 'search/%:%'").fetchone()
+        first = (
+            f"select key, value, timestamp + 1, run_uuid, step, is_nan from metrics where run_uuid = '{run}' limit 1"
+        )
         store.execute(f"insert into metrics (key, value, timestamp, run_uuid, step, is_nan) {first}")
     (found,) = differences(recorded, tmp_path)
     assert found.startswith("1 runs different: search/")
