@@ -7,9 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.faults.base import JOBS, Base, given_to
 from tests.faults.bench import Bench, Problems, last_words, synchronised
@@ -20,6 +21,7 @@ from tests.faults.processes import Running, environment, started
 JOB, CHANGED = "retrain", "changed"  # the stage that DVC runs, and the same with other parameters
 STAGES = ("check", "ingest", "encode", "search", "derive")  # that are there
 STARTING = 9.0  # seconds of processors until DVC has started the stage
+KILLED = (".pipeline/ckpt", ".pipeline/tracking")  # what the killed stage has kept for its next attempt
 ODD = "a checkout, spaced & ünïcode 漢字"
 DVC = (sys.executable, "-m", "dvc")
 ENDS = ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, True))
@@ -116,13 +118,15 @@ def changed(job: str, other: str, share: float, bench: Bench) -> Problems:
     yield from bench.alone(place)
     yield from synchronised(place)
     wanted, found = bench.base.control(other).left, Left.of(place)
-    kept = {name: digest for name, digest in found.files.items() if not name.startswith(".pipeline/ckpt")}
-    yield from wanted.differences(Left(kept, {name: run for name, run in found.runs.items() if name in wanted.runs}))
+    kept = {name: digest for name, digest in found.files.items() if not name.startswith(KILLED)}
+    own = wanted.runs.keys() - bench.base.control(job).left.runs.keys()
+    beside = {name: wanted.runs[name] for name in own}
+    yield from Left(wanted.files, beside).differences(Left(kept, {name: found.runs.get(name) for name in own}))
     (place / "params.yaml").write_bytes(first)
-    yield from _again_beside(place, job, wanted, bench)
+    yield from _again_beside(place, job, beside, bench)
 
 
-def _again_beside(place: Path, job: str, beside: Left, bench: Bench) -> Problems:
+def _again_beside(place: Path, job: str, beside: Mapping[str, Any], bench: Bench) -> Problems:
     running = _repro(place, bench)
     if running.wait():
         yield f"dvc repro again ends with {running.status}: {last_words(running)}"
@@ -131,7 +135,7 @@ def _again_beside(place: Path, job: str, beside: Left, bench: Bench) -> Problems
     yield from _stored(place, bench)
     yield from synchronised(place)
     wanted, found = bench.base.control(job).left, Left.of(place)
-    both = {**beside.runs, **wanted.runs}
+    both = {**beside, **wanted.runs}
     yield from Left(wanted.files, both).differences(found)
 
 

@@ -52,11 +52,11 @@ def test_a_run_that_is_still_open_and_one_that_is_there_twice_are_differences(
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         keys = "select run_uuid from tags where key = 'pipeline.key' and value like '{}/%' limit 1"
         store.execute(f"update runs set status = 'RUNNING' where run_uuid = ({keys.format('encode')})")
-        (key,) = store.execute("select value from tags where key = 'pipeline.key' and value like 'derive/%'").fetchone()
-        (other,) = store.execute(keys.format("ingest")).fetchone()
+        (key,) = store.execute("select value from tags where key = 'pipeline.key' and value like 'ingest/%'").fetchone()
+        (other,) = store.execute(keys.format("derive")).fetchone()
         store.execute("update tags set value = ? where key = 'pipeline.key' and run_uuid = ?", (key, other))
     missing, more, changed = differences(recorded, tmp_path)
-    assert missing.startswith("1 runs missing: ingest/") and more == f"1 runs too many: {key} again"
+    assert missing.startswith("1 runs missing: derive/") and more == f"1 runs too many: {key} again"
     assert changed.startswith("1 runs different: encode/") and "status: FINISHED, RUNNING" in changed
 
 
