@@ -47,6 +47,7 @@ def discard(path: Path) -> None:
         path: of the folder; if there is none, nothing happens.
     """
     draft = _draft(path)
+    _remove(draft)  # of a dead process that had the id of this one
     with contextlib.suppress(FileNotFoundError):
         _remove(path.replace(draft))
 
