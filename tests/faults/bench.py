@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.base import JOBS, Base, copied, start, synchronise
 from tests.faults.oracle import Left
-from tests.faults.processes import ENDING, Running, belonging, until
+from tests.faults.processes import ENDING, LONGEST, Running, belonging, until
 
 Moment = int | float  # the number of an event of files, or a share of the seconds of processors
 Problems = Iterator[str]
@@ -58,10 +58,15 @@ class Bench:
 
     def at(self, running: Running, seconds: float, act: Callable[[Running], object]) -> None:
         """Do something to a process once it has used so many seconds of processors."""
-        until(lambda: running.seconds() >= seconds or not running.runs(), 600)
+        until(lambda: running.seconds() >= seconds or not running.runs(), LONGEST)
         self.late = not running.runs()
         if not self.late:
             act(running)
+
+    def begun(self, running: Running, place: Path, job: str) -> float:
+        """The seconds of processors that a command has used when it opens its journal: the work begins."""
+        until(lambda: bool(list(place.glob(f".pipeline/tracking/{job}-*.jsonl"))) or not running.runs(), LONGEST)
+        return running.seconds()
 
     def alone(self, place: Path, seconds: float = ENDING) -> Problems:
         """Whether all processes of a project end within some seconds."""

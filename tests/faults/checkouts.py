@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -12,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.faults.base import JOBS, Base, given_to
 from tests.faults.bench import Bench, Problems, last_words, synchronised
 from tests.faults.line import Case, Line
 from tests.faults.oracle import Left, stored_badly
-from tests.faults.processes import Running, environment, started
+from tests.faults.processes import LONGEST, Running, environment, started, until
 
 JOB, CHANGED = "retrain", "changed"  # the stage that DVC runs, and the same with other parameters
 STAGES = ("check", "ingest", "encode", "search", "derive")  # that are there
-STARTING = 9.0  # seconds of processors until DVC has started the stage
 KILLED = (".pipeline/ckpt", ".pipeline/tracking")  # what the killed stage has kept for its next attempt
 ODD = "a checkout, spaced & ünïcode 漢字"
 DVC = (sys.executable, "-m", "dvc")
@@ -39,6 +41,7 @@ def lines() -> dict[str, Line]:
 
 
 def _ends(times: int, draw: random.Random) -> Iterator[Case]:
+    yield partial(ended, JOB, signal.SIGKILL, False, None, "checkout", True)
     for signum, everywhere in ENDS:
         yield partial(ended, JOB, signum, everywhere, draw.random(), "checkout", True)
 
@@ -68,23 +71,34 @@ def ended(
     job: str,
     signum: signal.Signals,
     everywhere: bool,
-    share: float,
+    share: float | None,
     name: str,
     git: bool,
     bench: Bench,
 ) -> Problems:
-    """A signal ends DVC, or DVC and its stage; then DVC is run again."""
+    """A signal ends DVC, or DVC and its stage, at a share of its work or while it starts; then DVC is run again."""
     place = checkout(bench.base, bench.folder / name, git)
     yield from _ended(place, signum, everywhere, share, bench)
     yield from _again(place, bench)
 
 
-def _ended(place: Path, signum: signal.Signals, everywhere: bool, share: float, bench: Bench) -> Problems:
+def _ended(place: Path, signum: signal.Signals, everywhere: bool, share: float | None, bench: Bench) -> Problems:
     running = _repro(place, bench)
-    moment = STARTING + share * bench.base.control(JOB).seconds
+    if share is None:
+        moment = 0.0
+        until(lambda: not running.runs() or _has_started(running), LONGEST)
+    else:
+        moment = bench.begun(running, place, JOB) + share * bench.base.control(JOB).seconds
     bench.at(running, moment, lambda running: running.send(signum, group=everywhere))
     running.wait()
     yield from bench.alone(place)
+
+
+def _has_started(running: Running) -> bool:
+    """Whether DVC has started the stage, which still imports what it needs."""
+    with contextlib.suppress(psutil.Error):
+        return any(f"stages.{JOB}" in child.cmdline() for child in psutil.Process(running.pid).children(recursive=True))
+    return False
 
 
 def _again(place: Path, bench: Bench, job: str = JOB) -> Problems:
@@ -121,7 +135,9 @@ def changed(job: str, other: str, share: float, bench: Bench) -> Problems:
     kept = {name: digest for name, digest in found.files.items() if not name.startswith(KILLED)}
     own = wanted.runs.keys() - bench.base.control(job).left.runs.keys()
     beside = {name: wanted.runs[name] for name in own}
-    yield from Left(wanted.files, beside).differences(Left(kept, {name: found.runs.get(name) for name in own}))
+    yield from Left(wanted.files, beside).differences(
+        Left(kept, {name: run for name, run in found.runs.items() if name in own})
+    )
     (place / "params.yaml").write_bytes(first)
     yield from _again_beside(place, job, beside, bench)
 

@@ -70,8 +70,8 @@ def backwards(job: str, share: float, bench: Bench) -> Problems:
         )
 
     running = start()
-    loaded = 6.0  # seconds of processors until it has imported everything
-    bench.at(running, loaded + share * bench.base.control(job).seconds, lambda one: one.send(signal.SIGKILL))
+    moment = bench.begun(running, place, job) + share * bench.base.control(job).seconds
+    bench.at(running, moment, lambda one: one.send(signal.SIGKILL))
     running.wait()
     yield from bench.alone(place)
     again = start(**_yesterday())
