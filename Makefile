@@ -47,7 +47,7 @@ test: $(READY) ## run the tests
 fuzz: $(READY) ## damage every kind of file that is read, e.g. SEED=7 ONLY=csv,zip CASES=200; takes some minutes
 	python -m tests.fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),25) $(if $(ONLY),--only "$(ONLY)")
 
-faults: $(READY) ## kill commands, fill disks, end servers and so on, e.g. SEED=7 KILLS=5 ONLY=kill-search,dvc; takes up to an hour
+faults: $(READY) ## kill commands, fill disks, end servers and so on, e.g. SEED=7 KILLS=5 ONLY=kill-search,dvc; takes an hour or more
 	python -m tests.faults --seed $(or $(SEED),0) --kills $(or $(KILLS),20) $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(READY) ## check style and types

@@ -1,6 +1,6 @@
 """Disturb the project's commands, and see whether they leave in the end what undisturbed ones do.
 
-python -m tests.faults                             # up to an hour on two cores; `make faults` does this
+python -m tests.faults                             # an hour or more on two cores; `make faults` does this
 python -m tests.faults --seed 7 --kills 5          # other moments, fewer kills
 python -m tests.faults --only sigterm,kill-search  # some lines
 python -m tests.faults --case sigterm:3            # one case again, with what the commands said; also with --seed
