@@ -8,7 +8,7 @@ SETTINGS = @python -m stages.settings $(PARAMS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help describe repro compare sweep stream chain study report test fuzz lint ui sync bench docs clean
+.PHONY: help describe repro compare sweep stream chain study report test fuzz faults lint ui sync bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ test: $(READY) ## run the tests
 
 fuzz: $(READY) ## damage every kind of file that is read, e.g. SEED=7 ONLY=csv,zip CASES=200; takes some minutes
 	python -m tests.fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),25) $(if $(ONLY),--only "$(ONLY)")
+
+faults: $(READY) ## kill commands, fill disks, end servers and so on, e.g. SEED=7 KILLS=5 ONLY=kill-search,dvc; takes an hour or more
+	python -m tests.faults --seed $(or $(SEED),0) --kills $(or $(KILLS),20) $(if $(ONLY),--only "$(ONLY)")
 
 lint: $(READY) ## check style and types
 	ruff check .

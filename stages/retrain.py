@@ -24,7 +24,7 @@ from pipeline.tracking.tracker import Run, Tracker
 from pipeline.training import ranks
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import broken, read_json, whole
+from pipeline.workflow.outputs import broken, discard, read_json, whole
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ALLOCATION, CONTROLS, ENCODED, MODELS, work
 from pipeline.workflow.plug import check_name, file_of
@@ -88,7 +88,7 @@ def retrain(params: Params) -> None:
             for job in jobs:  # one by one, to leave behind any draft of a killed process
                 shutil.copytree(job.path, draft / job.name / job.path.name)
             copy_encoding(ENCODED, draft / ENCODING)
-        shutil.rmtree(folder)
+        discard(folder)
     print(f"retrain: {len(models)} models, {time.monotonic() - started:.1f} s")
 
 

@@ -6,7 +6,6 @@ Reads the parts ``train``, ``arch`` and ``val``; writes ``artifacts/search/score
 
 from __future__ import annotations
 
-import shutil
 import time
 
 from pipeline.data.encoded import Encoded
@@ -19,7 +18,7 @@ from pipeline.tracking.stage import stage_tracker
 from pipeline.training import ranks
 from pipeline.workflow import process
 from pipeline.workflow.code import content_key
-from pipeline.workflow.outputs import whole, write_json
+from pipeline.workflow.outputs import discard, whole, write_json
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import ENCODED, SCORES, TRAJECTORY, work
 
@@ -53,7 +52,7 @@ def search(params: Params) -> None:
             table.to_parquet(file, index=False)
         with whole(TRAJECTORY.with_suffix(".csv")) as file:
             thinned(table).to_csv(file, index=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
         tracked.artifact(TRAJECTORY)
         tracked.tag("undecided", ", ".join(found.undecided) or "none")
     if found.undecided:

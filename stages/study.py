@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ from pipeline.tracking.stage import beside_tracker
 from pipeline.tracking.tracker import Tracker
 from pipeline.workflow import process
 from pipeline.workflow.code import ROOT
-from pipeline.workflow.outputs import write_json, write_text
+from pipeline.workflow.outputs import discard, write_json, write_text
 from pipeline.workflow.places import work
 
 
@@ -76,8 +75,7 @@ def cell(study: Study, place: dict[str, str]) -> None:
     about: dict[str, Any] = {"study": study.name, "profile": study.profile, "keys": one.keys, "key": key}
     seconds = time.monotonic() - started
     write_json(results.own(one), {**about, "commit": commit(), "seconds": seconds, **found}, indent=None)
-    if folder.exists():  # references leave nothing there
-        shutil.rmtree(folder)
+    discard(folder)
     done = f"{number_of(len(found['searches']), 'search', 'searches')}, {number_of(len(found['rows']), 'model')}"
     print(f"cell: {one.name}: {done}, {seconds:.0f} s")
 

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.sweeps.storage import STORAGE, finished, open_study
 from tests.project import ROOT, STAGES, Project
-from tests.servers import answers, database, free_address
+from tests.postgres import absent, serving
+from tests.servers import answers, free_address
 from tests.test_commands import environment
 from tests.tracking.conftest import repository
 from tests.tracking.stores import check_race, runs, search
@@ -79,12 +80,12 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    if shutil.which("psql") is None:
-        pytest.skip("needs psql")
+    if shutil.which("psql") is None or absent():
+        pytest.skip(absent() or "needs psql")
     folder = tmp_path_factory.mktemp("deployed")
     uri, passwords = free_address(), {"MLFLOW_PASSWORD": "mlflow0password", "OPTUNA_PASSWORD": "optuna0password"}
-    with database("admin", ADMIN) as address:
-        socket = address.partition("host=")[2]
+    with serving("admin", ADMIN) as server:
+        socket = str(server.folder)
         given = {
             "DATABASE": "unused: this server listens at a socket",
             **passwords,

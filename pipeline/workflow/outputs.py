@@ -29,11 +29,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in final.parent.glob(f".{final.name}.*"):
-        pid = re.fullmatch(re.escape(f".{final.name}.") + r"(\d+)", leftover.name)
-        if pid and not _is_alive(int(pid[1])):
-            _remove(leftover)
-    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    draft = _draft(final)
     try:
         yield draft
         _publish(draft)
@@ -42,6 +38,27 @@ def whole(path: str | Path) -> Iterator[Path]:
         draft.replace(final)
     finally:
         _remove(draft)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder whole or not at all: what is left of it after a kill is not taken for finished work.
+
+    Args:
+        path: of the folder; if there is none, nothing happens.
+    """
+    draft = _draft(path)
+    _remove(draft)  # of a dead process that had the id of this one
+    with contextlib.suppress(FileNotFoundError):
+        _remove(path.replace(draft))
+
+
+def _draft(final: Path) -> Path:
+    """The path of this process's draft; drafts of dead processes are removed."""
+    for leftover in final.parent.glob(f".{final.name}.*"):
+        pid = re.fullmatch(re.escape(f".{final.name}.") + r"(\d+)", leftover.name)
+        if pid and not _is_alive(int(pid[1])):
+            _remove(leftover)
+    return final.with_name(f".{final.name}.{os.getpid()}")
 
 
 def _publish(path: Path) -> None:

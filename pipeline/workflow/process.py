@@ -176,16 +176,31 @@ def unterminated() -> Iterator[None]:
 
 
 def _dvc_ancestors() -> list[tuple[int, float]]:
-    """(pid, start time) of the processes between this one and the dvc that started it, dvc included."""
+    """(pid, start time) of the processes between this one and the dvc that started it, dvc included.
+
+    Raises:
+        SystemExit: if dvc has ended while this process was starting.
+    """
     if "DVC_STAGE" not in os.environ:
         return []
     chain = []
-    for parent in psutil.Process().parents():
+    parents = psutil.Process().parents()
+    if parents and _adopts(parents[0]):
+        sys.exit(128 + signal.SIGTERM)
+    for parent in parents:
         chain.append((parent.pid, parent.create_time()))
         with contextlib.suppress(psutil.Error):
             if any("dvc" in Path(word).name for word in parent.cmdline()[:3]):
                 return chain
     return chain[:1]
+
+
+def _adopts(parent: psutil.Process) -> bool:
+    """Whether a process is this one's parent only because the first parent has ended, and has not started it."""
+    with contextlib.suppress(psutil.Error, OSError):
+        adopter = parent.pid == 1 or parent.name() == "systemd"
+        return adopter and os.getsid(parent.pid) != os.getsid(0)
+    return False
 
 
 def this_process() -> str:

@@ -11,7 +11,6 @@ import sys
 import zipfile
 from collections.abc import Set
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def made(folder: Path, commands: Set[str]) -> Project:
     shutil.copy(folder / "params.yaml", folder / "params/kept.yaml")
     project.run("check", "ingest", "encode")
     with pytest.MonkeyPatch.context() as patch:  # the checkpoint of a search that was killed near its end
-        patch.setattr(search, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+        patch.setattr(search, "discard", lambda _: None)
         project.run("search")
     project.run("derive", "retrain", *({"evaluate"} & commands))
     for words in (["searched", "served"], ["searched", "trained"], ["full", "served", "--budget", "0.3"]):

@@ -1,6 +1,7 @@
 """The six stages in one process, on small data: the defaults, all methods, all backbones, all forms of the search."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,27 @@ def test_the_last_step_of_the_trajectory_is_what_the_search_found(finished: Proj
         of_field = last[last.feature == name].sort_values("candidate_dim")
         assert of_field.candidate_dim.tolist() == found["candidates"]
         np.testing.assert_allclose(of_field.probability, np.exp(found["log_probability"]), rtol=1e-4)
+
+
+def test_a_retraining_that_is_killed_while_it_removes_its_checkpoints_is_done_again_whole(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = finished.copy(tmp_path)
+    shutil.rmtree(tmp_path / "artifacts/models")
+
+    def half(path: Path, **_: Any) -> None:
+        for file in sorted(file for file in path.rglob("*") if file.is_file())[:2]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", half)
+        project.run("retrain")
+    project.run("retrain")
+    models, wanted = (
+        {name: of.files()[name] for name in of.files() if "/models/" in name} for of in (project, finished)
+    )
+    assert len(wanted) > 16 and models == wanted
 
 
 @pytest.mark.parametrize(("method", "backbone"), MADE)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.data.split import Split
+from tests.postgres import absent, serving
 from tests.project import Project
-from tests.servers import database
-from tests.sweeps.sweeps import DECLARED, PASSWORD, SPACE
+from tests.sweeps.sweeps import DECLARED, SPACE
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +47,8 @@ def swept(ready: Project, opened: set[str], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL server of its own, with `PASSWORD` in it."""
-    with database("sweep", PASSWORD) as address:
-        yield address
+    """The address of a PostgreSQL server of its own, with a password in it."""
+    if missing := absent():
+        pytest.skip(missing)
+    with serving() as server:
+        yield server.address

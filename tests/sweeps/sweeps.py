@@ -36,7 +36,6 @@ SPACE = {
 }
 SEARCHED = 7  # parameters of SPACE
 WARM_UP = {"method": {"options": {"autodim": {"warm_up": {"low": 0.1, "high": 0.6}}}}}
-PASSWORD = "hunter2"
 QUIET = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),  # Lightning's
     pytest.mark.filterwarnings("ignore:The number of training batches"),

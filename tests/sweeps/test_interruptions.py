@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.sweeps.storage import STORAGE
 from pipeline.tracking.sync import synchronise
+from tests.postgres import PASSWORD
 from tests.processes import awaited, check_ended
 from tests.project import ROOT, Project
 from tests.sweeps.sweeps import (
-    PASSWORD,
     QUIET,
     WARM_UP,
     at_work,

@@ -12,8 +12,9 @@ import pytest
 from pipeline.sweeps import storage
 from pipeline.sweeps.storage import STORAGE, counted, give_back, open_study, ordinal, reap
 from pipeline.tracking.identity import this_process
+from tests.postgres import PASSWORD
 from tests.project import Project
-from tests.sweeps.sweeps import PASSWORD, QUIET, WARM_UP, disconnect, study_of
+from tests.sweeps.sweeps import QUIET, WARM_UP, disconnect, study_of
 
 pytestmark = QUIET
 

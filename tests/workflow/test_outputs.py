@@ -1,12 +1,19 @@
 """Outputs appear whole or not at all, and nothing of a killed process stays."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.outputs import checksum, read_json, whole, write_json, write_text
+from pipeline.workflow.outputs import checksum, discard, read_json, whole, write_json, write_text
+
+
+def pid_of_a_dead_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
 
 
 def test_a_file_or_folder_appears_only_if_all_of_it_was_written(tmp_path: Path) -> None:
@@ -34,15 +41,29 @@ def test_files_that_a_library_made_private_can_be_read_like_any_other_new_file(t
 
 
 def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    dead, alive = f".out.{process.pid}", f".out.{os.getppid()}"
+    dead, alive = f".out.{pid_of_a_dead_process()}", f".out.{os.getppid()}"
     (tmp_path / dead).mkdir()
     (tmp_path / dead / "half").write_text("written")
     for name in (alive, ".out.txt", ".other.1"):
         (tmp_path / name).write_text("x")
     write_text(tmp_path / "out", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive, ".out.txt", ".other.1", "out"])
+
+
+def test_a_folder_is_removed_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it removes leaves nothing under the name, and the next one clears up."""
+    for name in ("kept", "work", ".work.txt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    discard(tmp_path / "absent")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **_: None)  # the kill
+        patch.setattr(os, "getpid", pid_of_a_dead_process)
+        discard(tmp_path / "work")
+    assert not (tmp_path / "work").exists() and len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "work").mkdir()
+    discard(tmp_path / "work")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".work.txt", "kept"]
 
 
 def test_json_that_is_broken_is_named_with_the_remedy(tmp_path: Path) -> None:

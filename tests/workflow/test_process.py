@@ -3,8 +3,10 @@
 import errno
 import logging
 import os
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.workflow import process
+from tests.processes import awaited
 from tests.project import ROOT
 
 LOG = logging.getLogger("pipeline.some.room")
@@ -129,6 +132,30 @@ def test_a_terminated_command_ends_in_order() -> None:
     with pytest.raises(SystemExit) as end:
         process.main(run)
     assert end.value.code == 128 + signal.SIGTERM and cleaned == [True]
+
+
+def test_a_stage_does_not_begin_if_dvc_ended_while_it_was_starting(tmp_path: Path) -> None:
+    """It would go on, and nobody would record what it makes."""
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.workflow import process\n"
+        "dvc = int(sys.argv.pop())\n"
+        "while os.getppid() == dvc:\n"
+        "    time.sleep(0.01)\n"
+        "try:\n"
+        "    process.main(lambda: None)\n"
+        "except SystemExit as end:\n"
+        "    Path('ended').write_text(str(end.code))\n"
+        "else:\n"
+        "    Path('ended').write_text('it ran')\n"
+    )
+    dvc = f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} $$ &"
+    variables = {**os.environ, "DVC_STAGE": "search", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["sh", "-c", dvc], env=variables, start_new_session=True, check=True)
+    file = tmp_path / "ended"
+    ended = awaited(lambda: (file.read_text() if file.exists() else "") or None)
+    assert ended == str(128 + signal.SIGTERM)
 
 
 @pytest.fixture
