@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.sweeps.storage import STORAGE, finished, open_study
-from tests.project import ROOT, STAGES, Project
 from tests.postgres import absent, serving
+from tests.project import ROOT, STAGES, Project
 from tests.servers import answers, free_address
 from tests.test_commands import environment
 from tests.tracking.conftest import repository
