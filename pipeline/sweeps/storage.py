@@ -111,7 +111,7 @@ def _storage(name: str) -> optuna.storages.BaseStorage:
     url = os.environ.get(STORAGE)
     if not url:
         place = _journal(name)
-        backend = JournalFileBackend(str(place), _Lock(place.with_suffix(".lock")))  # type: ignore[arg-type]
+        backend = JournalFileBackend(str(place), _Lock(place))  # type: ignore[arg-type]
         return optuna.storages.JournalStorage(backend)
     if url.partition("://")[2].partition("/")[0].count("@") > 1:  # part of the password would count as the host
         raise ValueError("its address has more than one '@'; write the '@' of a password as %40")
@@ -124,14 +124,25 @@ def _storage(name: str) -> optuna.storages.BaseStorage:
 
 
 class _Lock:
-    """The lock of a journal. It ends with its process; Optuna's own lock blocks everybody for 30 s after a kill."""
+    """The lock of a journal, for those who write. It ends with its process; Optuna's own lock blocks everybody for 30 s
+    after a kill.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Whoever gets it removes what a full disk or a kill has left of a last line, or the next line would follow it without
+    a line end, and nobody could read the journal any more.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
 
     def acquire(self) -> bool:
-        self._file = self._path.open("w")
+        self._file = self._journal.with_suffix(".lock").open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        with self._journal.open("rb+") as journal:
+            size = journal.seek(0, os.SEEK_END)
+            journal.seek(max(0, size - 1))
+            if size and journal.read() != b"\n":
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:

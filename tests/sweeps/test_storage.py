@@ -159,6 +159,24 @@ def test_a_server_that_refuses_the_password_is_not_told_it(
     assert "password authentication failed" in message and "wrong-one" not in message
 
 
+def test_a_line_that_a_full_disk_has_cut_is_removed_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(STORAGE, raising=False)
+    journal = tmp_path / ".pipeline/optuna/cut.journal"
+    study = open_study("cut", ["maximize"], "random", 0)
+    study.tell(study.ask(), 1.0)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"worker_id":"x')
+    study.tell(study.ask(), 2.0)  # of the same process, and then of another one
+    journal.write_bytes(journal.read_bytes() + b"{")
+    again = open_study("cut", ["maximize"], "random", 0)
+    again.tell(again.ask(), 3.0)
+    assert [trial.value for trial in again.trials] == [1.0, 2.0, 3.0]
+    assert journal.read_bytes().startswith(whole) and journal.read_bytes().endswith(b"\n")
+
+
 def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(STORAGE, raising=False)
