@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.training.row_adam import distinct
+from pipeline.training.row_adam import RowOptimizer, distinct
 
 
-class RowAdagrad(torch.optim.Optimizer):
+class RowAdagrad(RowOptimizer):
     """Adagrad on the rows that a batch looks up. All other rows have no gradient, and Adagrad leaves them as they are.
 
     Duchi, Hazan and Singer 2011, figure 1, with diagonal matrices: g^2 is added to a sum s, and the step is
@@ -31,18 +31,6 @@ class RowAdagrad(torch.optim.Optimizer):
         if lr < 0:
             raise ValueError(f"lr must be at least 0, got {lr}")
         super().__init__(params, {"lr": lr, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
-        return result
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None

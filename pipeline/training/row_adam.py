@@ -9,7 +9,27 @@ import torch
 from torch import Tensor
 
 
-class RowAdam(torch.optim.Optimizer):
+class RowOptimizer(torch.optim.Optimizer):
+    """Updates the rows that a batch looks up; a subclass defines `_update`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._update(param, group)
+        return result
+
+    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
+        """Move the rows of a parameter that its gradient has."""
+        raise NotImplementedError
+
+
+class RowAdam(RowOptimizer):
     """Adam on the rows that a batch looks up; all other rows and their moments stay unchanged.
 
     Kingma & Ba 2015, algorithm 1, row by row. In dense Adam, the moments of a row without a gradient decay, and its old
@@ -43,18 +63,6 @@ class RowAdam(torch.optim.Optimizer):
             raise ValueError(f"lr and weight_decay must be at least 0, got {lr} and {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.fixed = fixed
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
-        return result
 
     def _update(self, param: Tensor, group: dict[str, Any]) -> None:
         assert param.grad is not None
