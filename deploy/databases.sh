@@ -1,6 +1,7 @@
 #!/bin/sh
 # Creates the databases mlflow and optuna, each with a role that owns it, on the PostgreSQL server that PGHOST, PGUSER
-# and PGPASSWORD name; that user must be allowed to create both. Run it again to change the passwords.
+# and PGPASSWORD name; that user must be a superuser. Run it again to change the passwords. Another file of settings than
+# deploy/env is given by a path with a slash.
 set -eu
 here=$(dirname "$0")
 set -a

@@ -105,7 +105,8 @@ def train_job(job: Job, title: str | None, record: Record | None) -> str:
         raise ValueError(f"{job.title}: {error}") from error
     if ranks.first():
         save(job.path, experiment, trained.model, job.allocation, trained.history)
-        checkpoint.unlink(missing_ok=True)
+        for file in (checkpoint, *checkpoint.parent.glob(f"{checkpoint.name}.*-*")):  # with the parts of divided tables
+            file.unlink(missing_ok=True)
     task = experiment.task
     epochs = len(trained.history)
     return f"retrain: {job.title}: val {task.title} {trained.validation[task.objective]:.4f} in {epochs} epochs"

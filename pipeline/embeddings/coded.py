@@ -113,6 +113,7 @@ class ExaminedTables(MixedTables):
         super().__init__(schema, dict.fromkeys(schema.names, dim), dim)
         self.schema, self.own = schema, own
         self.sharing = None if own is None else Sharing(schema, dim, own)
+        self.replayable = own is None  # shared rows are looked up a second time, in any order
         self.first_order: Table | None = None
         self._predictions: list[Prediction] = []
 

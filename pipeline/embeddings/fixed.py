@@ -61,7 +61,7 @@ class FixedLookup(Lookup):
     """`Lookup` with `Occurrences.segments`, in training; in evaluation it is `Lookup`.
 
     NOTE[DIFF]: if no row of a batch has a value in a bag, the last row of that field counts as looked up, with a
-    gradient of zeros, so that `RowAdam` moves it by its momentum.
+    gradient of zeros, so that `RowAdam` moves it by its momentum and its weight decay.
 
     Args:
         schema: F fields in S slots; the table holds their rows in the schema's order.

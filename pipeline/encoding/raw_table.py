@@ -73,7 +73,7 @@ def checked_table(folder: Path, record: Mapping[str, Any]) -> Path:
         FileNotFoundError: if it is missing.
     """
     if ADDRESS in record:
-        remedy = "set encode.engine to spark, or dataset.path to a copy on this machine"
+        remedy = "set dataset.path to a copy on this machine"
         raise BadData("is read by Spark alone, and only to encode it", file=record[ADDRESS], remedy=remedy)
     path = folder / "table.parquet"
     if checksum(path) != record["sha256"]:

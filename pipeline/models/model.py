@@ -91,9 +91,11 @@ class Model(Divided, nn.Module):
         self.embedding.finish()
         settle(self.backbone, dense_bits)
 
-    def fix(self) -> None:
-        """Look up, in training, as many rows of each field in every batch; see `pipeline.embeddings.fixed`."""
-        self.lookup = FixedLookup(self.kept)
+    def fix(self, fixed: bool = True) -> None:
+        """Look up, in training, as many rows of each field in every batch, or again the distinct ones alone; see
+        `pipeline.embeddings.fixed`."""
+        kind = FixedLookup if fixed else Lookup
+        self.lookup = kind(self.kept).to(self.lookup.bounds.device)
 
     def rebuilt(self, embedding: FieldEmbedding) -> Model:
         """A copy of this model with another embedding of the same fields, which may hold the first-order weights."""

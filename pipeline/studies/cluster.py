@@ -55,7 +55,7 @@ class Cluster:
             raise ValueError(f"--on {address}: no node offers a processor; start one with `ray start --address=...`")
         self.jobs = jobs or sum(cpus)
         self._threads = max(1, min(sum(cpus) // self.jobs, *cpus))
-        share = min(1.0, math.floor(PART * gpus / self.jobs) / PART)
+        share = PART // math.ceil(self.jobs / gpus) / PART if gpus else 0.0  # so that all cells find a place
         self._task = ray.remote(num_cpus=self._threads, num_gpus=share, max_retries=0)(_task())
         self._given = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
         if (os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:").startswith("sqlite:"):

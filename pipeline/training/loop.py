@@ -128,3 +128,5 @@ def fit(
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
         resumes = is_sound(checkpoint) and module.resumes(checkpoint)
         trainer.fit(module, batches, ckpt_path=checkpoint if resumes else None)  # type: ignore[arg-type]
+    if module.fixed:
+        module.model.fix(False)  # type: ignore[operator]

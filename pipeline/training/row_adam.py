@@ -78,10 +78,10 @@ class RowAdam(RowOptimizer):
             state["exp_avg_sq"] = torch.zeros_like(param)
         if not self.fixed:
             state["step"] = int(state["step"]) + 1
-        elif isinstance(state["step"], Tensor):
-            state["step"].add_(1)
-        else:
-            state["step"] = torch.tensor(state["step"] + 1.0, dtype=torch.float64, device=param.device)
+        elif isinstance(step := state["step"], Tensor) and (step.dtype, step.device) == (torch.float64, param.device):
+            step.add_(1)
+        else:  # the first step, also after a checkpoint
+            state["step"] = torch.tensor(float(step) + 1, dtype=torch.float64, device=param.device)
         beta1, beta2 = group["betas"]
         current = param.index_select(0, rows)
         if group["weight_decay"]:

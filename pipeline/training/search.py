@@ -107,16 +107,14 @@ class LitSearch(LitWeights):
         """
         arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
         if self.fixed and self.on_gpu:
-            self._arch_replay = self._arch_replay or Replay(
-                lambda arch_batch: self._update_arch(arch_batch, arch_batch)
-            )
+            self._arch_replay = self._arch_replay or Replay(self._update_arch)
             self._arch_replay(arch_batch)
         else:
             self._update_arch(arch_batch, batch)
 
-    def _update_arch(self, arch_batch: Batch, batch: Batch) -> Tensor:
+    def _update_arch(self, arch_batch: Batch, batch: Batch | None = None) -> Tensor:
         """Move the architecture by batches of ``arch`` and, for the second order, of ``train``; the loss before."""
-        assert self._arch_optimizer is not None
+        assert self._arch_optimizer is not None and (batch is not None or self.architecture.order == 1)
         losses: list[Tensor] = []
 
         def loss() -> Tensor:
@@ -126,7 +124,7 @@ class LitSearch(LitWeights):
         with frozen_statistics(self.model):
             architecture_gradient(
                 loss,
-                lambda: self.loss(batch, "train"),
+                lambda: self.loss(batch, "train"),  # type: ignore[arg-type]
                 self.model.embedding.arch_parameters(),
                 self.weights(),
                 xi=self.lr if self.architecture.order == 2 else 0.0,

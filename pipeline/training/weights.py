@@ -194,7 +194,9 @@ class LitWeights(pl.LightningModule):
                 elif isinstance(group["lr"], Tensor) and group["lr"].device == self.device:
                     group["lr"].fill_(rate)
                 else:  # also after a checkpoint of a training that was not fixed
-                    group.update(lr=torch.tensor(rate, device=self.device), capturable=True)
+                    group["lr"] = torch.tensor(rate, device=self.device)
+                    if "capturable" in group:  # not of `RowAdam`, whose number of steps would become a float32
+                        group["capturable"] = True
 
     def loss(self, batch: Batch, part: str) -> Tensor:
         """The loss to minimise on a batch of ``part``, a scalar; see `FieldEmbedding.objective`."""

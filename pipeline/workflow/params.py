@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -156,6 +156,12 @@ class Training(Section):
     cuda_graph: Annotated[bool, Field(exclude=True)] = False
     """replay each step as a CUDA graph; without a GPU it changes nothing, and it identifies no results"""
 
+    @model_validator(mode="after")
+    def _alone(self) -> Self:
+        if self.cuda_graph and self.devices > 1:
+            raise ValueError(f"with cuda_graph, devices must be 1, got {self.devices}")
+        return self
+
 
 class Search(Training):
     """The settings of the search."""
@@ -166,6 +172,15 @@ class Search(Training):
     """seed of the search"""
     architecture: Architecture
     """how the architecture is trained"""
+
+    @model_validator(mode="after")
+    def _replayable(self) -> Search:
+        order, level = self.architecture.order, self.architecture.level
+        if self.cuda_graph and (order, level) != (1, "bilevel"):
+            raise ValueError(
+                f"with cuda_graph, architecture.order must be 1 and architecture.level bilevel, got {order} and {level}"
+            )
+        return self
 
 
 class Derive(Section):
@@ -213,6 +228,8 @@ class Retrain(Training):
             )
         if self.adagrad is not None and self.weight_decay:
             raise ValueError(f"with adagrad, weight_decay must be 0, got {self.weight_decay:g}: only Adam has it here")
+        if self.cuda_graph and self.adagrad is not None:
+            raise ValueError(f"with cuda_graph, adagrad must be null, got {self.adagrad:g}")
         if self.tables == "torchrec" and self.adagrad is None:
             raise ValueError(
                 "with tables torchrec, adagrad must be a learning rate, e.g. 0.05, got null: the kernels for tables on "

@@ -28,6 +28,7 @@ from pipeline.workflow.yaml_values import read_yaml
 POLL_SECONDS = 1.0
 WATCHED = "PIPELINE_ENDS_WITH"  # environment variable: "pid:start time" of a process; this one ends when it ends
 NO_MEMORY = "can't allocate memory"  # in an error of torch
+NOT_WRITTEN = "inline_container.cc"  # in an error of torch's writer of files, which does not say why
 OS_REMEDIES = {
     errno.ENOSPC: "free some space, and run the same command again",
     errno.EDQUOT: "free some space, and run the same command again",
@@ -108,7 +109,7 @@ def main(run: Callable[[], object], arguments: bool = False, kept: str = "nothin
         print(f"interrupted: {kept}", file=sys.stderr)  # Lightning turns Ctrl-C into SystemExit
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
+        if isinstance(error, RuntimeError) and NO_MEMORY not in str(error) and NOT_WRITTEN not in str(error):
             raise
         if os.environ.get("PIPELINE_TRACEBACK"):
             traceback.print_exc()
@@ -129,6 +130,8 @@ def _help() -> str:
 def _message(error: Exception) -> str:
     """The message of an error in one line, with a remedy for what is not the fault of an input."""
     text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and NOT_WRITTEN in text:
+        return f"a file of tensors cannot be written or read whole; {OS_REMEDIES[errno.ENOSPC]}"
     if isinstance(error, MemoryError | RuntimeError):
         return f"there is too little memory ({text or type(error).__name__}); docs/faults.md says what takes less"
     if isinstance(error, FileNotFoundError) and Path(str(error.filename)).parts[:1] == RAW.parts[:1]:
@@ -196,7 +199,8 @@ def _dvc_ancestors() -> list[tuple[int, float]]:
 
 
 def _adopts(parent: psutil.Process) -> bool:
-    """Whether a process is this one's parent only because the first parent has ended, and has not started it."""
+    """Whether a process is this one's parent because the one that started it has ended. Such a process is the first one
+    of the machine, or systemd, and has not opened the session of this one."""
     with contextlib.suppress(psutil.Error, OSError):
         adopter = parent.pid == 1 or parent.name() == "systemd"
         return adopter and os.getsid(parent.pid) != os.getsid(0)

@@ -108,6 +108,23 @@ def test_several_processes_and_several_workers_are_too_many(asked: Project, tmp_
     assert message.startswith("params.yaml: retrain") and "with devices 2, workers must be 1, got 2" in message
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"search__cuda_graph": True, "search__devices": 2}, "search: with cuda_graph, devices must be 1, got 2"),
+        (
+            {"retrain__cuda_graph": True, "retrain__adagrad": 0.1},
+            "retrain: with cuda_graph, adagrad must be null, got 0.1",
+        ),
+        ({"search__cuda_graph": True, "search__architecture__order": 2}, "architecture.order must be 1"),
+    ],
+)
+def test_what_a_replayed_step_excludes_is_told_before_anything_runs(
+    asked: Project, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    assert told in asked.copy(tmp_path).give(**settings).error("check")
+
+
 def test_a_training_that_diverges_on_two_processes_ends_with_one_line(
     two: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

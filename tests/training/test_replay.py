@@ -4,9 +4,11 @@ A GPU can replay a step if nothing in it reads a tensor, and if no shape and no 
 can be seen on a CPU, in the list of the operations that torch runs.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from pipeline.backbones import deepfm
 from pipeline.data.batches import Batch
 from pipeline.data.schema import PADDING
 from pipeline.embeddings.batch import Lookup, Occurrences, spread
+from pipeline.embeddings.coded import ExaminedTables
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.fixed import FixedLookup
 from pipeline.models.model import Model
@@ -212,6 +215,44 @@ def test_row_adam_with_repeated_rows_is_row_adam() -> None:
             fixed.param_groups[0]["lr"] = rate
             plain.load_state_dict(saved)
             plain.param_groups[0]["lr"] = 0.1
+
+
+def test_row_adam_goes_on_exactly_from_its_own_checkpoint() -> None:
+    """The number of steps stays a float64: in float32, the corrections of the moments would be others."""
+
+    def optimizer(weight: Tensor) -> tuple[torch.nn.Parameter, RowAdam]:
+        param = torch.nn.Parameter(weight.clone())
+        return param, RowAdam([param], lr=torch.tensor(0.1), fixed=True)
+
+    def steps(param: torch.nn.Parameter, adam: RowAdam, numbers: range) -> None:
+        for number in numbers:
+            values = torch.randn(3, 2, generator=torch.Generator().manual_seed(number))
+            param.grad = torch.sparse_coo_tensor([[0, 2, 3]], values, param.shape, check_invariants=True)
+            adam.step()
+
+    through, adam = optimizer(torch.ones(4, 2))
+    steps(through, adam, range(6))
+    saved = copy.deepcopy(adam.state_dict())
+    again, other = optimizer(through.detach())
+    other.load_state_dict(saved)
+    steps(through, adam, range(6, 40))
+    steps(again, other, range(6, 40))
+    assert torch.equal(again, through)
+    assert "capturable" not in saved["param_groups"][0]
+
+
+def test_shared_rows_of_coded_tables_cannot_be_replayed() -> None:
+    own = np.full(len(SCHEMA), 5)
+    assert ExaminedTables(SCHEMA, DIM).replayable and not ExaminedTables(SCHEMA, DIM, own).replayable
+
+
+def test_after_a_training_the_distinct_rows_alone_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = cases.weights(precise=False)
+    fixed.fix()
+    cases.trained(fixed, tmp_path)
+    assert fixed.model.train().lookup(draw_ids()[:, :5] % 2).segments is None
 
 
 def test_what_cannot_be_replayed_is_refused() -> None:

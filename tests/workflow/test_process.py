@@ -99,6 +99,10 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_remedy(
         (PermissionError(errno.EACCES, "Permission denied", "out"), "out: permission denied; give this user the right"),
         (MemoryError(), "there is too little memory (MemoryError); docs/faults.md says what takes less"),
         (RuntimeError("can't allocate memory: 9 bytes"), "there is too little memory (can't allocate memory: 9 bytes)"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8"),
+            "cannot be written or read",
+        ),
         (ValueError("one\ntwo"), "one two"),
     ],
 )

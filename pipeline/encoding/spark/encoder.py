@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,8 @@ class SparkEncoder(Encoder):
         for file, part, name, dtype, shape in self.arrays(schema):
             (folder / part).mkdir(exist_ok=True)
             files[part, name] = np.lib.format.open_memmap(folder / file, mode="w+", dtype=dtype, shape=shape)
+            with (folder / file).open("rb+") as whole:  # or a full disk would end this process without a word
+                os.posix_fallocate(whole.fileno(), 0, whole.seek(0, os.SEEK_END))
             if name != "ids":
                 arrays[name] = self.plain[name], dtype
         ends = dict(

@@ -115,18 +115,22 @@ def _opened(spark: SparkSession, record: Mapping[str, Any], options: Mapping[str
         files = sorted(unquote(file) for file in lines(address).inputFiles())
         if not files:
             raise NotFound(f"Spark finds no file at {address}; correct the address")
-        filled = lines(files[0]).where(sql.col("_metadata.file_block_start") == 0).where("value not in ('', '\\r')")
-        first = [row.value for row in filled.select(value).limit(2).collect()]
-        name = PurePosixPath(files[0]).name.removesuffix(".gz")
-        if not first:
+        for file in files:  # Spark itself may write a first part without rows
+            filled = lines(file).where(sql.col("_metadata.file_block_start") == 0).where("value not in ('', '\\r')")
+            if first := [row.value for row in filled.select(value).limit(2).collect()]:
+                break
+        else:
             raise BadData("is empty", file=files[0], remedy="the file is incomplete, or it is the wrong one")
+        name = PurePosixPath(file).name.removesuffix(".gz")
         if not first[0].startswith(MARK):
-            reader = Reader.of_text(dataset, options, name, first, files[0])
+            reader = Reader.of_text(dataset, options, name, first, file)
             return reader, lines(address).select(value, *places)
         named = _texts(record["options"])
         table = spark.read.parquet(address)
         wanted = [sql.col("`" + column.replace("`", "``") + "`") for column in table.columns if column in named]
-        row = spark.read.parquet(files[0]).select(*wanted).limit(1).toArrow()
+        rows = (spark.read.parquet(file).select(*wanted).limit(1).toArrow() for file in files)
+        if (row := next(filter(len, rows), None)) is None:
+            raise BadData("has no rows", file=address, remedy="the files are incomplete, or they are the wrong ones")
         return Reader(dataset, options, name, row), table.select(*wanted, *places)
     except (AnalysisException, Py4JJavaError) as error:
         reason = str(getattr(error, "java_exception", error)).splitlines()[0]

@@ -55,18 +55,18 @@ def session() -> Iterator[SparkSession]:
             conf = SparkConf().setAppName("encode").setIfMissing("spark.master", "local[*]")
             conf.setIfMissing("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
             conf.setIfMissing("spark.driver.maxResultSize", "0")  # vocabularies must fit in memory, and no more is sent
-            whole = running or SparkSession.builder.config(conf=conf).getOrCreate()
+            application = running or SparkSession.builder.config(conf=conf).getOrCreate()
         except PySparkRuntimeError as error:
             raise ValueError(f"Spark does not start ({error}); install Java 17 and set JAVA_HOME to it") from error
         try:
-            own = whole.newSession()
+            own = application.newSession()
             for name, value in SETTINGS.items():
                 own.conf.set(name, value)
             own.sparkContext.addPyFile(str(_packed()))
             yield own
         finally:
             if running is None:
-                whole.stop()
+                application.stop()
 
 
 def _packed() -> Path:
