@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_remedy(
         (RuntimeError("can't allocate memory: 9 bytes"), "there is too little memory (can't allocate memory: 9 bytes)"),
         (
             RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8"),
-            "cannot be written or read",
+            "a file of tensors cannot be written or read",
         ),
         (ValueError("one\ntwo"), "one two"),
     ],
