@@ -91,8 +91,13 @@ def in_use(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except LOST as error:
-        raise _refused(name, error) from error
+    except (*LOST, AssertionError) as error:
+        cause: BaseException | None = error
+        while isinstance(cause, AssertionError):  # of Optuna, where the loss leaves a trial without a state
+            cause = cause.__context__
+        if not isinstance(cause, LOST):
+            raise
+        raise _refused(name, cause) from error
 
 
 def _refused(name: str, error: BaseException) -> ValueError:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from pipeline.sweeps import storage
-from pipeline.sweeps.storage import STORAGE, counted, give_back, open_study, ordinal, reap
+from pipeline.sweeps.storage import STORAGE, counted, give_back, in_use, open_study, ordinal, reap
 from pipeline.tracking.identity import this_process
 from tests.postgres import PASSWORD
 from tests.project import Project
@@ -175,6 +175,21 @@ def test_a_line_that_a_full_disk_has_cut_is_removed_before_the_next_one(
     again.tell(again.ask(), 3.0)
     assert [trial.value for trial in again.trials] == [1.0, 2.0, 3.0]
     assert journal.read_bytes().startswith(whole) and journal.read_bytes().endswith(b"\n")
+
+
+def test_a_loss_that_an_assertion_of_optuna_hides_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def lost() -> None:
+        try:
+            raise optuna.exceptions.StorageInternalError("the server is gone")
+        finally:
+            assert tmp_path is None, "Should not reach."
+
+    with pytest.raises(ValueError, match="cannot be used: the server is gone"), in_use("one"):
+        lost()
+    with pytest.raises(AssertionError, match="another"), in_use("one"):
+        raise AssertionError("another")
 
 
 def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
