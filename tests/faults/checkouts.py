@@ -101,14 +101,17 @@ def _has_started(running: Running) -> bool:
     return False
 
 
-def _again(place: Path, bench: Bench, job: str = JOB) -> Problems:
+def _again(place: Path, bench: Bench, job: str = JOB, beside: Mapping[str, Any] = {}) -> Problems:
+    """The same command again must leave what an undisturbed one leaves, besides runs of another one before."""
     running = _repro(place, bench)
     if running.wait():
         yield f"dvc repro again ends with {running.status}: {last_words(running)}"
         return
     yield from bench.alone(place)
     yield from _stored(place, bench)
-    yield from bench.same(job, place)
+    yield from synchronised(place)
+    wanted = bench.base.control(job).left
+    yield from Left(wanted.files, {**beside, **wanted.runs}).differences(Left.of(place))
 
 
 def _stored(place: Path, bench: Bench) -> Problems:
@@ -139,20 +142,7 @@ def changed(job: str, other: str, share: float, bench: Bench) -> Problems:
         Left(kept, {name: run for name, run in found.runs.items() if name in own})
     )
     (place / "params.yaml").write_bytes(first)
-    yield from _again_beside(place, job, beside, bench)
-
-
-def _again_beside(place: Path, job: str, beside: Mapping[str, Any], bench: Bench) -> Problems:
-    running = _repro(place, bench)
-    if running.wait():
-        yield f"dvc repro again ends with {running.status}: {last_words(running)}"
-        return
-    yield from bench.alone(place)
-    yield from _stored(place, bench)
-    yield from synchronised(place)
-    wanted, found = bench.base.control(job).left, Left.of(place)
-    both = {**beside, **wanted.runs}
-    yield from Left(wanted.files, both).differences(found)
+    yield from _again(place, bench, job, beside)
 
 
 def twice(job: str, bench: Bench) -> Problems:
