@@ -147,8 +147,8 @@ class ExaminedTables(MixedTables):
         self._predictions = predictions(full_table(self, self.first_order), self.schema, Moments.of(judge))
 
     def findings(self) -> Findings:
-        own = {} if self.own is None else {"own": self.own}
-        return Findings(arrays=lambda: arrays.of_predictions(self._predictions) | own)
+        about = {"dim": np.array(self.dim)} | ({} if self.own is None else {"own": self.own})
+        return Findings(arrays=lambda: arrays.of_predictions(self._predictions) | about)
 
 
 def full_table(embedding: MixedTables, first_order: Table | None = None) -> Tensor:

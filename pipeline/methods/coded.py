@@ -16,21 +16,26 @@ from pipeline.coding.choice import choose
 from pipeline.data.schema import Schema
 from pipeline.embeddings.coded import CodedTables, ExaminedTables
 from pipeline.embeddings.frequency import frequent, training_counts
-from pipeline.workflow.validation import Whole
+from pipeline.workflow.validation import Count, Whole
 
 
-def find(problem: Problem, *, shared_below: Whole = 0) -> ExaminedTables:
-    """Full tables, which are examined after their training.
+def find(problem: Problem, *, dim: Count | None = None, shared_below: Whole = 0) -> ExaminedTables:
+    """Tables of one dimension, which are examined after their training.
 
     Args:
+        dim: of the tables that are coded, and of the vectors that the backbone takes; at most D, which is the default.
+            A budget stays a share of the full tables of D. Where a smaller dimension loses little, its tables can be
+            coded at a higher rate in the same bytes.
         shared_below: values that fewer training rows show share one vector in each field, also when the model of the
             allocation is trained; each keeps its first-order weight. 0: all values have vectors of their own.
 
     Raises:
-        ValueError: if values shall share vectors, and there are no training ids.
+        ValueError: if the dimension is above D; if values shall share vectors, and there are no training ids.
     """
+    if dim is not None and dim > problem.dim:
+        raise ValueError(f"params.yaml: method.options.coded: dim must be at most dim, {problem.dim}, got {dim}")
     own = None if shared_below == 0 else frequent(training_counts(problem), problem.schema, shared_below)
-    return ExaminedTables(problem.schema, problem.dim, own)
+    return ExaminedTables(problem.schema, dim or problem.dim, own)
 
 
 def derive(evidence: Evidence) -> Allocation:
@@ -38,8 +43,8 @@ def derive(evidence: Evidence) -> Allocation:
     found = evidence.arrays
     predictions = arrays.predictions(found, evidence.schema.cardinalities.tolist())
     plans = choose(predictions, evidence.limit)
-    used = [min(max(int(plan.used.sum()), 1), evidence.dim) for plan in plans]
-    kept = {"width": np.array(predictions[0].dim)} | {name: found[name] for name in ("own",) if name in found}
+    used = [min(max(int(plan.used.sum()), 1), int(found["dim"])) for plan in plans]
+    kept = {"width": np.array(predictions[0].dim)} | {name: found[name] for name in ("dim", "own") if name in found}
     dims = dict(zip(evidence.schema.names, used, strict=True))
     return evidence.allocation(dims, arrays=arrays.of_plans(plans) | kept)
 
@@ -47,4 +52,4 @@ def derive(evidence: Evidence) -> Allocation:
 def build(schema: Schema, dim: int, allocation: Allocation) -> CodedTables:
     width = int(allocation.arrays["width"])
     plans = arrays.plans(allocation.arrays, schema.cardinalities.tolist(), width)
-    return CodedTables(schema, dim, width, plans, allocation.arrays.get("own"))
+    return CodedTables(schema, int(allocation.arrays["dim"]), width, plans, allocation.arrays.get("own"))
