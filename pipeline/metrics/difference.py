@@ -1,4 +1,4 @@
-"""The difference between the metrics of two models, with an interval that covers seeds and test rows."""
+"""The difference between the metrics of two models, with an interval that covers seeds and test rows, or users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pipeline.data.split import LEAST_ROWS
 LEVEL = 0.95
 MOST = 1000  # seeds that an estimate may ask for
 MANY = 10**9  # rows; with so many, their variance counts as known
-COVERS = "seeds and test rows"
 SEEDS_ALONE = "seeds alone"
 CELLS = 512  # of a sketch
 ROUNDING = 1e-12  # relative size of a standard error that is nothing but rounding
@@ -36,6 +35,8 @@ class Difference:
         seed_sd: standard deviation of the difference over the seeds; None for one seed.
         row_se: standard error from the choice of test rows; None if it is unknown.
         rows: number of test rows; None if it is unknown.
+        unit: what the metric is a mean over, and `row_se` and ``rows`` are of; "rows", or "users" where the rows of a
+            user are not independent.
     """
 
     mean: float
@@ -45,18 +46,19 @@ class Difference:
     seed_sd: float | None
     row_se: float | None
     rows: int | None = None
+    unit: str = "rows"
 
     @property
     def covers(self) -> str:
         """The sources of variation that the interval covers, or the reason why there is no interval."""
         if self.interval is not None:
-            return COVERS if self.row_se is not None else SEEDS_ALONE
+            return f"seeds and test {self.unit}" if self.row_se is not None else SEEDS_ALONE
         if self.seeds == 1:
             return "no interval: it takes two seeds or more"
         if self.rows is not None and self.rows < LEAST_ROWS:
-            return f"no interval: it takes {LEAST_ROWS} test rows or more, and there are {self.rows}"
+            return f"no interval: it takes {LEAST_ROWS} test {self.unit} or more, and there are {self.rows}"
         if self.rows is not None and self.row_se is None:
-            return "no interval: it takes two test rows of each label or more"
+            return f"no interval: it takes two test {self.unit} of each label or more"
         return "no interval: nothing varies"
 
     @property
@@ -111,7 +113,11 @@ class Difference:
 
 
 def difference(
-    a: Sequence[float], b: Sequence[float], row_variance: float | None = None, rows: int | None = None
+    a: Sequence[float],
+    b: Sequence[float],
+    row_variance: float | None = None,
+    rows: int | None = None,
+    unit: str = "rows",
 ) -> Difference:
     """Mean of a - b over paired seeds, and its uncertainty.
 
@@ -132,6 +138,7 @@ def difference(
             rows do not tell it, and then there is no interval.
         rows: number of test rows, for the degrees of freedom. Below `LEAST_ROWS` there is no interval: it would rest on
             a normal distribution that so few rows do not have, and could even be of width 0.
+        unit: see `Difference`.
 
     Raises:
         ValueError: if there are no seeds, or ``a`` and ``b`` have different numbers of them.
@@ -142,17 +149,17 @@ def difference(
     n, mean = len(differences), float(differences.mean())
     row_se = None if row_variance is None or math.isnan(row_variance) else float(row_variance) ** 0.5
     if n == 1:
-        return Difference(mean, None, None, 1, None, row_se, rows)
+        return Difference(mean, None, None, 1, None, row_se, rows, unit)
     sd = float(differences.std(ddof=1))
     of_seeds, of_rows = sd**2 / n, (row_se or 0.0) ** 2
     variance = of_seeds + of_rows
     too_few = rows is not None and (rows < LEAST_ROWS or row_se is None)
     if too_few or variance <= (ROUNDING * max(np.abs(a).max(), np.abs(b).max())) ** 2:
-        return Difference(mean, None, None, n, sd, row_se, rows)
+        return Difference(mean, None, None, n, sd, row_se, rows, unit)
     freedom = _freedom(of_seeds, of_rows, n, rows or 2)
     half = _half(of_seeds, of_rows, n, rows or 2)
     p_value = float(2 * stats.t.sf(abs(mean) / variance**0.5, freedom))
-    return Difference(mean, (mean - half, mean + half), p_value, n, sd, row_se, rows)
+    return Difference(mean, (mean - half, mean + half), p_value, n, sd, row_se, rows, unit)
 
 
 def _freedom(of_seeds: float, of_rows: float, n: int, rows: int) -> float:

@@ -93,7 +93,7 @@ def _coded(
         TooFewBytes: if the size is not possible for one of the seeds.
     """
     limit = in_bytes(budget, full_tables(experiment.schema, experiment.dim).bytes)
-    form, plans = Form("full", CODED, budget=budget), []
+    form, plans = Form("full", CODED, budget=budget, unit=experiment.task.unit), []
     for coder in coders:
         model = coder.coded(limit)
         assert isinstance(model.embedding, CodedTables)

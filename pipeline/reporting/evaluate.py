@@ -154,14 +154,14 @@ def _tested(
     results = measure(experiment, model, test)
     size, dense = results.cost.bytes, results.model_bytes - results.cost.bytes
     packed_forms = forms_of(model)
-    trained = forms.setdefault(name, Form(name, TRAINED, bool(packed_forms)))
+    trained = forms.setdefault(name, Form(name, TRAINED, bool(packed_forms), unit=task.unit))
     of_trained = Quality(objective(task, model, val), results.metrics[task.objective], results.influence)
     trained.add(size, results.model_bytes, of_trained)
     for kind, bits in ROUNDED.items():
         unserved = kind == INT4 or not packed_forms
         if name in ONE_DIMENSION and unserved and (rounded := _rounded(model, bits)) is not None:
             of_form = cost(rounded.embedding.packed()).bytes
-            form = Form(name, kind, packed=False)
+            form = Form(name, kind, packed=False, unit=task.unit)
             forms.setdefault(form.name, form).add(of_form, dense + of_form, quality(task, rounded, val, test))
     served: dict[str, dict[str, Any]] = {}
     for kind, packed in packed_forms.items():
@@ -174,7 +174,7 @@ def _tested(
             "bytes": of_form,
         }
         if kind == INT8:
-            form, influence = Form(name, INT8), task.influence(predictions, test)
+            form, influence = Form(name, INT8, unit=task.unit), task.influence(predictions, test)
             of_int8 = Quality(objective(task, packed, val), metrics[task.objective], influence)
             forms.setdefault(form.name, form).add(of_form, dense + of_form, of_int8)
         if files is not None:

@@ -66,6 +66,7 @@ class Form:
     kind: str
     packed: bool = True
     budget: float | None = None
+    unit: str = "rows"
     sizes: list[int] = field(default_factory=list)
     model_sizes: list[int] = field(default_factory=list)
     val: list[float] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Form:
     def minus(self, other: Form) -> Difference:
         """The difference of the objective on ``test``, over seeds and rows."""
         influence = np.asarray(self.influence - other.influence) / len(self.test)
-        return difference(self.test, other.test, row_variance(influence), len(influence))
+        return difference(self.test, other.test, row_variance(influence), len(influence), self.unit)
 
     def compared(self, other: Form) -> dict[str, Any]:
         """The entry of the report for this form minus another one."""

@@ -53,7 +53,7 @@ def references(experiment: Experiment, full: Form | None, test: Split) -> dict[s
             "full_minus": None,
         }
         if full is not None:
-            form = Form(name, TRAINED)
+            form = Form(name, TRAINED, unit=task.unit)
             quality = Quality(reference.val["recall_20"], metrics[task.objective], task.influence(reference.top, test))
             for _ in full.test:
                 form.add(0, 0, quality)

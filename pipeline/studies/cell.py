@@ -82,8 +82,8 @@ def run(cell: Cell, data: Encoded, work: Path, tracker: Tracker, played: Played 
     Returns:
         ``rows``, one per seed, budget and arm; ``searches``, one per seed, or several if the search depends on the
         budget; ``tried``, one per setting and budget; ``impossible``, by budget that the method cannot keep the reason;
-        ``fields``, their names in order; ``metrics``, name -> title; and ``objective``, the name of the metric that
-        judges.
+        ``fields``, their names in order; ``metrics``, name -> title; ``objective``, the name of the metric that judges;
+        and ``unit``, see `Difference`.
 
     Raises:
         ValueError: if no setting keeps a budget, or all budgets are too small.
@@ -141,7 +141,7 @@ class _CellRun:
     ) -> dict[str, Any]:
         """The result of the cell; see `run`."""
         metrics = {**self.task.metrics, **({} if self.played is None else self.played.titles)}
-        about = {"metrics": metrics, "objective": self.task.objective, "impossible": {}}
+        about = {"metrics": metrics, "objective": self.task.objective, "unit": self.task.unit, "impossible": {}}
         return {**about, "fields": list(self.schema.names), "searches": searches, "tried": tried, "rows": rows}
 
     def _experiment(self) -> Experiment:

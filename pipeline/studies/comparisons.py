@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.metrics.difference import COVERS, LEVEL, SEEDS_ALONE, Difference, difference, sketched_variance
+from pipeline.metrics.difference import LEVEL, SEEDS_ALONE, Difference, difference, sketched_variance
 from pipeline.reporting.statistics import holm
 from pipeline.studies.frames import Frames
 from pipeline.studies.grid import Study
@@ -106,7 +106,7 @@ def averaged(pairs: Sequence[tuple[Group, Group]], objective: str) -> Difference
     a, b = ([rows.loc[seeds] for rows in side] for side in sides)
     figures = [np.mean([rows[objective] for rows in side], axis=0) for side in (a, b)]
     variance, tested = _row_variance(a, b)
-    return difference(figures[0], figures[1], variance, tested)
+    return difference(figures[0], figures[1], variance, tested, str(every[0]["test_unit"].iloc[0]))
 
 
 def _row_variance(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame]) -> tuple[float | None, int | None]:
@@ -187,8 +187,8 @@ def uniform_of(study: Study, group: Group, grouped: Sequence[Group]) -> Group | 
 
 def covered(differences: Iterable[Difference]) -> str:
     """A phrase for the coverage of the intervals, e.g. "seeds and test rows"; empty without intervals."""
-    kinds = {one.covers for one in differences if one.interval is not None}
-    return f"{COVERS}, or {SEEDS_ALONE} where it says so" if len(kinds) > 1 else "".join(kinds)
+    kinds = sorted({one.covers for one in differences if one.interval is not None}, key=SEEDS_ALONE.__eq__)
+    return f"{kinds[0]}, or {SEEDS_ALONE} where it says so" if len(kinds) > 1 else "".join(kinds)
 
 
 def intervals(differences: Sequence[Difference]) -> str:

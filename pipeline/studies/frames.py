@@ -20,7 +20,8 @@ Result = Mapping[str, Any]  # the result of one cell, see `pipeline.studies.cell
 
 COLUMNS = [  # of a trained model, in addition to its metrics
     *("cell", "budget", "arm", "seed", "bytes", "of_full", "model_bytes", "table_params", "training_bytes", "epochs"),
-    *("seconds", "search_seconds", "setting", "test_rows", "dims", "run", "mlflow_run", "commit", "sketch"),
+    *("seconds", "search_seconds", "setting", "test_rows", "test_unit"),
+    *("dims", "run", "mlflow_run", "commit", "sketch"),
 ]
 SEARCH_COLUMNS = [  # of a search
     *("cell", "seed", "seconds", "peak_mib", "dims", "bytes", "undecided", "training_bytes", "run", "mlflow_run"),
@@ -101,6 +102,7 @@ def _rows(result: Result, objective: str, ids: Mapping[tuple[str, str], str]) ->
             **_place(result, row, ids),
             f"val_{objective}": row["validation"],
             "test_rows": row.get("rows"),
+            "test_unit": result.get("unit", "rows"),
             "sketch": decoded(row["sketch"]) if row.get("sketch") else None,
         }
         for row in result["rows"]

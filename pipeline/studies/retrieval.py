@@ -108,7 +108,7 @@ def _claims(
             beside = [*(f"{figure:.4f}" for figure in figures), with_interval(minus), p_value(p), _verdict(minus, p)]
             lines.append([dataset, each["source"], each["claim"], tested, group, *beside])
     head = ["dataset", "source", "claim", "tested", "targets", "it", "the other", "difference", "p", "verdict"]
-    note = f"Of {frames.title} on the targets of the group. {intervals(shown)}".replace("test rows", "users")
+    note = f"Of {frames.title} on the targets of the group. {intervals(shown)}"
     return [Table("Claims, with their sources", head, lines, note.strip())] if lines else []
 
 
@@ -129,7 +129,7 @@ def _minus(a: Rows, b: Rows, group: str) -> Difference | None:
         return None
     sketches = [[decoded(one["sketch"]) for one in side] for side in chosen]
     values = [[one["recall_20"] for one in side] for side in chosen]
-    return difference(values[0], values[1], sketched_variance(*sketches), chosen[0][0]["users"])
+    return difference(values[0], values[1], sketched_variance(*sketches), chosen[0][0]["users"], "users")
 
 
 def _verdict(minus: Difference, corrected: float | None) -> str:

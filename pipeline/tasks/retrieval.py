@@ -26,6 +26,7 @@ from pipeline.models.nearest import TOGETHER, Search, nearest
 from pipeline.models.retriever import Retriever
 
 ANSWER = "items"
+UNIT = "users"
 RANKED = 100  # items that a prediction ranks
 CUTS = (1, 5, 10, 20, 50, 100)
 OBJECTIVE = 20

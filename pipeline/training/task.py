@@ -31,8 +31,9 @@ class Contract(Protocol):
     A file may also define ``ceiling(expected, split) -> float``, see `Task.ceiling`; ``groups(predictions, split)``,
     see `Task.groups`; ``probe(model, batch) -> Tensor``, see `Task.probe`; and ``answer(predictions) -> Tensor`` with
     its name ``ANSWER``, see `Task.answer`. Where a model gives several numbers of a row, ``OUTPUTS`` says how many and
-    ``COLUMNS`` names those of an answer. A task that ranks items also defines
-    ``best(model, rows, known, k, search)``, see `Task.best`, and ``seen(split)``, see `Task.seen`.
+    ``COLUMNS`` names those of an answer. Where `influence` is not of rows, ``UNIT`` names what it is of. A task that
+    ranks items also defines ``best(model, rows, known, k, search)``, see `Task.best`, and ``seen(split)``, see
+    `Task.seen`.
 
     Attributes:
         METRICS: name of each metric -> its title in tables and on axes. The first metric is the objective: it judges
@@ -164,6 +165,11 @@ class Task:
         task does not define ``group_influence``."""
         function = getattr(self.module, "group_influence", None)
         return {} if function is None else dict(function(predictions, split))
+
+    @property
+    def unit(self) -> str:
+        """What `influence` has a number for each of: "rows", or e.g. "users"."""
+        return getattr(self.module, "UNIT", "rows")
 
     @property
     def outputs(self) -> int:

@@ -150,6 +150,13 @@ def test_one_seed_gives_no_interval_and_says_why() -> None:
     assert found.covers == "no interval: it takes two seeds or more" and found.row_se == pytest.approx(0.1)
 
 
+def test_what_the_variance_is_of_is_named() -> None:
+    found = difference([0.7, 0.8, 0.6], [0.5, 0.5, 0.5], 0.01, 100, unit="users")
+    assert found.covers == "seeds and test users"
+    few = difference([0.7, 0.8, 0.6], [0.5, 0.5, 0.5], 0.01, 49, unit="users")
+    assert few.covers == "no interval: it takes 50 test users or more, and there are 49"
+
+
 def test_no_variation_gives_no_interval_and_says_why() -> None:
     found = difference([0.75, 0.5], [0.5, 0.25])
     assert (found.mean, found.interval, found.p_value) == (0.25, None, None)
