@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         draft.write_text("\n".join([*comments, "", yaml_of(overlay(description, path))]), encoding="utf-8")
         base = committed() or FILE.read_text(encoding="utf-8")
         params = validated(Params, values_of(laid_over(base, draft)), str(out))
-        check_params(params)
+        check_params(params, str(out))
         rows = 0
         for batch in opened(params.dataset).batches:
             rows += len(batch)

@@ -42,12 +42,13 @@ def run(name: str | None) -> None:
         )
     from pipeline.experiment.experiment import check_params  # torch takes seconds, and a comparison does without it
 
-    text = laid_over(base, FOLDER / f"{name}.yaml")
-    check_params(validated(Params, values_of(text), f"{FOLDER / name}.yaml"))
+    overlay = FOLDER / f"{name}.yaml"
+    text = laid_over(base, overlay)
+    check_params(validated(Params, values_of(text), str(overlay)), str(overlay))
     if kept := keep(base):
         print(f"settings: params.yaml had changes of its own; it is copied to {kept}, and PARAMS={kept.stem} uses it")
     lay(text)
-    print(f"settings: params.yaml holds those of {FOLDER / name}.yaml; all others are as committed")
+    print(f"settings: params.yaml holds those of {overlay}; all others are as committed")
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ def run() -> None:
         workers.start_server("pipeline.sweeps.workers")
     sweep = Sweep(params, declared("sweep"), Encoded.load(ENCODED))
     study = sweep.open()
-    reap(study)
     before = len(finished(study))
     print(f"sweep: study {sweep.name}, {before} of {number_of(params.sweep.trials, 'trial')} finished", flush=True)
+    reap(study)
     do_trials(sweep, study)
     rows = sweep.rows(study)
     with whole(OUT) as folder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def run() -> None:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", port, "--workers", "1"]
+    command += ["--uvicorn-opts", "--lifespan off"]  # on Ctrl-C, uvicorn would show a traceback of its lifespan
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # MLflow would show another; uvicorn, which it starts, ends both
     os.execve(sys.executable, command, environment)
 
 

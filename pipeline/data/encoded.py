@@ -71,7 +71,7 @@ class Encoded:
         folder = Path(folder)
         file = folder / SCHEMA_FILE
         record = read_json(file)
-        schema = Schema.load(file)
+        schema = Schema.of(record, file)
         try:
             labels = {part: Labels(**record["labels"][part]) for part in PARTS}
         except (KeyError, TypeError) as error:

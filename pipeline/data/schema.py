@@ -168,7 +168,15 @@ class Schema:
             ValueError: naming the file, if it is not a schema.
             FileNotFoundError: if the file does not exist.
         """
-        record = read_json(path)
+        return cls.of(read_json(path), path)
+
+    @classmethod
+    def of(cls, record: Any, path: str | Path) -> Schema:
+        """The schema in the contents of a file.
+
+        Raises:
+            ValueError: naming the file, if there is none.
+        """
         try:
             return cls.from_dict(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -42,7 +42,8 @@ class Encoding:
             FileNotFoundError: if a file is missing.
         """
         schema_file, vocabulary_file = Path(folder) / SCHEMA_FILE, Path(folder) / VOCABULARY_FILE
-        record, schema = read_json(schema_file), Schema.load(schema_file)
+        record = read_json(schema_file)
+        schema = Schema.of(record, schema_file)
         missing = [key for key in NEEDED if key not in record]
         if missing or VOCABULARY_FILE not in record["sha256"]:
             raise ValueError(

@@ -143,9 +143,11 @@ class Experiment:
             yield file_of("methods", name)
 
 
-def _task(params: Params) -> Task:
+def _task(params: Params, place: str = "params.yaml") -> Task:
     """The task that the parameters name, with checked options."""
-    return Task.of(params.task.name, plug("tasks", params.task.name), params.task.options or {})
+    return Task.of(
+        params.task.name, plug("tasks", params.task.name), params.task.options or {}, f"{place}: task.options"
+    )
 
 
 def suitable(interactions: bool, outputs: int = 1) -> list[str]:
@@ -154,7 +156,7 @@ def suitable(interactions: bool, outputs: int = 1) -> list[str]:
     return [name for name, of in made.items() if retrieves(of) == interactions and outputs_of(of) == outputs]
 
 
-def _check_outputs(task: Task, name: str) -> None:
+def _check_outputs(task: Task, name: str, place: str = "params.yaml") -> None:
     """Check that a backbone gives as many numbers of a row as a task needs.
 
     Raises:
@@ -163,12 +165,12 @@ def _check_outputs(task: Task, name: str) -> None:
     backbone = plug("backbones", name).Backbone
     if outputs_of(backbone) != task.outputs:
         raise ValueError(
-            f"params.yaml: backbone.name: task {task.name} needs {task.outputs} outputs of a row, and {name} gives "
+            f"{place}: backbone.name: task {task.name} needs {task.outputs} outputs of a row, and {name} gives "
             f"{outputs_of(backbone)}; there are {', '.join(suitable(retrieves(backbone), task.outputs)) or 'none'}"
         )
 
 
-def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
+def _candidate_sets(params: Params, place: str = "params.yaml") -> dict[str, tuple[int, ...]]:
     """The candidate dims, ascending, that ``search.candidates`` names, by field or "default".
 
     Raises:
@@ -180,50 +182,73 @@ def _candidate_sets(params: Params) -> dict[str, tuple[int, ...]]:
         if key not in sets:
             of_field = "" if field == "default" else f" for field {field!r}"
             raise ValueError(
-                f"params.yaml: search.candidates: there is no set {key!r}{of_field}; there are "
-                f"{', '.join(sorted(sets))}"
+                f"{place}: search.candidates: there is no set {key!r}{of_field}; there are {', '.join(sorted(sets))}"
             )
         if max(sets[key]) > params.dim:
             raise ValueError(
-                f"params.yaml: candidates.{key} goes up to {max(sets[key])}, and dim is {params.dim}; raise dim, or "
+                f"{place}: candidates.{key} goes up to {max(sets[key])}, and dim is {params.dim}; raise dim, or "
                 "choose another set in search.candidates"
             )
     if not any(max(sets[key]) for key in named.values()):
         raise ValueError(
-            f"params.yaml: candidates.{min(named.values())} has only 0, which drops every field; add a dim above 0"
+            f"{place}: candidates.{min(named.values())} has only 0, which drops every field; add a dim above 0"
         )
     return {field: tuple(sorted(sets[key])) for field, key in named.items()}
 
 
-def check_params(params: Params) -> None:
-    """Check, before any data are read, that the data set is there, all plugs exist, their options are valid, and the
-    candidates fit ``dim``.
+def check_params(params: Params, place: str = "params.yaml") -> None:
+    """Check, before any data are read, that the data set is there, all plugs exist, their options are valid, the
+    candidates fit ``dim``, and the task can be trained as the settings say.
+
+    Args:
+        params: all parameters.
+        place: where the user wrote them, for messages.
 
     Raises:
         ValueError: naming a wrong parameter, its value, and the valid ones.
     """
-    place = root() / params.dataset.path
+    table = root() / params.dataset.path
     if address := address_of(params.dataset.path):
         if params.encode.engine != "spark":
             raise ValueError(
-                f"params.yaml: dataset.path: {address} is an address, which Spark reads; set encode.engine to "
+                f"{place}: dataset.path: {address} is an address, which Spark reads; set encode.engine to "
                 "spark, or give the file or the folder of a copy on this machine"
             )
-    elif not (place.is_file() or place.is_dir()):
-        kind = "no file or folder, but a pipe or a device, at" if place.exists() else "no"
+    elif not (table.is_file() or table.is_dir()):
+        kind = "no file or folder, but a pipe or a device, at" if table.exists() else "no"
         raise ValueError(
-            f"params.yaml: dataset.path: there is {kind} {params.dataset.path!r} in {root()}; give the file or the "
+            f"{place}: dataset.path: there is {kind} {params.dataset.path!r} in {root()}; give the file or the "
             "folder of the data set"
         )
     checked_options(
-        [plug("datasets", params.dataset.name).read], params.dataset.options or {}, "params.yaml: dataset.options"
+        [plug("datasets", params.dataset.name).read], params.dataset.options or {}, f"{place}: dataset.options"
     )
-    task = _task(params)
+    task = _task(params, place)
     for name, options in (params.method.options or {}).items():
-        Method.named(name, options)
-    method = Method.named(params.method.name, params.method.own_options)
+        Method.named(name, options, place)
+    method = Method.named(params.method.name, params.method.own_options, place)
     if method.own_candidates is None:
-        _candidate_sets(params)
+        _candidate_sets(params, place)
     backbone = plug("backbones", params.backbone.name).Backbone
-    _check_outputs(task, params.backbone.name)
-    checked_options([backbone], params.backbone.options or {}, "params.yaml: backbone.options")
+    _check_outputs(task, params.backbone.name, place)
+    checked_options([backbone], params.backbone.options or {}, f"{place}: backbone.options")
+    if retrieves(backbone):
+        _check_of_rows(params, place)
+
+
+def _check_of_rows(params: Params, place: str) -> None:
+    """Check that no setting is there which only trainings of rows with labels have.
+
+    Raises:
+        ValueError: naming the setting and its remedy.
+    """
+    task = params.task.name
+    for section in ("search", "retrain"):
+        if getattr(params, section).cuda_graph:
+            raise ValueError(
+                f"{place}: {section}.cuda_graph is true, and task {task} has batches of many shapes; set it to false"
+            )
+    if params.retrain.tables == "torchrec":
+        raise ValueError(
+            f"{place}: retrain.tables is torchrec, and several processes cannot share task {task}; set it to local"
+        )

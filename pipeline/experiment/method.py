@@ -52,16 +52,20 @@ class Method:
     options: Mapping[str, Any]
 
     @classmethod
-    def named(cls, name: str, options: Mapping[str, Any] | None = None) -> Method:
+    def named(cls, name: str, options: Mapping[str, Any] | None = None, place: str = "params.yaml") -> Method:
         """The method of this name.
+
+        Args:
+            name: of the file.
+            options: of its functions.
+            place: where the user wrote them, for messages.
 
         Raises:
             ValueError: naming the valid methods if there is none, or an unknown or wrong option.
         """
         module = plug("methods", name)
         takers = [getattr(module, taker) for taker in ("find", "derive") if hasattr(module, taker)]
-        place = f"params.yaml: method.options.{name}"
-        return cls(name, module, checked_options(takers, options or {}, place))
+        return cls(name, module, checked_options(takers, options or {}, f"{place}: method.options.{name}"))
 
     @property
     def finds(self) -> bool:

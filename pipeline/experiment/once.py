@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.experiment.experiment import Experiment
-from pipeline.training.loop import is_sound
+from pipeline.training.checkpoint import is_sound
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.outputs import whole
 from pipeline.workflow.params import Training

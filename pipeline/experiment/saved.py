@@ -127,6 +127,13 @@ class About:
         check_name("backbones", self.backbone.name, "backbone")
         self.resolved_task()
 
+    def check_experiment(self, folder: Path, experiment: Experiment) -> None:
+        """Raise a ValueError if the model in a folder was trained in another experiment."""
+        here = About.of(experiment)
+        for part in ("task", "backbone", "dim", "schema", "encoding"):
+            if getattr(self, part) != getattr(here, part):
+                raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
+
     def check_weights(self, folder: Path) -> None:
         """Raise a ValueError if the weights in the folder of the model are not as they were written."""
         if self.weights is not None and checksum(folder / WEIGHTS) != self.weights:
@@ -242,10 +249,8 @@ def load(folder: Path, experiment: Experiment) -> tuple[AnyModel, Allocation]:
         ValueError: if the model was trained in another experiment, or as `read`.
         FileNotFoundError: if a file is missing.
     """
-    about, here = About.load(folder), About.of(experiment)
-    for part in ("task", "backbone", "dim", "schema", "encoding"):
-        if getattr(about, part) != getattr(here, part):
-            raise broken(folder / ABOUT, f"is of a model with another {part} than that of this experiment")
+    about = About.load(folder)
+    about.check_experiment(folder, experiment)
     allocation = _allocation(folder, experiment.schema)
     with _suiting(folder):
         model = experiment.allocated(allocation, experiment.training_rows())

@@ -31,7 +31,6 @@ from pipeline.experiment.saved import (
     About,
     copy_encoding,
     encoding_of,
-    load,
     read,
 )
 from pipeline.models.model import Model
@@ -94,10 +93,10 @@ class Opened:
         Raises:
             ValueError: if the model is of another experiment, has no full tables, or the budget is too small.
         """
-        model, _ = load(self.folder, experiment)
+        self.about.check_experiment(self.folder, experiment)
         limit = in_bytes(budget, full_tables(experiment.schema, experiment.dim).bytes)
         try:
-            coder = Coder(experiment, model)
+            coder = Coder(experiment, self.model)
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}; give a model of artifacts/models/full") from error
         coded = coder.coded(limit)

@@ -1,17 +1,19 @@
 """The storage of a sweep's trials, their numbers, and the recovery of trials whose process has died.
 
-An interrupted trial is given back: it waits with its parameters and its number until a process runs it again.
+A trial is begun by an attempt, which is a trial of Optuna. If the attempt fails, the next process that has nothing to
+do makes a further one. Nothing needs to be written for that, so no trial is lost when a disk is full.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import fcntl
+import itertools
 import os
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,17 +34,16 @@ STORAGE = "PIPELINE_SWEEP_STORAGE"  # environment: URL of a database, e.g. postg
 RETRIES = 2  # of a trial whose process died; after more deaths the trial itself may be the cause
 HEARTBEAT_SECONDS = 30  # of trials in a database, which other machines may use too
 UNPRUNED_TRIALS = 5  # trials that must finish before the median ends any trial early
-NAMELESS_SECONDS = 60  # in which a new trial must name its process, the first thing that it does
+NAMING = timedelta(minutes=1)  # in which a new trial must name its process, the first thing that it does
+POLL_SECONDS = 0.1
+AGAIN = "again"  # attribute of a further attempt: the number of its trial
+INTERRUPTED = "interrupted"  # attribute of an attempt that its own process has ended
 LOST = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 SAMPLERS = {
     "tpe": optuna.samplers.TPESampler,
     "random": optuna.samplers.RandomSampler,
     "nsga2": optuna.samplers.NSGAIISampler,
 }
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    RETRY = RetryHeartbeatStaleTrialCallback()
 
 
 def open_study(name: str, directions: Sequence[Direction], sampler: str, seed: int) -> optuna.Study:
@@ -81,13 +81,14 @@ def open_study(name: str, directions: Sequence[Direction], sampler: str, seed: i
 
 @contextlib.contextmanager
 def in_use(name: str) -> Iterator[None]:
-    """Context in which the loss of the storage raises a `ValueError` with a one-line message.
+    """Context in which the loss of the storage raises an error with a one-line message.
 
     Args:
         name: of the open study.
 
     Raises:
         ValueError: if the storage is lost.
+        OSError: if it cannot be written, e.g. on a full disk.
     """
     try:
         yield
@@ -95,6 +96,8 @@ def in_use(name: str) -> Iterator[None]:
         cause: BaseException | None = error
         while isinstance(cause, AssertionError):  # of Optuna, where the loss leaves a trial without a state
             cause = cause.__context__
+        if isinstance(cause, OSError):
+            raise cause from error
         if not isinstance(cause, LOST):
             raise
         raise _refused(name, cause) from error
@@ -120,12 +123,7 @@ def _storage(name: str) -> optuna.storages.BaseStorage:
         return optuna.storages.JournalStorage(backend)
     if url.partition("://")[2].partition("/")[0].count("@") > 1:  # part of the password would count as the host
         raise ValueError("its address has more than one '@'; write the '@' of a password as %40")
-    return optuna.storages.RDBStorage(
-        url,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=4 * HEARTBEAT_SECONDS,
-        heartbeat_stale_trial_callback=do_again,
-    )
+    return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=4 * HEARTBEAT_SECONDS)
 
 
 class _Lock:
@@ -196,85 +194,123 @@ class ByTrial(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
-def counted(study: optuna.Study, *, before: int | None = None, waiting: bool = False) -> int:
-    """The number of trials that are finished or running.
+def attempts(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
+    """The attempts at each trial, by the number by which reports call the trial.
 
-    A trial is surplus if the trials before it already reach the limit of the sweep. The storage numbers the trials,
-    so when two processes begin a trial at the same time only one of them takes the last place.
+    A first attempt takes the next number, and a further one has its number from its creation on. Optuna's own numbers
+    are of attempts. So an attempt has its number as soon as the storage has the attempt.
+    """
+    found: dict[int, list[FrozenTrial]] = {}
+    firsts = 0
+    for attempt in study.get_trials(deepcopy=False):
+        number = attempt.user_attrs.get(AGAIN, firsts)
+        firsts += AGAIN not in attempt.user_attrs
+        found.setdefault(number, []).append(attempt)
+    return found
+
+
+def ordinal(study: optuna.Study, number: int) -> int:
+    """The number by which reports call the trial of an attempt.
 
     Args:
         study: an open study.
-        before: count only trials with a number below this one.
-        waiting: count also the trials that wait to run again.
+        number: Optuna's number of the attempt.
     """
-    trials = study.get_trials(deepcopy=False)[:before]
-    gone = {TrialState.FAIL} if waiting else {TrialState.FAIL, TrialState.WAITING}
-    return sum(trial.state not in gone or "diverged" in trial.user_attrs for trial in trials)
+    return next(known for known, tried in attempts(study).items() if number in {one.number for one in tried})
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials, in the order in which they first began."""
+    """The finished trials, in the order of their numbers."""
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     done = [t for t in study.get_trials(deepcopy=False) if t.state in states or "diverged" in t.user_attrs]
     return sorted(done, key=lambda trial: trial.user_attrs["trial"])
 
 
-def ordinal(study: optuna.Study, number: int) -> int:
-    """The number by which reports call a trial. A trial that runs again keeps its first number.
+def to_begin(study: optuna.Study, total: int) -> list[int]:
+    """The numbers of the trials that no process has begun, or whose attempts have all failed.
 
     Args:
         study: an open study.
-        number: Optuna's number of the trial, which is new for every repetition.
+        total: number of trials. One that has killed its process more than `RETRIES` times is given up, and another one
+            takes its place.
     """
-    trials = study.get_trials(deepcopy=False)
-    known = trials[number].user_attrs.get("trial")
-    if known is not None:
-        return int(known)
-    return sum("retry_history" not in trial.system_attrs for trial in trials[:number])
+    known = attempts(study)
+    wanted = (number for number in itertools.count() if _deaths(known.get(number, ())) <= RETRIES)
+    return [number for number in itertools.islice(wanted, total) if not any(map(_stands, known.get(number, ())))]
 
 
-def give_back(study: optuna.Study, number: int, ours: bool = False) -> None:
-    """End a trial and let it run again, unless it has no number yet or another process has already ended it.
+def is_surplus(study: optuna.Study, number: int, total: int) -> bool:
+    """Whether an attempt is not needed, because other processes began at the same time as this one.
+
+    The storage numbers the attempts, so of those at one trial only the first one goes on.
 
     Args:
         study: an open study.
-        number: Optuna's number of the trial.
-        ours: whether the trial belongs to this process; Optuna may have ended it already.
+        number: Optuna's number of the attempt, which runs.
+        total: number of trials; see `to_begin`.
     """
-    try:
+    known, own = attempts(study), ordinal(study, number)
+    given_up = sum(_deaths(known[other]) > RETRIES for other in range(own))
+    return own - given_up >= total or any(_stands(one) for one in known[own] if one.number < number)
+
+
+def prepare(study: optuna.Study, number: int) -> None:
+    """Queue a further attempt at a trial whose attempts have failed, for the next process that asks for one.
+
+    It has the values of an earlier attempt, because what that one has left belongs to them, unless that one had not
+    drawn all: drawn anew, they are the same.
+
+    Args:
+        study: an open study.
+        number: of the trial; one of `to_begin`.
+    """
+    tried = attempts(study).get(number, [])
+    if tried and not any(one.state == TrialState.WAITING for one in tried):
+        drawn = [one.params for one in tried if "trial" in one.user_attrs]
+        study.enqueue_trial(drawn[-1] if drawn else {}, user_attrs={AGAIN: number})
+
+
+def _stands(attempt: FrozenTrial) -> bool:
+    """Whether an attempt runs or has a result."""
+    return attempt.state not in (TrialState.FAIL, TrialState.WAITING) or "diverged" in attempt.user_attrs
+
+
+def _deaths(tried: Iterable[FrozenTrial]) -> int:
+    """The number of attempts that have killed their process."""
+    return sum(
+        one.state == TrialState.FAIL
+        and "trial" in one.user_attrs
+        and not {"diverged", INTERRUPTED} & set(one.user_attrs)
+        for one in tried
+    )
+
+
+def give_back(study: optuna.Study, number: int) -> None:
+    """End an attempt, if it has not ended, so that the trial is begun again.
+
+    Args:
+        study: an open study.
+        number: Optuna's number of the attempt.
+    """
+    with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
         study.tell(number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        if not ours or study.get_trials(deepcopy=False)[number].state != TrialState.FAIL:
-            return
-    do_again(study, study.get_trials(deepcopy=False)[number], ours)
-
-
-def do_again(study: optuna.Study, trial: FrozenTrial, ours: bool = False) -> None:
-    """Queue a failed trial to run again, unless it is queued already or more than `RETRIES` of its processes have died.
-
-    The queued trial keeps the number and the values, but not the process: the next process to run the trial would count
-    as dead until it has written its own.
-
-    Args:
-        study: an open study.
-        trial: the failed trial.
-        ours: whether the trial belongs to this process, which was interrupted; that does not count as a death.
-    """
-    deaths = trial.user_attrs.get("deaths", 0) + (not ours)
-    known = (other.system_attrs.get("retry_history", ()) for other in study.get_trials(deepcopy=False))
-    waits = any(trial.number in history for history in known)
-    if "trial" in trial.user_attrs and not waits and deaths <= RETRIES:
-        again = copy.deepcopy(trial)
-        again.user_attrs = {"trial": trial.user_attrs["trial"], "deaths": deaths}
-        RETRY(study, again)
 
 
 def reap(study: optuna.Study) -> None:
-    """Give back the trials of dead processes: on this machine, or on any machine if the storage has heartbeats."""
+    """Give back the trials of dead processes: on this machine, or on any machine if the storage has heartbeats.
+
+    A process names itself in a trial right after it has begun it. One that does not do so within `NAMING` is dead; this
+    is waited for, because the trials that follow depend on those before them.
+    """
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        process: Mapping[str, str] | None = trial.user_attrs.get("process")
-        begun = trial.datetime_start
-        nameless = process is None and begun is not None and (datetime.now() - begun).total_seconds() > NAMELESS_SECONDS
-        if nameless or is_dead(process or {}):
+        begun = trial.datetime_start or datetime.now()
+        while _is_nameless(trial) and abs(datetime.now() - begun) < NAMING:
+            time.sleep(POLL_SECONDS)
+            trial = study.get_trials(deepcopy=False)[trial.number]
+        if _is_nameless(trial) or is_dead(trial.user_attrs.get("process", {})):
             give_back(study, trial.number)
+
+
+def _is_nameless(attempt: FrozenTrial) -> bool:
+    return attempt.state == TrialState.RUNNING and "process" not in attempt.user_attrs

@@ -26,7 +26,17 @@ from pipeline.embeddings.cost import full_tables
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find import check
 from pipeline.sweeps import space as spaces
-from pipeline.sweeps.storage import Direction, counted, finished, give_back, open_study, ordinal
+from pipeline.sweeps.storage import (
+    INTERRUPTED,
+    Direction,
+    finished,
+    give_back,
+    is_surplus,
+    open_study,
+    ordinal,
+    prepare,
+    to_begin,
+)
 from pipeline.sweeps.trial import Outcome, run
 from pipeline.tracking.identity import configuration_key, this_process
 from pipeline.tracking.stage import beside_tracker
@@ -34,12 +44,11 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.workflow.code import content_key
 from pipeline.workflow.params import Params
 from pipeline.workflow.places import work
-from pipeline.workflow.process import unterminated
 from pipeline.workflow.validation import validated
 
 
 class Surplus(Exception):
-    """Another worker has begun the last trial."""
+    """Another process has begun the same trial, or the last one."""
 
 
 class Sweep:
@@ -140,32 +149,35 @@ class Sweep:
     # --- trials
 
     def work_off(self, study: optuna.Study, done: Callable[[], object] = lambda: None) -> None:
-        """Run trials until the number that are finished or running reaches ``sweep.trials``.
+        """Run trials until all are finished, or run in other processes.
 
         Args:
             study: the open study.
             done: called after every trial.
         """
-        while counted(study) < self.settings.trials:
+        total = self.settings.trials
+        while numbers := to_begin(study, total):
+            prepare(study, numbers[0])
             current: list[int] = []
-            beginning = contextlib.ExitStack()  # a trial that ends without process and number does not run again
 
             def objective(trial: Trial) -> Any:
                 current.append(trial.number)  # noqa: B023
-                trial.set_user_attr("process", this_process())
-                if counted(study, before=trial.number, waiting=True) >= self.settings.trials:
-                    raise Surplus
-                trial.set_user_attr("trial", ordinal(study, trial.number))
-                beginning.close()  # noqa: B023
-                return self._run(trial)
+                try:
+                    trial.set_user_attr("process", this_process())
+                    if is_surplus(study, trial.number, total):
+                        raise Surplus
+                    return self._run(trial, ordinal(study, trial.number))
+                except optuna.TrialPruned:
+                    raise
+                except BaseException:
+                    trial.set_user_attr(INTERRUPTED, True)
+                    raise
 
             try:
-                with beginning:
-                    beginning.enter_context(unterminated())
-                    study.optimize(objective, n_trials=1, catch=(Surplus,))
+                study.optimize(objective, n_trials=1, catch=(Surplus,))
             except BaseException:
                 for number in current:
-                    give_back(study, number, ours=True)
+                    give_back(study, number)
                 raise
             done()
         for trial in finished(study):
@@ -174,9 +186,10 @@ class Sweep:
     def _folder(self, trial: Trial | FrozenTrial) -> Path:
         return self.work / f"trial-{trial.user_attrs['trial']}"
 
-    def _run(self, trial: Trial) -> Any:
-        """Optuna's objective. Also stores the figures of the tables in the trial."""
+    def _run(self, trial: Trial, number: int) -> Any:
+        """Optuna's objective. Also stores the number of the trial, once its values are drawn, and its figures."""
         experiment = self.experiment(self._draw(trial))
+        trial.set_user_attr("trial", number)
         folder = self._folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
 

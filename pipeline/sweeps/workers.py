@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerProcess
 import optuna
 from tqdm import tqdm
 
-from pipeline.sweeps.storage import RETRIES, counted, finished, in_use, reap
+from pipeline.sweeps.storage import RETRIES, finished, in_use, reap, to_begin
 from pipeline.sweeps.sweep import Sweep
 from pipeline.workflow import process
 from pipeline.workflow.progress import hide, progress, ticking
@@ -66,9 +66,9 @@ def _run_here(sweep: Sweep, study: optuna.Study, watch: Watch) -> None:
     total = sweep.settings.trials
     while watch.look() < total:
         sweep.work_off(study, watch.look)
-        reap(study)
-        if counted(study) >= total > len(finished(study)):  # other processes run the rest
+        if len(finished(study)) < total:  # other processes run the rest
             time.sleep(POLL_SECONDS)
+            reap(study)
 
 
 def _run_workers(sweep: Sweep, study: optuna.Study, watch: Watch) -> None:
@@ -85,7 +85,7 @@ def _run_workers(sweep: Sweep, study: optuna.Study, watch: Watch) -> None:
     try:
         while done < total:
             if ended or not workers:
-                for _ in range(min(total - counted(study), sweep.settings.workers - len(workers))):
+                for _ in range(min(len(to_begin(study, total)), sweep.settings.workers - len(workers))):
                     workers.append(context.Process(target=_worker, args=(sweep, os.getpid())))
                     workers[-1].start()
             time.sleep(POLL_SECONDS)

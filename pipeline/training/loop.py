@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import time
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,7 @@ import torch
 from pipeline.data.batches import Batches
 from pipeline.training import ranks
 from pipeline.training.weights import LitWeights
-from pipeline.workflow.outputs import regular
 from pipeline.workflow.progress import progress
-
-log = logging.getLogger("pipeline.training")
 
 
 class _Bar(pl.Callback):
@@ -51,43 +44,18 @@ class _Bar(pl.Callback):
 
 
 class _Checkpoint(pl.Callback):
-    """Saves a checkpoint every ``seconds``, whole or not at all."""
+    """Has a checkpoint saved every ``seconds``."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.last = path, seconds, time.monotonic()
-        self.writes = ranks.first()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         assert isinstance(pl_module, LitWeights)
         last_of_epoch = batch[-1] + 1 >= trainer.num_training_batches
         # The validation of an epoch follows its last batch; a run that resumed from there would skip it.
-        due = self.writes and time.monotonic() - self.last >= self.seconds
-        if last_of_epoch or not pl_module.saves(due):
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        pl_module.before_saving(self.path)
-        if self.writes:
-            draft = self.path.with_suffix(f".{os.getpid()}")
-            trainer.save_checkpoint(draft)
-            draft.replace(self.path)
-        pl_module.after_saving(self.path)
-        self.last = time.monotonic()
-
-
-def is_sound(file: Path) -> bool:
-    """Whether there is a file of torch as it was written; one that is damaged is removed with a warning."""
-    if not file.exists():
-        return False
-    try:
-        with zipfile.ZipFile(regular(file)) as members:  # with a checksum of each
-            damaged = members.testzip()
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-        damaged = str(error)
-    if damaged is None:
-        return True
-    log.warning("%s: is damaged (%s); it is removed, and the training begins anew", file, damaged)
-    shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)  # by several processes
-    return False
+        due = ranks.first() and time.monotonic() - self.last >= self.seconds
+        if not last_of_epoch and pl_module.save(self.path, due):
+            self.last = time.monotonic()
 
 
 def fit(
@@ -126,7 +94,7 @@ def fit(
     )
     with contextlib.closing(bar), warnings.catch_warnings():  # Lightning closes nothing on Ctrl-C
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
-        resumes = is_sound(checkpoint) and module.resumes(checkpoint)
+        resumes = module.resumes(checkpoint)
         trainer.fit(module, batches, ckpt_path=checkpoint if resumes else None)  # type: ignore[arg-type]
     if module.fixed:
         module.model.fix(False)  # type: ignore[operator]

@@ -17,7 +17,7 @@ from pipeline.embeddings.sharded import ShardedTables
 from pipeline.embeddings.shards import exchanging
 from pipeline.models.model import Model, first_order_of
 from pipeline.models.retriever import AnyModel
-from pipeline.training.loop import is_sound
+from pipeline.training.checkpoint import is_sound
 from pipeline.training.weights import LitWeights
 
 
@@ -30,12 +30,12 @@ class LitSharded(LitWeights):
     Args:
         model: with `ShardedTables`.
         whole: makes the same model with `MixedTables`, called in the first process after the training.
-        args, adagrad, options: of `LitWeights`.
+        args, options: of `LitWeights`; ``adagrad`` must be given.
     """
 
-    def __init__(self, model: Model, whole: Callable[[], AnyModel], *args: Any, adagrad: float, **options: Any) -> None:
-        super().__init__(model, *args, adagrad=adagrad, **options)
-        self.whole, self.rate = whole, adagrad
+    def __init__(self, model: Model, whole: Callable[[], AnyModel], *args: Any, **options: Any) -> None:
+        super().__init__(model, *args, **options)
+        self.whole = whole
         self.best_tables: list[Tensor] = []  # of the own pieces
         self._saved: dict[str, list[Tensor]] = {}  # what the checkpoint to go on from has of the own pieces
 
@@ -53,7 +53,8 @@ class LitSharded(LitWeights):
         return list(self.model.parameters())
 
     def weight_step(self, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        self.tables.shards.learn_at(self.rate * self.factor())
+        assert self.adagrad is not None
+        self.tables.shards.learn_at(self.adagrad * self.factor())
         with exchanging():
             super().weight_step(batch, optimizers)
 
@@ -80,23 +81,26 @@ class LitSharded(LitWeights):
         start = max(0, rows.stop - most)
         return super().predict(slice(start, start + most))[rows.start - start : rows.stop - start]
 
-    def saves(self, due: bool) -> bool:
-        return bool(self.group.sum(torch.tensor(float(due))))
-
-    def before_saving(self, checkpoint: Path) -> None:
-        shards, file = self.tables.shards, self._part(checkpoint, self.steps)
-        draft = file.with_name(f"{file.name}.draft")
+    def save(self, checkpoint: Path, due: bool) -> bool:
+        """The first process says for all whether a checkpoint is due."""
+        if not bool(self.group.sum(torch.tensor(float(due)))):
+            return False
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        shards, own = self.tables.shards, self._part(checkpoint, self.steps)
+        draft = own.with_name(f"{own.name}.draft")
         torch.save({"weights": shards.weights, "squares": shards.squares, "best": self.best_tables}, draft)
-        draft.replace(file)
+        draft.replace(own)
         self._wait()
-
-    def after_saving(self, checkpoint: Path) -> None:
+        super().save(checkpoint, due)
         self._wait()
         for file in checkpoint.parent.glob(f"{checkpoint.name}.{self.group.rank}-*"):
-            if file != self._part(checkpoint, self.steps):
+            if file != own:
                 file.unlink()
+        return True
 
     def resumes(self, checkpoint: Path) -> bool:
+        if not super().resumes(checkpoint):
+            return False
         training = torch.load(checkpoint)["training"]
         begun, file = training["processes"], self._part(checkpoint, training["steps"])
         if begun != self.group.number:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.data.split import Split
 from pipeline.embeddings.hashed_memory import Memory
 from pipeline.embeddings.table import Table
 from pipeline.models.retriever import AnyModel, NotFinite, Retriever
+from pipeline.training.checkpoint import is_sound
 from pipeline.training.replay import Replay
 from pipeline.training.row_adagrad import RowAdagrad
 from pipeline.training.row_adam import RowAdam
@@ -314,27 +316,27 @@ class LitWeights(pl.LightningModule):
         """The predictions for some rows of ``val``."""
         return self.task.predict(self.model, self.validation.between(rows.start, rows.stop))
 
-    def saves(self, due: bool) -> bool:
-        """Whether this process saves a checkpoint after this step.
+    def save(self, checkpoint: Path, due: bool) -> bool:
+        """Write a checkpoint, whole or not at all, if it is due; whether it was.
 
         Args:
+            checkpoint: the file.
             due: whether the last one is long ago; always False in other processes than the first.
         """
+        if due:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            draft = checkpoint.with_suffix(f".{os.getpid()}")
+            self.trainer.save_checkpoint(draft)
+            draft.replace(checkpoint)
         return due
 
-    def before_saving(self, checkpoint: Path) -> None:
-        """Called in every process that saves, before the first one writes ``checkpoint``."""
-
-    def after_saving(self, checkpoint: Path) -> None:
-        """Called in every process that saves, after the first one wrote ``checkpoint``."""
-
     def resumes(self, checkpoint: Path) -> bool:
-        """Whether this training can go on from a checkpoint, which is sound.
+        """Whether there is a checkpoint from which this training can go on; one that is damaged is removed.
 
         Raises:
             ValueError: if it is of other processes.
         """
-        return True
+        return is_sound(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -160,22 +160,6 @@ def _check_checkout() -> None:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
-
-
-@contextlib.contextmanager
-def unterminated() -> Iterator[None]:
-    """A block that SIGTERM does not interrupt: the process ends after it. In a thread it changes nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handler = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if came:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _dvc_ancestors() -> list[tuple[int, float]]:

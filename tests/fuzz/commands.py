@@ -21,7 +21,7 @@ OWN, JOURNAL, SYNCHRONISED = Path("params/own.yaml"), Path("artifacts/runs/deriv
 def settings() -> None:
     """``stages.settings``, with the params.yaml that is there as the committed one."""
     text = laid_over(FILE.read_text(encoding="utf-8"), OWN)
-    check_params(validated(Params, values_of(text), str(OWN)))
+    check_params(validated(Params, values_of(text), str(OWN)), str(OWN))
     write_text(FILE, text)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.encoded import Encoded
+from pipeline.experiment import saved
 from pipeline.experiment.experiment import Experiment, suitable
 from pipeline.experiment.saved import read
 from pipeline.models.model import Model
@@ -81,7 +82,15 @@ def test_full_tables_are_coded_for_the_export_as_the_curve_of_the_report_codes_t
         monkeypatch.setattr(
             sys, "argv", ["export", str(folder), str(tmp_path / "model"), "--budget", str(point["share"])]
         )
+        load_file, loaded = saved.load_file, []
+
+        def noted(file: Path) -> dict[str, Tensor]:
+            loaded.append(file)
+            return load_file(file)
+
+        monkeypatch.setattr(saved, "load_file", noted)
         stage.run()
+        assert loaded == [folder / "model.safetensors"]
         experiment = Experiment(Params.load(), Encoded.load("artifacts/encoded"))
         model = Served.load(tmp_path / "model/model.safetensors")
         test = experiment.data.split("test")

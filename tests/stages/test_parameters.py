@@ -161,6 +161,25 @@ def test_a_wrong_name_of_any_plug_is_refused_before_the_first_stage(spoilable: P
     assert message.startswith("params.yaml: method.name: there is no method 'autodimm' (did you mean 'autodim'?); ")
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"search__cuda_graph": True}, "search.cuda_graph is true, and task retrieval has batches of many shapes; set"),
+        ({"retrain__cuda_graph": True}, "retrain.cuda_graph is true, and task retrieval has batches of many shapes; s"),
+        (
+            {"retrain__tables": "torchrec", "retrain__adagrad": 0.05, "retrain__weight_decay": 0.0},
+            "retrain.tables is torchrec, and several processes cannot share task retrieval; set it to local",
+        ),
+    ],
+)
+def test_what_retrieval_cannot_do_is_refused_before_the_first_stage(
+    spoilable: Project, changes: dict[str, Any], told: str
+) -> None:
+    retrieval = {"task": {"name": "retrieval"}, "backbone": {"name": "mf"}}
+    with unharmed(spoilable):
+        assert spoilable.give(**retrieval, **changes).error("check").startswith(f"params.yaml: {told}")
+
+
 def test_a_path_without_data_is_refused_before_the_first_stage(spoilable: Project) -> None:
     with unharmed(spoilable):
         message = spoilable.give(dataset__path="nowhere/clicks.csv").error("check")

@@ -1,6 +1,7 @@
 """Sweeps that are interrupted: killed, terminated, on several workers, or without their database."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,9 +19,11 @@ import optuna
 import psutil
 import pytest
 from dvc.repo import Repo
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.sweeps.storage import STORAGE
+from pipeline.sweeps.storage import AGAIN, INTERRUPTED, STORAGE, finished, in_use, prepare, reap, to_begin
+from pipeline.sweeps.trial import Outcome
 from pipeline.tracking.sync import synchronise
 from tests.postgres import PASSWORD
 from tests.processes import awaited, check_ended
@@ -66,9 +70,51 @@ def test_an_interrupted_trial_waits_to_be_done_again(
         made = here()
         with pytest.raises(type(end)):
             made.work_off(made.open())
-        first, again = made.open().trials
+        study = made.open()
+        prepare(study, 0)
+        first, again = study.trials
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert again.params == first.params and again.user_attrs == {"trial": 0, "deaths": 0}
+    assert first.user_attrs.keys() == {"process", "trial", INTERRUPTED} and to_begin(study, 2) == [0, 1]
+    assert again.system_attrs["fixed_params"] == first.params and again.user_attrs == {AGAIN: 0}
+
+
+def test_no_trial_is_lost_in_whichever_write_the_disk_is_full(
+    ready: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line of the journal in turn is the first for which there is no room, or the only one."""
+    monkeypatch.setattr("pipeline.sweeps.storage.NAMING", timedelta())
+    monkeypatch.setattr("pipeline.sweeps.storage.is_dead", bool)  # a sweep that is started again is a new process
+    monkeypatch.setattr("pipeline.sweeps.sweep.run", lambda experiment, *_: Outcome({}, 4, 0.5, True))
+    project = ready.copy(tmp_path).give(sweep__space=WARM_UP, sweep__trials=2)
+    write, lines, full = JournalFileBackend.append_logs, 0, range(0)
+
+    def append(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        nonlocal lines
+        lines += 1
+        if lines in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(backend, logs)
+
+    def swept() -> list[tuple[Any, ...]]:
+        made = here()
+        study = made.open()
+        with in_use(made.name):
+            reap(study)
+            made.work_off(study)
+        return [(trial.user_attrs["trial"], trial.params, trial.values) for trial in finished(study)]
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+    with project.inside():
+        undisturbed, total = swept(), lines
+        assert [number for number, *_ in undisturbed] == [0, 1] and total > 10
+        for first in range(1, total + 1):
+            for full in (range(first, first + 1), range(first, 10**9)):
+                shutil.rmtree(".pipeline")
+                lines = 0
+                with pytest.raises((OSError, ValueError), match="No space left"):
+                    swept()
+                full = range(0)
+                assert swept() == undisturbed, f"line {first}"
 
 
 def kill_a_worker(study: optuna.Study, alive: Callable[[], bool], least: int = 2) -> FrozenTrial:
@@ -90,7 +136,7 @@ def check_trials(found: Sequence[FrozenTrial], project: Project) -> None:
     done = [trial for trial in found if trial.state == TrialState.COMPLETE]
     assert sorted(trial.user_attrs["trial"] for trial in done) == list(range(total))
     failed = [trial for trial in found if trial.state == TrialState.FAIL and "trial" in trial.user_attrs]
-    again = {trial.user_attrs["trial"]: trial for trial in done if "retry_history" in trial.system_attrs}
+    again = {trial.user_attrs["trial"]: trial for trial in done if AGAIN in trial.user_attrs}
     assert {trial.user_attrs["trial"] for trial in failed} == set(again)
     for trial in failed:
         assert trial.params.items() <= again[trial.user_attrs["trial"]].params.items()
@@ -138,7 +184,7 @@ def test_workers_on_a_database_end_with_their_sweep_which_then_continues(
     study, printed = study_of(project, postgres), tmp_path / "printed.txt"
     running = start(project, printed, **{STORAGE: postgres})
     victim = kill_a_worker(study, running.is_alive, least=3)
-    awaited(lambda: next((t for t in study.get_trials() if "retry_history" in t.system_attrs), None), running.is_alive)
+    awaited(lambda: next((t for t in study.get_trials() if AGAIN in t.user_attrs), None), running.is_alive)
     employed = psutil.Process(running.pid).children(recursive=True)
     running.kill()
     running.join()

@@ -1,8 +1,11 @@
 """Where trials are kept: their numbers, trials of dead processes, and databases with passwords."""
 
+import errno
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import optuna
@@ -10,7 +13,19 @@ import psutil
 import pytest
 
 from pipeline.sweeps import storage
-from pipeline.sweeps.storage import STORAGE, counted, give_back, in_use, open_study, ordinal, reap
+from pipeline.sweeps.storage import (
+    AGAIN,
+    INTERRUPTED,
+    STORAGE,
+    give_back,
+    in_use,
+    is_surplus,
+    open_study,
+    ordinal,
+    prepare,
+    reap,
+    to_begin,
+)
 from pipeline.tracking.identity import this_process
 from tests.postgres import PASSWORD
 from tests.project import Project
@@ -28,77 +43,97 @@ def dead() -> dict[str, str]:
     return {**this_process(), "pipeline.pid": str(process.pid), "pipeline.started": f"{started:.2f}"}
 
 
+def begin(study: optuna.Study, total: int = 9, process: dict[str, str] | None = None) -> optuna.Trial:
+    """Begin the next trial as a sweep does, in this process or another one."""
+    prepare(study, to_begin(study, total)[0])
+    trial = study.ask()
+    trial.set_user_attr("process", process or this_process())
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("trial", ordinal(study, trial.number))
+    return trial
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.trials]
+
+
 def test_a_trial_that_kills_its_process_again_and_again_is_given_up(dead: dict[str, str]) -> None:
     study = optuna.create_study()
-    drawn = []
     for _ in range(4):
-        trial = study.ask()
-        trial.set_user_attr("trial", ordinal(study, trial.number))
-        drawn.append(trial.suggest_float("x", 0, 1))
-        trial.set_user_attr("process", dead)
+        begin(study, 2, dead)
         reap(study)
-        reap(study)
-    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 0, 0, 1, 1]
+    drawn = [trial.params["x"] for trial in study.trials]
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 0, 0, 1]
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
-    assert [trial.state.name for trial in study.trials] == ["FAIL"] * 4 + ["WAITING"]
+    assert states(study) == ["FAIL"] * 4 and to_begin(study, 2) == [1, 2]
 
 
-def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up(dead: dict[str, str]) -> None:
+def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up() -> None:
     study = optuna.create_study()
-    drawn = []
     for _ in range(5):
-        trial = study.ask()
-        trial.set_user_attr("trial", ordinal(study, trial.number))
-        drawn.append(trial.suggest_float("x", 0, 1))
-        give_back(study, trial.number, ours=True)
-    assert {trial.user_attrs["trial"] for trial in study.trials} == {0} and len(set(drawn)) == 1
-    assert study.trials[-1].state.name == "WAITING"
+        trial = begin(study)
+        trial.set_user_attr(INTERRUPTED, True)
+        give_back(study, trial.number)
+    assert {trial.user_attrs["trial"] for trial in study.trials} == {0}
+    assert len({trial.params["x"] for trial in study.trials}) == 1 and to_begin(study, 2) == [0, 1]
 
 
-def test_a_trial_that_another_machine_took_for_dead_waits_once(dead: dict[str, str]) -> None:
+def test_a_trial_that_another_machine_took_for_dead_is_done_again_once(dead: dict[str, str]) -> None:
     study = optuna.create_study()
-    trial = study.ask()
-    trial.set_user_attr("trial", 0)
-    trial.set_user_attr("process", dead)
+    trial = begin(study, process=dead)
     reap(study)
-    give_back(study, trial.number, ours=True)
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    give_back(study, trial.number)
+    for _ in range(2):
+        prepare(study, 0)
+    assert states(study) == ["FAIL", "WAITING"]
 
 
 def test_a_trial_that_is_begun_again_is_not_taken_for_dead(dead: dict[str, str]) -> None:
     study = optuna.create_study()
-    study.ask().set_user_attr("trial", 0)
-    study.ask().set_user_attr("process", dead)
-    trial = study.ask()
-    for name, value in (("trial", 1), ("process", dead)):
-        trial.set_user_attr(name, value)
+    begin(study)
+    begin(study, process=dead)
     reap(study)
-    again = study.ask()  # and has not yet said in which process
+    begin(study)
     reap(study)
-    assert again.user_attrs == {"trial": 1, "deaths": 1}
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "FAIL", "RUNNING"]
+    assert states(study) == ["RUNNING", "FAIL", "RUNNING"]
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 1, 1]
 
 
-def test_a_trial_whose_process_dies_before_it_says_who_it_is_is_given_up_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trial_that_had_not_drawn_all_values_draws_all_of_them_again(dead: dict[str, str]) -> None:
     study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr("process", dead)
+    first = trial.suggest_float("x", 0, 1)
+    reap(study)
+    assert begin(study).params["x"] != first and study.trials[1].user_attrs["trial"] == 0
+
+
+def test_a_trial_that_names_no_process_is_waited_for_and_then_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+    begun = study.ask()
+    monkeypatch.setattr(time, "sleep", lambda seconds: begun.set_user_attr("process", this_process()))
+    reap(study)
+    assert states(study) == ["RUNNING"]
     study.ask()
+    monkeypatch.setattr(storage, "NAMING", timedelta())
     reap(study)
-    assert counted(study) == 1
-    monkeypatch.setattr(storage, "NAMELESS_SECONDS", -1)
-    reap(study)
-    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    assert states(study) == ["RUNNING", "FAIL"] and to_begin(study, 3) == [1, 2]
+    begin(study)
+    assert study.trials[2].user_attrs["trial"] == 1
 
 
 def test_of_two_processes_that_begin_the_last_trial_at_once_one_steps_back() -> None:
     study = optuna.create_study()
     first, second, third = (study.ask() for _ in range(3))
-    assert [counted(study, before=t.number, waiting=True) >= 2 for t in (first, second, third)] == [0, 0, 1]
-    study.tell(first, state=optuna.trial.TrialState.FAIL)  # now the third is the second of two
-    assert counted(study, before=third.number, waiting=True) == 1
-    study.enqueue_trial({"x": 0.5})
-    assert counted(study) == 2 and counted(study, waiting=True) == 3
+    assert [is_surplus(study, trial.number, 2) for trial in (first, second, third)] == [False, False, True]
+    give_back(study, first.number)
+    assert is_surplus(study, third.number, 2) and to_begin(study, 2) == [0]  # the first trial is not lost
+    for _ in range(2):  # by two processes on two machines
+        study.enqueue_trial({}, user_attrs={AGAIN: 0})
+    again = [study.ask().number, study.ask().number]
+    assert [is_surplus(study, number, 2) for number in again] == [False, True]
+    give_back(study, third.number)
+    assert to_begin(study, 2) == [] and to_begin(study, 4) == [2, 3]  # more trials are wanted
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed")
@@ -109,9 +144,9 @@ def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again
     project = ready.copy(tmp_path / "project").give(sweep__space=WARM_UP)
     study = study_of(project, f"sqlite:///{database}")
     trial = study.ask()
-    trial.set_user_attr("trial", 0)
     trial.set_user_attr("process", {**this_process(), "pipeline.host": "elsewhere"})
     trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("trial", 0)
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
     reap(study)
     assert [t.state.name for t in study.trials] == ["RUNNING"]
@@ -119,7 +154,8 @@ def test_in_a_database_the_trial_of_a_machine_that_has_gone_silent_is_done_again
         store.execute("update trial_heartbeats set heartbeat = '2020-01-01 00:00:00'")
         store.commit()
     reap(study)
-    assert [t.state.name for t in study.trials] == ["FAIL", "WAITING"]
+    assert [t.state.name for t in study.trials] == ["FAIL"]
+    prepare(study, 0)
     assert study.ask().suggest_float("x", 0, 1) == trial.params["x"]
     disconnect(study)
 
@@ -180,14 +216,16 @@ def test_a_line_that_a_full_disk_has_cut_is_removed_before_the_next_one(
 def test_a_loss_that_an_assertion_of_optuna_hides_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def lost() -> None:
+    def lost(error: Exception) -> None:
         try:
-            raise optuna.exceptions.StorageInternalError("the server is gone")
+            raise error
         finally:
             assert tmp_path is None, "Should not reach."
 
     with pytest.raises(ValueError, match="cannot be used: the server is gone"), in_use("one"):
-        lost()
+        lost(optuna.exceptions.StorageInternalError("the server is gone"))
+    with pytest.raises(OSError, match="No space left"), in_use("one"):
+        lost(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(AssertionError, match="another"), in_use("one"):
         raise AssertionError("another")
 

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from pipeline.tracking.sync import synchronise
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.view import ONLY_RESULTS
 from stages import ui
+from tests.servers import answers, free_address
 from tests.tracking.conftest import Server
 from tests.tracking.stores import CONFIGURATION, REPOSITORY, asking, search
 
@@ -35,6 +38,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Served(command, environment)
 
     monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # these tests still end on Ctrl-C
 
 
 def test_the_view_has_a_row_for_each_configuration_of_the_main_job(configured: Path, serving: None) -> None:
@@ -88,6 +92,25 @@ def test_the_page_of_the_view_is_printed_and_no_password_stands_in_the_command(
     assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
     page = r"http://127\.0\.0\.1:5077/#/experiments/\d+/runs\?workflowType=machine_learning&viewStateShareKey=results"
     assert re.fullmatch(rf"A row .*: {page}\n", capsys.readouterr().out)
+
+
+def test_on_ctrl_c_the_server_ends_without_a_traceback(
+    configured: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    printed, address = tmp_path_factory.mktemp("ui") / "printed.txt", free_address()
+    environment = {**os.environ, "MLFLOW_PORT": address.rpartition(":")[2], "PYTHONPATH": str(REPOSITORY)}
+    with printed.open("wb") as file:
+        command = [sys.executable, "-m", "stages.ui"]
+        running = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    try:
+        assert answers(address), printed.read_text()
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        running.wait(60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+    assert f"{address}/#/experiments/" in printed.read_text() and "Traceback" not in printed.read_text()
 
 
 def test_for_a_server_only_the_address_of_the_page_is_printed(

@@ -193,24 +193,6 @@ def test_an_end_that_a_command_chooses_is_not_an_interruption(capsys: pytest.Cap
     assert "interrupted" not in capsys.readouterr().err
 
 
-def test_a_block_may_put_off_the_end_of_its_command() -> None:
-    done: list[str] = []
-
-    def run() -> None:
-        with process.unterminated():
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("block")
-        done.append("after it")
-
-    with pytest.raises(SystemExit) as end:
-        process.main(run)
-    assert end.value.code == 128 + signal.SIGTERM and done == ["block"]
-    handler = signal.getsignal(signal.SIGTERM)
-    with process.unterminated():
-        assert signal.getsignal(signal.SIGTERM) is not handler
-    assert signal.getsignal(signal.SIGTERM) is handler
-
-
 def test_the_code_of_one_checkout_does_not_run_in_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
