@@ -1,6 +1,6 @@
 """The next batch is copied while a step runs, and no batch is lost, repeated or changed.
 
-There is no GPU here, so streams and pinned memory are stand-ins that note what is asked of them.
+Streams and pinned memory are stand-ins that note what is asked of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.training import cases
 from tests.training.clicks import CTR, Fatal, Killed, clicks
 
 pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="streams are real; see tests/test_gpu.py"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
