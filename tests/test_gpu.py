@@ -1,18 +1,22 @@
 """What is computed on a GPU is what is computed on a CPU; nothing here runs where there is no GPU."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.batches import Batches
 from pipeline.data.schema import Schema
 from pipeline.embeddings.batch import Lookup
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.cost import cost
 from pipeline.embeddings.table import Table
 from pipeline.experiment.experiment import suitable
+from pipeline.training.ahead import Ahead
 from pipeline.training.row_adam import RowAdam
+from pipeline.training.weights import LitWeights
 from tests.contracts import (
     METHODS,
     SCHEMA,
@@ -30,6 +34,8 @@ from tests.contracts import (
     supernet,
 )
 from tests.project import Project
+from tests.training import cases
+from tests.training.clicks import clicks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -136,6 +142,37 @@ def test_steps_of_row_adam() -> None:
             optimizer.step()
     for one, two in zip(*tables, strict=True):
         assert_close(two, one)
+
+
+def test_batches_that_come_ahead_are_the_same() -> None:
+    plain, ahead = (Batches(clicks(5000, 1), 50, seed=1) for _ in range(2))
+    fed = Ahead(ahead, torch.device("cuda", 0))
+    for _ in range(2):
+        for there, here in zip(fed, plain, strict=True):
+            busy = torch.ones(1000, 1000, device="cuda")
+            for _ in range(5):
+                busy = busy @ busy  # the step, while the next batch is copied
+            for one, other in zip(there.tensors(), here.tensors(), strict=True):
+                assert one.is_cuda and torch.equal(one.cpu(), other)
+            assert fed.state_dict() == plain.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_training_in_bfloat16_goes_on_exactly(tmp_path: Path, graph: bool) -> None:
+    def make() -> LitWeights:
+        module = cases.weights(precise=False, precision="bf16")
+        module.cuda_graph = graph
+        return module
+
+    straight = cases.trained(make(), tmp_path / "straight")
+    assert straight["history"] != cases.trained(cases.weights(precise=False), tmp_path / "plain")["history"]
+    cases.killed(make(), tmp_path / "killed")
+    resumed = cases.trained(make(), tmp_path / "killed")
+    assert resumed["history"] == straight["history"] and len(resumed["history"]) == cases.EPOCHS
+    for name, value in straight["state"].items():
+        assert not isinstance(value, Tensor) or torch.equal(resumed["state"][name], value), name
 
 
 def test_a_run_there_learns(planted: Project, tmp_path_factory: pytest.TempPathFactory) -> None:

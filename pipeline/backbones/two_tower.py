@@ -130,7 +130,9 @@ class Backbone(nn.Module):
                 1, place[..., None].expand_as(events), events * present[..., None]
             )
             packed = nn.utils.rnn.pack_padded_sequence(turned, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            found = self.gru(packed)[1][0]
+            # On a GPU, autocast gives a GRU float16 whatever type is asked for, and its gradients vanish there.
+            with torch.autocast(events.device.type, enabled=False):
+                found = self.gru(packed)[1][0]
         elif self.scorer is not None:
             scores = self.scorer(events)[..., 0].masked_fill(~present, -torch.inf)
             found = (scores.softmax(1)[..., None] * events).sum(1)

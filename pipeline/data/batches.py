@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +48,16 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        drawn = None if self.drawn is None else Drawn(*(tensor.to(device) for tensor in self.drawn))
-        return Batch(self.ids.to(device), self.labels.to(device), drawn)
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with a function of each of its tensors in the tensor's place."""
+        drawn = None if self.drawn is None else Drawn(*map(function, self.drawn))
+        return Batch(function(self.ids), function(self.labels), drawn)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors of the batch."""
+        yield from (self.ids, self.labels, *(self.drawn or ()))
 
 
 class Batches:

@@ -129,6 +129,7 @@ def _prepared(
         weight_decay=settings.weight_decay,
         lr_key="search.lr",
         cuda_graph=settings.cuda_graph,
+        precision=settings.precision,
     )
     return module, batches
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ def finetune(
         checkpoint: file to resume from and to write at intervals; removed at the end.
         before: metrics of the model on ``val``.
         chosen: epochs and learning rate.
-        settings: batch size, and seconds between two checkpoints.
+        settings: batch size, precision, and seconds between two checkpoints.
         title: of the progress bar; None for no bar.
         steps: steps of the first training; records count on from there.
         record: receives (step, names, values).
@@ -59,8 +60,8 @@ def finetune(
     model.train()
     batches = task.batches(rows, settings.batch_size, seed + 1)
     planned = chosen.epochs * len(batches)
-    key = "retrain.finetune.lr"
-    module = LitWeights(model, task, val, planned, lr=chosen.lr, lr_key=key, schedule="linear", record=record_after)
+    options: dict[str, Any] = {"lr": chosen.lr, "lr_key": "retrain.finetune.lr", "schedule": "linear"}
+    module = LitWeights(model, task, val, planned, record=record_after, precision=settings.precision, **options)
     fit(module, batches, chosen.epochs, title, checkpoint, settings.checkpoint_seconds)
     model.load_state_dict(module.best)
     model.finish()

@@ -62,7 +62,7 @@ def prepare(
     batches = experiment.task.batches(rows, settings.batch_size, seed)
     parts = (experiment.task, experiment.data.split("val"), settings.epochs * len(batches))
     options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "patience": patience}
-    options["cuda_graph"] = settings.cuda_graph
+    options |= {"cuda_graph": settings.cuda_graph, "precision": settings.precision}
     if not isinstance(settings, Retrain):
         return LitWeights(experiment.allocated(allocation, rows), *parts, lr_key="search.lr", **options), batches
     options |= {"adagrad": settings.adagrad, "schedule": settings.schedule, "lr_key": "retrain.lr"}

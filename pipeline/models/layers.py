@@ -98,7 +98,8 @@ class _InnerProducts(torch.autograd.Function):
         place = torch.full((fields, fields), pairs, device=grad.device)
         place[left, right] = place[right, left] = torch.arange(pairs, device=grad.device)
         symmetric = nn.functional.pad(grad, (0, 1)).index_select(1, place.flatten())
-        return torch.bmm(symmetric.view(-1, fields, fields), embedded)
+        of_embedded = torch.bmm(symmetric.view(-1, fields, fields), embedded.to(grad.dtype))  # bfloat16 if `gram` was
+        return of_embedded.to(embedded.dtype)
 
 
 def inner_products(embedded: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ class BatchNorm(Divided, nn.BatchNorm1d):
             return super().forward(values)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
+        values = values.to(self.weight.dtype)  # also if they come from a product in bfloat16: moments need more digits
         normalised, mean, variance = _Normalised.apply(values, self.weight, self.bias, self.eps, self.share)
         rows = len(self.share.ids)
         with torch.no_grad():

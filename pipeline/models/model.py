@@ -38,6 +38,7 @@ from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.fixed import FixedLookup
 from pipeline.models.dense import settle
 from pipeline.models.layers import FirstOrder
+from pipeline.models.precision import Mixed
 
 Build = Callable[[Schema, int, Allocation], FieldEmbedding]
 MakeBackbone = Callable[..., nn.Module]
@@ -45,7 +46,7 @@ M = TypeVar("M", bound=nn.Module)
 PREDICTED_TOGETHER = 10_000  # rows of a batch in prediction
 
 
-class Model(Divided, nn.Module):
+class Model(Divided, Mixed, nn.Module):
     """ids (B, S) -> outputs of the backbone, e.g. logits (B,).
 
     Args:
@@ -119,8 +120,9 @@ class Model(Divided, nn.Module):
         if self.split:
             embedded, weights = embedded.tensor_split([self.embedding.dim], 2)
             occ = replace(occ, first_order=weights.sum((1, 2)))
-        output: Tensor = self.backbone(occ, embedded)
-        return output
+        with self.products(embedded):
+            output: Tensor = self.backbone(occ, embedded)
+        return output.to(embedded.dtype)
 
 
 def outputs_of(backbone: MakeBackbone) -> int:

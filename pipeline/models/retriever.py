@@ -39,6 +39,7 @@ from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.models.dense import settle
 from pipeline.models.graph import Graph
 from pipeline.models.model import MakeBackbone, Model, with_backbone
+from pipeline.models.precision import Mixed
 from pipeline.workflow.validation import keywords
 
 
@@ -84,7 +85,7 @@ def fields_used(backbone: MakeBackbone, schema: Schema, keys: Mapping[str, str],
     return schema.subset(keys.values()) if getattr(backbone, "graph", False) else schema
 
 
-class Retriever(nn.Module):
+class Retriever(Mixed, nn.Module):
     """Rows of interactions (B, C), item numbers (n,) -> vectors of the queries (B, K) and of the items (n, K).
 
     Args:
@@ -154,8 +155,10 @@ class Retriever(nn.Module):
     def vectors(self) -> Tensor:
         """(V, K) vectors of all nodes of the graph."""
         assert self.graph is not None
-        vectors: Tensor = self.backbone(self.embedding(self.lookup.all(self.kept)), self.graph)
-        return vectors
+        embedded: Tensor = self.embedding(self.lookup.all(self.kept))
+        with self.products(embedded):
+            vectors: Tensor = self.backbone(embedded, self.graph)
+        return vectors.to(embedded.dtype)
 
     def _towers(self, rows: Tensor, users: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         columns = self.interactions.columns
@@ -168,13 +171,15 @@ class Retriever(nn.Module):
             {USER: self.ids_of_user[users], ITEM: self.ids_of_item[distinct], EVENT: kept_events[present]}
         )
         backbone: Any = self.backbone
-        items: Tensor = backbone.items(embedded[ITEM])
+        with self.products(embedded[ITEM]):
+            items: Tensor = backbone.items(embedded[ITEM]).to(embedded[ITEM].dtype)
         of_past = items.new_zeros(*past.shape, items.shape[1])
         of_past[present] = items[place[len(numbers) :]]
         of_events = items.new_zeros(*past.shape, *embedded[EVENT].shape[1:])
         of_events[present] = embedded[EVENT]
         history = History(of_past, of_events, present, events)
-        queries: Tensor = backbone.queries(embedded[USER], history)
+        with self.products(items):
+            queries: Tensor = backbone.queries(embedded[USER], history).to(items.dtype)
         return queries, items[place[: len(numbers)]]
 
     def _kept_events(self, ids: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from pipeline.data.batches import Batches
 from pipeline.training import ranks
+from pipeline.training.ahead import Ahead
 from pipeline.training.weights import LitWeights
 from pipeline.workflow.progress import progress
 
@@ -81,6 +82,7 @@ def fit(
         module.fix()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides tips about other products
     bar = _Bar(title if ranks.first() else None, epochs * len(batches))
+    fed = Ahead(batches, torch.device("cuda", ranks.device())) if torch.cuda.is_available() else batches
     trainer = pl.Trainer(
         max_epochs=epochs,
         devices=[ranks.device()] if torch.cuda.is_available() else 1,
@@ -95,6 +97,6 @@ def fit(
     with contextlib.closing(bar), warnings.catch_warnings():  # Lightning closes nothing on Ctrl-C
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses a deprecated class of torch
         resumes = module.resumes(checkpoint)
-        trainer.fit(module, batches, ckpt_path=checkpoint if resumes else None)  # type: ignore[arg-type]
+        trainer.fit(module, fed, ckpt_path=checkpoint if resumes else None)  # type: ignore[arg-type]
     if module.fixed:
         module.model.fix(False)  # type: ignore[operator]

@@ -71,6 +71,7 @@ class Replay:
     def _record(self, batch: Batch) -> _Recorded:
         own = Batch(batch.ids.clone(), batch.labels.clone())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Only calls of this thread are restricted meanwhile: others read batches, see `pipeline.training.ahead`.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             loss = self.step(own).detach()
         return _Recorded(graph, own, loss)

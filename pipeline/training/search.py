@@ -14,6 +14,7 @@ from pipeline.data.batches import Batch, Batches
 from pipeline.data.split import Split
 from pipeline.embeddings.contract import Judge
 from pipeline.models.retriever import AnyModel, Retriever
+from pipeline.training.ahead import Ahead
 from pipeline.training.bilevel import architecture_gradient, frozen_statistics
 from pipeline.training.calibration import Calibrated, CalibratedRetriever
 from pipeline.training.replay import Replay
@@ -55,6 +56,7 @@ class LitSearch(LitWeights):
         self.offered = np.array([[n < len(row) for n in range(most)] for row in candidates])
         self.dims = np.array([[*row, *[0] * (most - len(row))] for row in candidates])
         self.prices = np.where(self.offered, prices, 0)
+        self._arch_fed: Batches | Ahead = arch
         self._arch_replay: Replay | None = None
         self.trajectory: list[tuple[int, float, Tensor]] = []  # step, tau, probabilities (F, N)
         self.arch_steps = self.stable = 0
@@ -105,7 +107,7 @@ class LitSearch(LitWeights):
         Args:
             batch: of training rows, for the second order.
         """
-        arch_batch = self.transfer_batch_to_device(self.arch.take(), self.device, 0)
+        arch_batch = self.transfer_batch_to_device(self._arch_fed.take(), self.device, 0)
         if self.fixed and self.on_gpu:
             self._arch_replay = self._arch_replay or Replay(self._update_arch)
             self._arch_replay(arch_batch)
@@ -172,7 +174,7 @@ class LitSearch(LitWeights):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["search"] = {
-            "arch": self.arch.state_dict(),
+            "arch": self._arch_fed.state_dict(),
             "optimizer": self._arch_optimizer.state_dict() if self._arch_optimizer else None,
             "trajectory": self.trajectory,
             "counts": (self.arch_steps, self.stable, self.choice),
@@ -181,13 +183,15 @@ class LitSearch(LitWeights):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["search"]
-        self.arch.load_state_dict(state["arch"])
+        self._arch_fed.load_state_dict(state["arch"])
         self.trajectory = state["trajectory"]
         self.arch_steps, self.stable, self.choice = state["counts"]
         self._arch_state = state["optimizer"]
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.on_gpu and self._arch_optimizer is not None:
+            self._arch_fed = Ahead(self.arch, self.device)
         if self._arch_optimizer is not None and getattr(self, "_arch_state", None) is not None:
             self._arch_optimizer.load_state_dict(self._arch_state)
             self._arch_state = None

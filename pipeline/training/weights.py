@@ -24,7 +24,7 @@ from pipeline.training.replay import Replay
 from pipeline.training.row_adagrad import RowAdagrad
 from pipeline.training.row_adam import RowAdam
 from pipeline.training.task import Task
-from pipeline.workflow.params import Schedule
+from pipeline.workflow.params import Precision, Schedule
 
 Record = Callable[[int, tuple[str, ...], Sequence[float]], None]  # (step, names, values)
 LOSS_STEPS = 20  # a recorded training loss is the mean over this many steps
@@ -63,6 +63,8 @@ class LitWeights(pl.LightningModule):
         record: receives (step, names, values).
         lr_key: where params.yaml holds ``lr``, for messages.
         cuda_graph: whether steps are replayed as CUDA graphs if there is a GPU, see `fix`.
+        precision: of the backbone's matrix products in training: 32, or "bf16" for bfloat16, see
+            `pipeline.models.precision`.
     """
 
     keeps_best = True
@@ -82,12 +84,14 @@ class LitWeights(pl.LightningModule):
         record: Record = nowhere,
         lr_key: str = "lr",
         cuda_graph: bool = False,
+        precision: Precision = 32,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.task, self.validation, self.planned = model, task, validation, planned
         self.lr, self.weight_decay, self.patience, self.record = lr, weight_decay, patience, record
         self.adagrad, self.schedule, self.lr_key, self.cuda_graph = adagrad, schedule, lr_key, cuda_graph
+        model.mixed = precision == "bf16"
         self.fixed = False
         self.steps = 0
         self.share: Share | None = None

@@ -33,6 +33,7 @@ BatchSize = Annotated[int, Field(ge=3)]  # a smaller size can leave a batch of o
 Share = Annotated[float, Field(gt=0, lt=1)]
 DenseBits = Annotated[int, Field(ge=2, le=8)]
 Schedule = Literal["constant", "linear"]  # of a learning rate; see `pipeline.training.weights.LitWeights`
+Precision = Literal[32, "bf16"]
 
 
 class Plug(Section):
@@ -155,6 +156,8 @@ class Training(Section):
     """processes that train one model together, each on a GPU of its own if there are any; it identifies no results"""
     cuda_graph: Annotated[bool, Field(exclude=True)] = False
     """replay each step as a CUDA graph; without a GPU it changes nothing, and it identifies no results"""
+    precision: Precision = 32
+    """of the matrix products of the backbone in training: 32: float32; bf16: bfloat16"""
 
     @model_validator(mode="after")
     def _alone(self) -> Self:
@@ -174,8 +177,10 @@ class Search(Training):
     """how the architecture is trained"""
 
     @model_validator(mode="after")
-    def _replayable(self) -> Search:
+    def _suiting(self) -> Search:
         order, level = self.architecture.order, self.architecture.level
+        if self.precision == "bf16" and order == 2:
+            raise ValueError("with precision bf16, architecture.order must be 1, got 2: bfloat16 has too few digits")
         if self.cuda_graph and (order, level) != (1, "bilevel"):
             raise ValueError(
                 f"with cuda_graph, architecture.order must be 1 and architecture.level bilevel, got {order} and {level}"

@@ -109,7 +109,8 @@ def test_scaling_tells_what_grew_for_each_member_of_an_axis() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries that are compared
-def test_every_step_that_a_gpu_is_timed_by_runs_and_is_in_its_table() -> None:
+def test_every_step_that_a_gpu_is_timed_by_runs_and_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "RUN", 2)
     torch.manual_seed(0)
     entry = gpu.measure(SCHEMA, 64, rounds=4, device="cpu")
     results = {"gpu": "a GPU", "left out": [], "batches": {64: entry}, "targets": []}
@@ -119,6 +120,14 @@ def test_every_step_that_a_gpu_is_timed_by_runs_and_is_in_its_table() -> None:
     assert {gpu.PLAIN, gpu.FOLDED, gpu.FIRST, gpu.SECOND, gpu.LOOPS} | replayed < set(entry["steps"])
     assert gpu.targets(64, entry["steps"])[0]["at_most"] == 1.35
     assert entry["steps"][gpu.PLAIN]["ratio"] == 1.0
+    trained = [f"{kind}, {precision}, as due" for kind in models.KINDS for precision in ("float32", "bfloat16")]
+    assert list(entry["training"]) == trained and all(f"| {name} |" in text for name in trained)
+    assert json.loads(json.dumps(results, allow_nan=False))["batches"]["64"] == entry
+
+
+def test_a_gpu_is_busy_while_one_kernel_or_more_run() -> None:
+    assert gpu.busy([(4, 6), (0, 2), (1, 3), (4.5, 5)], 10) == 0.5
+    assert gpu.busy([], 10) == 0.0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -117,9 +117,14 @@ def test_several_processes_and_several_workers_are_too_many(asked: Project, tmp_
             "retrain: with cuda_graph, adagrad must be null, got 0.1",
         ),
         ({"search__cuda_graph": True, "search__architecture__order": 2}, "architecture.order must be 1"),
+        (
+            {"search__precision": "bf16", "search__architecture__order": 2},
+            "search: with precision bf16, architecture.order must be 1, got 2",
+        ),
+        ({"retrain__precision": "fp16"}, "retrain.precision"),
     ],
 )
-def test_what_a_replayed_step_excludes_is_told_before_anything_runs(
+def test_what_a_replayed_or_rounded_step_excludes_is_told_before_anything_runs(
     asked: Project, tmp_path: Path, settings: dict[str, Any], told: str
 ) -> None:
     assert told in asked.copy(tmp_path).give(**settings).error("check")

@@ -135,8 +135,8 @@ def test_a_sweep_without_any_trial_within_its_budget_says_so(
     project = ready.copy(tmp_path).give(**changes).run("sweep")
     printed = capsys.readouterr().out
     assert ", 0 of 1 trial finished\n" in printed
-    told = "sweep: 1 trial, none complete within the budget of 100 bytes; widen sweep.space in params.yaml, "
-        "or set derive.budget, so that every derivation keeps it\n"
+    remedy = "widen sweep.space in params.yaml, or set derive.budget, so that every derivation keeps it"
+    told = f"sweep: 1 trial, none complete within the budget of 100 bytes; {remedy}\n"
     assert told in printed
     [trial] = [record.getMessage() for record in caplog.records if record.name == "pipeline.sweeps"]
     size = r"[\d,]+ bytes \(\d+\.\d% of the full tables'\), \d+ s"

@@ -28,7 +28,7 @@ from pipeline.training.loop import fit
 from pipeline.training.search import LitSearch
 from pipeline.training.task import Task
 from pipeline.training.weights import LitWeights
-from pipeline.workflow.params import Architecture
+from pipeline.workflow.params import Architecture, Precision
 from tests.contracts import METHODS, TRAINED, built, dense, draw_ids, labels_of, problem, supernet
 from tests.contracts import SCHEMA as WIDE
 from tests.processes import start
@@ -51,7 +51,7 @@ def _precise() -> Task:
     return Task.of("precise", module, {})
 
 
-def weights(precise: bool = True, backbone: ModuleType = deepfm) -> LitWeights:
+def weights(precise: bool = True, backbone: ModuleType = deepfm, precision: Precision = 32) -> LitWeights:
     """Mixed dimensions and bags; in the default backbone, BatchNorm and dropout."""
     torch.manual_seed(0)
     dims = dict(zip(SCHEMA.names, (4, 2, 1), strict=True))
@@ -59,7 +59,8 @@ def weights(precise: bool = True, backbone: ModuleType = deepfm) -> LitWeights:
     model = assemble(SCHEMA, 4, Allocation("autodim", dims), build, backbone.Backbone, options)
     task = _precise() if precise else CTR
     model = model.double() if precise else model
-    return LitWeights(model, task, clicks(201, 2), EPOCHS * 7, lr=0.02, weight_decay=0.01, schedule="linear")
+    options: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.01, "schedule": "linear", "precision": precision}
+    return LitWeights(model, task, clicks(201, 2), EPOCHS * 7, **options)
 
 
 def result(module: LitWeights) -> dict[str, Any]:
@@ -155,6 +156,7 @@ CASES: dict[str, Case] = {
     "weights": lambda folder: trained(weights(), folder),
     "another backbone": lambda folder: trained(weights(backbone=nfm), folder),
     "float32": lambda folder: trained(weights(precise=False, backbone=autoint), folder)["history"],
+    "bfloat16": lambda folder: trained(weights(precise=False, precision="bf16"), folder)["history"],
     "first order": searched,
     "second order": lambda folder: searched(folder, order=2, every=3),
     "single level": lambda folder: searched(folder, level="single"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from pipeline.data.batches import Batch, Batches
@@ -34,8 +32,8 @@ class Fatal(Batches):
 
     steps = 0  # of training before the kill
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            if self.epoch * len(self) + self.position > self.steps:
-                raise Killed
-            yield batch
+    def take(self) -> Batch:
+        batch = super().take()
+        if self.epoch * len(self) + self.position > self.steps:
+            raise Killed
+        return batch

@@ -79,6 +79,15 @@ def test_in_float32_the_auc_is_that_of_one_process(two: list[dict[str, Any]], al
         assert [entry["auc"] for entry in results["float32"]] == pytest.approx(expected, abs=1e-4)
 
 
+def test_in_bfloat16_the_auc_is_about_that_of_one_process(
+    two: list[dict[str, Any]], alone: Callable[[str], Any]
+) -> None:
+    """Parts of a batch are rounded otherwise than the batch."""
+    expected = [entry["auc"] for entry in alone("bfloat16")]
+    for results in two:
+        assert [entry["auc"] for entry in results["bfloat16"]] == pytest.approx(expected, abs=0.02)
+
+
 @pytest.mark.parametrize("name", [*NAMES, *(f"{name}, search" for name in TRAINED)])
 def test_the_gradients_of_every_method_are_those_of_the_whole_batch(two: list[dict[str, Any]], name: str) -> None:
     of = name.removesuffix(", search")
