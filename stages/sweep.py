@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.data.encoded import Encoded
 from pipeline.reporting.text import number_of
 from pipeline.sweeps import report
-from pipeline.sweeps.storage import finished, reap
+from pipeline.sweeps.storage import finished, in_use, reap
 from pipeline.sweeps.sweep import Sweep
 from pipeline.sweeps.workers import do_trials
 from pipeline.workflow import process, workers
@@ -32,12 +32,13 @@ def run() -> None:
         workers.start_server("pipeline.sweeps.workers")
     sweep = Sweep(params, declared("sweep"), Encoded.load(ENCODED))
     study = sweep.open()
-    before = len(finished(study))
-    print(f"sweep: study {sweep.name}, {before} of {number_of(params.sweep.trials, 'trial')} finished", flush=True)
-    reap(study)
-    do_trials(sweep, study)
-    rows = sweep.rows(study)
-    with whole(OUT) as folder:
+    with in_use(sweep.name):
+        before = len(finished(study))
+        print(f"sweep: study {sweep.name}, {before} of {number_of(params.sweep.trials, 'trial')} finished", flush=True)
+        reap(study)
+        do_trials(sweep, study)
+        rows = sweep.rows(study)
+    with in_use(sweep.name), whole(OUT) as folder:
         lines = report.write(folder, sweep, rows, sweep.importances(study))
     best = report.chosen(rows)
     with sweep.tracker(sweep.name) as tracker:

@@ -31,16 +31,15 @@ def do_trials(sweep: Sweep, study: optuna.Study) -> None:
         study: the open study of the sweep.
 
     Raises:
-        ValueError: if the storage is lost, a worker ends with an error, or workers are killed again and again.
+        ValueError: if a worker ends with an error, or workers are killed again and again.
     """
-    with in_use(sweep.name):
-        total, known = sweep.settings.trials, len(finished(study))
-        with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit="trial")) as bar:
-            watch = Watch(sweep, study, bar)
-            if sweep.settings.workers > 1:
-                _run_workers(sweep, study, watch)
-            else:
-                _run_here(sweep, study, watch)
+    total, known = sweep.settings.trials, len(finished(study))
+    with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit="trial")) as bar:
+        watch = Watch(sweep, study, bar)
+        if sweep.settings.workers > 1:
+            _run_workers(sweep, study, watch)
+        else:
+            _run_here(sweep, study, watch)
 
 
 class Watch:

@@ -15,6 +15,7 @@ from typing import Any
 
 UMASK = os.umask(0)  # asking for it means setting it
 os.umask(UMASK)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of a library in Rust, as safetensors
 
 
 @contextlib.contextmanager
@@ -26,6 +27,9 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: of the finished file or folder; its parent folders are created.
+
+    Raises:
+        OSError: also where a library tells an error of the system, e.g. a full disk, as an error of its own.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +40,12 @@ def whole(path: str | Path) -> Iterator[Path]:
         if final.is_dir() and draft.exists():
             shutil.rmtree(final)
         draft.replace(final)
+    except OSError:
+        raise
+    except Exception as error:
+        if number := OS_ERROR.search(str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
+        raise
     finally:
         _remove(draft)
 

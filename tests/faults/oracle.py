@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import re
@@ -19,8 +20,8 @@ OTHER = re.compile(
     r"mlflow\.db.*|printed-.*|\.pipeline/(tracking|optuna)/.*|(.*/)?(dvc\.lock|\.gitignore|\.dvcignore)|.*\.log"
 )
 KEPT = ".pipeline/"  # of these files only the names are compared: checkpoints of a finished command are too many
-TIMED = re.compile(r".*/cells/.*\.json|.*/report\.json")  # files that also say how long something took
-UNTIMED = re.compile(r"seconds|commit")  # their keys that differ between two runs
+TIMED = re.compile(r".*/cells/.*\.json|.*/report\.json")  # files that also say what something took
+UNTIMED = re.compile(r"seconds|commit|peak_mib")  # their keys that differ between two runs
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def files(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or CODE & set(path.relative_to(folder).parts) or OTHER.fullmatch(name):
             continue
-        if name.startswith(KEPT):
+        if name.startswith(KEPT) or name.endswith("/table.md"):  # table.csv beside it has its figures
             found[name] = "kept"
         elif path.suffix == ".jsonl":
             found[name] = _digest(json.dumps(points(path)).encode())
         elif TIMED.fullmatch(name):
             found[name] = _digest(json.dumps(_untimed(json.loads(path.read_text())), sort_keys=True).encode())
+        elif path.name == "table.csv":
+            with path.open(newline="") as file:
+                found[name] = _digest(json.dumps(_untimed(list(csv.DictReader(file)))).encode())
         else:
             found[name] = _digest(path.read_bytes())
     for path in (folder / ".pipeline/tracking").glob("*.jsonl"):

@@ -1,11 +1,15 @@
 """Outputs appear whole or not at all, and nothing of a killed process stays."""
 
+import errno
 import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.workflow.outputs import checksum, discard, read_json, whole, write_json, write_text
 
@@ -38,6 +42,20 @@ def test_files_that_a_library_made_private_can_be_read_like_any_other_new_file(t
             file.parent.mkdir(exist_ok=True)
             os.close(os.open(file, os.O_CREAT, 0o600))
         assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_what_the_system_refuses_a_library_is_an_error_of_the_system(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, whole(tmp_path / "t") as draft:
+            save_file({"a": torch.zeros(10_000)}, draft)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "t")
+    with pytest.raises(ValueError, match="contiguous"), whole(tmp_path / "t") as draft:
+        save_file({"a": torch.zeros(3, 4).t()}, draft)
+    assert not list(tmp_path.iterdir())
 
 
 def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
