@@ -49,6 +49,11 @@ class Job:
     def title(self) -> str:
         return f"{self.name}, seed {self.seed}"
 
+    @property
+    def run(self) -> str:
+        """Name of its run."""
+        return f"{self.name}/{self.path.name}"
+
 
 def run() -> None:
     params = Params.of_stage("retrain")
@@ -78,6 +83,9 @@ def retrain(params: Params) -> None:
             train_job(job, None, None)
         return
     with stage_tracker("retrain", key, experiment.data.raw_sha256) as tracker:
+        for job in jobs:  # that were killed between their last file and the end of their run
+            if job not in todo and not tracker.has_finished(job.run):
+                _end(job, _tracked(tracker, job))
         if workers > 1:
             _train_in_workers(todo, experiment, tracker)
         else:
@@ -146,14 +154,18 @@ def _train_in_workers(todo: list[Job], experiment: Experiment, tracker: Tracker)
 
 def _tracked(tracker: Tracker, job: Job) -> Run:
     params = job.params.to_dict()
-    return tracker.run(f"{job.name}/{job.path.name}", seed=job.seed, params=params, tags={"allocation": job.name})
+    return tracker.run(job.run, seed=job.seed, params=params, tags={"allocation": job.name})
 
 
 def _done(job: Job, tracked: Run, line: str) -> None:
     """Record the end of a training, and print ``line``."""
+    _end(job, tracked)
+    print(line, flush=True)
+
+
+def _end(job: Job, tracked: Run) -> None:
     tracked.model(job.path, MODELS / job.name / job.path.name)
     tracked.end()
-    print(line, flush=True)
 
 
 def _models(experiment: Experiment) -> list[tuple[str, int, Allocation]]:

@@ -148,6 +148,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = regular(path)
         self.marks: dict[str, dict[str, int]] = {}  # run -> metric -> last step
+        self.finished: set[str] = set()  # runs that an earlier process has finished
         self._formats: dict[int, str] = {}
         self._blocks = self._end = 0
         self._file = self._opened()
@@ -157,6 +158,7 @@ class Journal:
             kept = set_aside(self.path)
             log.warning("%s: it is kept as %s, and a new journal begins", error, kept.name)
             self.marks.clear()
+            self.finished.clear()
             self._file.close()
             self._file = self._opened()
 
@@ -175,6 +177,10 @@ class Journal:
                 self.marks[record.run].update(dict.fromkeys(record.names, record.step))
             elif record["k"] == "names":
                 self.marks.setdefault(record["run"], {})
+            elif record["k"] == "run":  # begun, or begun again
+                self.finished.discard(record["run"])
+            elif record["k"] == "end" and record["status"] == "FINISHED":
+                self.finished.add(record["run"])
         self._blocks = max(reader.blocks, default=-1) + 1
         self._end = reader.offset
         self._file.truncate(self._end)  # a killed writer may leave an incomplete line

@@ -139,6 +139,10 @@ class Tracker:
         self._runs[name] = Run(self._journal, name)
         return self._runs[name]
 
+    def has_finished(self, name: str) -> bool:
+        """Whether an interrupted process with the same stage and key has ended the run of this name as finished."""
+        return name in self._journal.finished
+
     def parent(
         self,
         metrics: Mapping[str, float] | None = None,

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.experiment.experiment import suitable
+from pipeline.tracking.journal import Points, Reader
 from pipeline.workflow.plug import names
 from stages import evaluate
 from tests.project import STAGES, Project
@@ -55,6 +56,26 @@ def test_the_last_step_of_the_trajectory_is_what_the_search_found(finished: Proj
         of_field = last[last.feature == name].sort_values("candidate_dim")
         assert of_field.candidate_dim.tolist() == found["candidates"]
         np.testing.assert_allclose(of_field.probability, np.exp(found["log_probability"]), rtol=1e-4)
+
+
+def test_a_model_that_was_saved_right_before_a_kill_has_a_run_that_ends(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    shutil.rmtree(tmp_path / "artifacts/models")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("stages.retrain._end", killed)
+        project.run("retrain")
+    project.run("retrain")
+    last, tagged = dict[str, str](), set()
+    for record in Reader(tmp_path / "artifacts/runs/retrain.jsonl"):
+        if not isinstance(record, Points) and record["k"] == "end":
+            last[record["run"]] = record["status"]
+        elif not isinstance(record, Points) and record["k"] == "tags" and "model" in record["tags"]:
+            tagged.add(record["run"])
+    assert len(last) == 8 and set(last.values()) == {"FINISHED"} and tagged == last.keys()
 
 
 def test_a_retraining_that_is_killed_while_it_removes_its_checkpoints_is_done_again_whole(
