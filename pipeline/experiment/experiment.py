@@ -233,22 +233,29 @@ def check_params(params: Params, place: str = "params.yaml") -> None:
     _check_outputs(task, params.backbone.name, place)
     checked_options([backbone], params.backbone.options or {}, f"{place}: backbone.options")
     if retrieves(backbone):
-        _check_of_rows(params, place)
+        _check_ranking(params, place)
 
 
-def _check_of_rows(params: Params, place: str) -> None:
-    """Check that no setting is there which only trainings of rows with labels have.
+def _check_ranking(params: Params, place: str) -> None:
+    """Check that no setting is there which models that rank items do not have.
 
     Raises:
         ValueError: naming the setting and its remedy.
     """
-    task = params.task.name
-    for section in ("search", "retrain"):
-        if getattr(params, section).cuda_graph:
-            raise ValueError(
-                f"{place}: {section}.cuda_graph is true, and task {task} has batches of many shapes; set it to false"
-            )
     if params.retrain.tables == "torchrec":
         raise ValueError(
-            f"{place}: retrain.tables is torchrec, and several processes cannot share task {task}; set it to local"
+            f"{place}: retrain.tables is torchrec, and several processes cannot share a model that ranks items; set it "
+            "to local"
         )
+    for section in ("search", "retrain"):
+        settings = getattr(params, section)
+        if settings.cuda_graph:
+            raise ValueError(
+                f"{place}: {section}.cuda_graph is true, and batches for models that rank items have many shapes; set "
+                "it to false"
+            )
+        if settings.devices > 1:
+            raise ValueError(
+                f"{place}: {section}.devices is {settings.devices}, and several processes cannot share a model that "
+                "ranks items; set it to 1"
+            )

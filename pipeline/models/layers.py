@@ -167,8 +167,8 @@ class Dropout(Divided, nn.Dropout):
         if self.share is None or not self.training:
             return self._dropped(values)
         rows = len(self.share.ids)
-        factors = self._dropped(values.new_ones(rows, *values.shape[1:]))
-        return values * factors[self.share.rows(rows)]
+        factors = self._dropped(torch.ones(rows, *values.shape[1:], dtype=_exact(values), device=values.device))
+        return (values * factors[self.share.rows(rows)]).to(values.dtype)
 
     def _dropped(self, values: Tensor) -> Tensor:
         dropped = round(self.p * 2**16)
@@ -176,8 +176,13 @@ class Dropout(Divided, nn.Dropout):
             return super().forward(values)
         words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         drawn = words.view(torch.int16)[: values.numel()].view(values.shape)
-        mask = (drawn >= dropped - 2**15).to(values.dtype).mul_(2**16 / (2**16 - dropped))
-        return values * mask
+        mask = (drawn >= dropped - 2**15).to(_exact(values)).mul_(2**16 / (2**16 - dropped))
+        return (values * mask).to(values.dtype)
+
+
+def _exact(values: Tensor) -> torch.dtype:
+    """The type of factors of numbers: float32 for bfloat16, which would round them all alike."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 class MLP(nn.Sequential):

@@ -101,7 +101,7 @@ class Form:
         return {"val": spread(self.val), "test": spread(self.test)}
 
     def minus(self, other: Form) -> Difference:
-        """The difference of the objective on ``test``, over seeds and rows."""
+        """The difference of the objective on ``test``, over seeds and rows, or users."""
         influence = np.asarray(self.influence - other.influence) / len(self.test)
         return difference(self.test, other.test, row_variance(influence), len(influence), self.unit)
 

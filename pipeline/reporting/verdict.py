@@ -242,14 +242,14 @@ def _surer(report: Report, form: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         low, high = minus.interval or (0.0, 0.0)
         if low <= -tolerance <= high and minus.interval:
             what = f"whether {called(form)} loses {tolerance:g} of {title} or more"
-            yield "Surer", _needed(minus, abs(minus.mean + tolerance), what, report["test_rows"])
+            yield "Surer", _needed(minus, abs(minus.mean + tolerance), what, minus.rows or report["test_rows"])
     for one in report["comparisons"]:
         if one["against"] == "uniform" and "uniform" not in same_as_searched(report) and one["interval"]:
             low, high = one["interval"]
             if low <= 0 <= high:
                 minus = Difference.of(one)
                 what = "whether the search beats one dimension for all fields"
-                yield "Surer, the search", _needed(minus, abs(minus.mean), what, report["test_rows"])
+                yield "Surer, the search", _needed(minus, abs(minus.mean), what, minus.rows or report["test_rows"])
 
 
 def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
@@ -259,22 +259,22 @@ def _needed(minus: Difference, half: float, what: str, rows: int) -> str:
         minus: the difference.
         half: the half width of the interval that decides the question.
         what: the question.
-        rows: number of test rows.
+        rows: number of test rows, or users.
     """
-    share = minus.share_of_seeds
+    share, unit = minus.share_of_seeds, minus.unit
     if share is None:
-        return f"Nothing varies, or the variance over the rows is unknown, so nobody can say {what}."
+        return f"Nothing varies, or the variance over the {unit} is unknown, so nobody can say {what}."
     if not half > 0:
-        return f"The mean lies on the limit itself, so no number of seeds or rows is known to say {what}."
-    both = f"about {_round(minus.times_for(half) or 0.0)} times the seeds and the test rows would"
+        return f"The mean lies on the limit itself, so no number of seeds or {unit} is known to say {what}."
+    both = f"about {_round(minus.times_for(half) or 0.0)} times the seeds and the test {unit} would"
     if share >= 0.5:
         number, limit = minus.seeds_for(half), f"the seeds, with {share:.0%} of the variance"
         enough = f"about {number} seeds in place of {minus.seeds} would" if number else ""
         enough = enough or f"more seeds alone do not suffice, {both}"
     else:
-        factor, limit = minus.rows_for(half), f"the test rows, with {1 - share:.0%} of the variance"
-        enough = f"about {_round(factor * rows)} test rows in place of {rows:,} would" if factor else ""
-        enough = enough or f"more test rows alone do not suffice, {both}"
+        factor, limit = minus.rows_for(half), f"the test {unit}, with {1 - share:.0%} of the variance"
+        enough = f"about {_round(factor * rows)} test {unit} in place of {rows:,} would" if factor else ""
+        enough = enough or f"more test {unit} alone do not suffice, {both}"
     return f"To say {what}, the limit is {limit}: {enough} do, if the mean and the variances stay as they are."
 
 

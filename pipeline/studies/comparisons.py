@@ -188,7 +188,8 @@ def uniform_of(study: Study, group: Group, grouped: Sequence[Group]) -> Group | 
 def covered(differences: Iterable[Difference]) -> str:
     """A phrase for the coverage of the intervals, e.g. "seeds and test rows"; empty without intervals."""
     kinds = sorted({one.covers for one in differences if one.interval is not None}, key=SEEDS_ALONE.__eq__)
-    return f"{kinds[0]}, or {SEEDS_ALONE} where it says so" if len(kinds) > 1 else "".join(kinds)
+    where = " where it says so" if len(kinds) > 1 and SEEDS_ALONE in kinds else ""
+    return ", or ".join(kinds) + where
 
 
 def intervals(differences: Sequence[Difference]) -> str:

@@ -58,8 +58,8 @@ def write(folder: Path, sweep: Sweep, rows: Sequence[Row], importances: Mapping[
     if best is None:
         within = "" if sweep.budget is None else f" within the budget of {sweep.budget:,} bytes"
         remedy = "widen sweep.space in params.yaml"
-        if sweep.budget is not None and sweep.params.derive.budget is None:
-            remedy += ", or set derive.budget, so that every derivation keeps it"
+        if sweep.budget is not None:
+            remedy += ", or set derive.budget to this size, so that every derivation keeps it"
         return [f"sweep: {number_of(len(rows), 'trial')}, none complete{within}; {remedy}"]
     said = f"trial {best['trial']}: val {sweep.title} {best['objective']:.4f}, {best['bytes']:,} bytes, "
     said += f"{best['of_full']:.1%} of the full tables'"

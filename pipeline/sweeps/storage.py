@@ -1,7 +1,8 @@
 """The storage of a sweep's trials, their numbers, and the recovery of trials whose process has died.
 
 A trial is begun by an attempt, which is a trial of Optuna. If the attempt fails, the next process that has nothing to
-do makes a further one. Nothing needs to be written for that, so no trial is lost when a disk is full.
+do makes a further one. Nothing needs to be written for that, so a full disk costs no trial. A trial is given up only
+after `RETRIES` attempts more that ended without a word, because they killed their process or could write nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.tracking.identity import is_dead
@@ -257,8 +258,9 @@ def is_surplus(study: optuna.Study, number: int, total: int) -> bool:
 def prepare(study: optuna.Study, number: int) -> None:
     """Queue a further attempt at a trial whose attempts have failed, for the next process that asks for one.
 
-    It has the values of an earlier attempt, because what that one has left belongs to them, unless that one had not
-    drawn all: drawn anew, they are the same.
+    It has the values of an earlier attempt, because what that one has left belongs to them, and what the sampler noted
+    with them, e.g. the generation. An attempt that had not drawn all its values leaves none: drawn anew, they are the
+    same.
 
     Args:
         study: an open study.
@@ -266,8 +268,11 @@ def prepare(study: optuna.Study, number: int) -> None:
     """
     tried = attempts(study).get(number, [])
     if tried and not any(one.state == TrialState.WAITING for one in tried):
-        drawn = [one.params for one in tried if "trial" in one.user_attrs]
-        study.enqueue_trial(drawn[-1] if drawn else {}, user_attrs={AGAIN: number})
+        noted = {"fixed_params": {}}
+        for one in tried:
+            if "trial" in one.user_attrs:
+                noted = {**one.system_attrs, "fixed_params": one.params}
+        study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=noted, user_attrs={AGAIN: number}))
 
 
 def _stands(attempt: FrozenTrial) -> bool:
@@ -304,8 +309,9 @@ def reap(study: optuna.Study) -> None:
     """
     optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        begun = trial.datetime_start or datetime.now()
-        while _is_nameless(trial) and abs(datetime.now() - begun) < NAMING:
+        age = datetime.now() - (trial.datetime_start or datetime.now())  # below 0 by the clock of another machine
+        latest = time.monotonic() + min(NAMING, NAMING - age).total_seconds()
+        while _is_nameless(trial) and time.monotonic() < latest:
             time.sleep(POLL_SECONDS)
             trial = study.get_trials(deepcopy=False)[trial.number]
         if _is_nameless(trial) or is_dead(trial.user_attrs.get("process", {})):

@@ -158,10 +158,10 @@ class Sweep:
         total = self.settings.trials
         while numbers := to_begin(study, total):
             prepare(study, numbers[0])
-            current: list[int] = []
+            current: list[Trial] = []
 
             def objective(trial: Trial) -> Any:
-                current.append(trial.number)  # noqa: B023
+                current.append(trial)  # noqa: B023
                 try:
                     trial.set_user_attr("process", this_process())
                     if is_surplus(study, trial.number, total):
@@ -176,8 +176,10 @@ class Sweep:
             try:
                 study.optimize(objective, n_trials=1, catch=(Surplus,))
             except BaseException:
-                for number in current:
-                    give_back(study, number)
+                for trial in current:
+                    with contextlib.suppress(Exception):  # it has ended, or its end could not be written
+                        trial.set_user_attr(INTERRUPTED, True)
+                    give_back(study, trial.number)
                 raise
             done()
         for trial in finished(study):

@@ -32,6 +32,7 @@ def do_trials(sweep: Sweep, study: optuna.Study) -> None:
 
     Raises:
         ValueError: if a worker ends with an error, or workers are killed again and again.
+        sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError: if the storage is lost; see `in_use`.
     """
     total, known = sweep.settings.trials, len(finished(study))
     with ticking(progress(total=total, initial=min(known, total), desc="sweep", unit="trial")) as bar:

@@ -107,6 +107,18 @@ def test_dropout_keeps_a_number_with_its_probability_and_scales_it(p: float) -> 
     assert torch.equal(dropout.eval()(values), values)
 
 
+def test_dropout_rounds_each_number_and_not_the_factor_of_all() -> None:
+    values = torch.ones(1000, 1000, dtype=torch.bfloat16).uniform_(0.5, 1.5)
+    torch.manual_seed(0)
+    kept = MLP(4, (3,), 0.1)[3](values)
+    torch.manual_seed(0)
+    exact = MLP(4, (3,), 0.1)[3](values.float())
+    assert kept.dtype == torch.bfloat16 and torch.equal(kept, exact.bfloat16())
+    assert float(kept.float().mean()) == pytest.approx(
+        float(exact.mean()), rel=2e-4
+    )  # 1 / 0.9 in bfloat16 is 0.002 off
+
+
 def test_dropout_of_nothing_changes_nothing() -> None:
     values = torch.randn(5, 7)
     assert torch.equal(MLP(4, (3,), 0.0)[3](values), values)

@@ -224,6 +224,13 @@ def test_rows_that_limit_are_told_with_their_number() -> None:
     assert "the limit is the test rows, with 100% of the variance: about 4,300 test rows in place of 500" in said
 
 
+def test_users_that_limit_are_told_as_users() -> None:
+    minus = Difference(0.001, (-0.002, 0.004), 0.5, 3, 1e-9, 0.0015, 200, "users")
+    uniform = {"against": "uniform", **minus.to_dict(), "bytes_ratio": 1.0}
+    said = points(judged([SEARCHED, FULL, UNIFORM], comparisons=[uniform]))["Surer, the search"]
+    assert "the limit is the test users, with 100% of the variance: about 1,700 test users in place of 200" in said
+
+
 def test_where_one_limit_alone_does_not_help_both_are_named() -> None:
     minus = difference([0.01, 0.0, 0.002], [0.0, 0.0, 0.0], 0.004**2, 500)
     assert minus.seeds_for(0.004) is None and minus.rows_for(0.004) is None

@@ -164,11 +164,16 @@ def test_a_wrong_name_of_any_plug_is_refused_before_the_first_stage(spoilable: P
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"search__cuda_graph": True}, "search.cuda_graph is true, and task retrieval has batches of many shapes; set"),
-        ({"retrain__cuda_graph": True}, "retrain.cuda_graph is true, and task retrieval has batches of many shapes; s"),
+        ({"search__cuda_graph": True}, "search.cuda_graph is true, and batches for models that rank items have many"),
+        ({"retrain__cuda_graph": True}, "retrain.cuda_graph is true, and batches for models that rank items have many"),
+        (
+            {"search__devices": 2},
+            "search.devices is 2, and several processes cannot share a model that ranks items; se",
+        ),
+        ({"retrain__devices": 2, "retrain__workers": 1}, "retrain.devices is 2, and several processes cannot share a"),
         (
             {"retrain__tables": "torchrec", "retrain__adagrad": 0.05, "retrain__weight_decay": 0.0},
-            "retrain.tables is torchrec, and several processes cannot share task retrieval; set it to local",
+            "retrain.tables is torchrec, and several processes cannot share a model that ranks items; set it to",
         ),
     ],
 )

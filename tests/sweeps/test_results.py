@@ -135,7 +135,7 @@ def test_a_sweep_without_any_trial_within_its_budget_says_so(
     project = ready.copy(tmp_path).give(**changes).run("sweep")
     printed = capsys.readouterr().out
     assert ", 0 of 1 trial finished\n" in printed
-    remedy = "widen sweep.space in params.yaml, or set derive.budget, so that every derivation keeps it"
+    remedy = "widen sweep.space in params.yaml, or set derive.budget to this size, so that every derivation keeps it"
     told = f"sweep: 1 trial, none complete within the budget of 100 bytes; {remedy}\n"
     assert told in printed
     [trial] = [record.getMessage() for record in caplog.records if record.name == "pipeline.sweeps"]

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import time
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import optuna
@@ -17,6 +17,8 @@ from pipeline.sweeps.storage import (
     AGAIN,
     INTERRUPTED,
     STORAGE,
+    ByTrial,
+    finished,
     give_back,
     in_use,
     is_surplus,
@@ -120,6 +122,38 @@ def test_a_trial_that_names_no_process_is_waited_for_and_then_done_again(monkeyp
     assert states(study) == ["RUNNING", "FAIL"] and to_begin(study, 3) == [1, 2]
     begin(study)
     assert study.trials[2].user_attrs["trial"] == 1
+
+
+def test_a_trial_of_a_machine_whose_clock_is_ahead_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(minutes=2)
+
+    study = optuna.create_study()
+    begun = study.ask()
+    monkeypatch.setattr(storage, "datetime", Behind)
+    monkeypatch.setattr(time, "sleep", lambda seconds: begun.set_user_attr("process", this_process()))
+    reap(study)
+    assert states(study) == ["RUNNING"]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_interrupted_trials_change_no_other(sampler: str) -> None:
+    """The first generation of NSGA-II has 50 trials."""
+
+    def drawn(interrupted: set[int]) -> list[float]:
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=ByTrial(sampler, 0))
+        for number in range(110):
+            trial = begin(study, 110)
+            if number in interrupted:
+                trial.set_user_attr(INTERRUPTED, True)
+                give_back(study, trial.number)
+                trial = begin(study, 110)
+            study.tell(trial, [trial.params["x"], trial.params["x"] ** 2])
+        return [trial.params["x"] for trial in finished(study)]
+
+    assert len(set(drawn(set()))) > 50 and drawn({10, 49, 60}) == drawn(set())
 
 
 def test_of_two_processes_that_begin_the_last_trial_at_once_one_steps_back() -> None:
