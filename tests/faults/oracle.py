@@ -21,7 +21,7 @@ OTHER = re.compile(
 )
 KEPT = ".pipeline/"  # of these files only the names are compared: checkpoints of a finished command are too many
 TIMED = re.compile(r".*/cells/.*\.json|.*/report\.json")  # files that also say what something took
-UNTIMED = re.compile(r"seconds|commit|peak_mib")  # their keys that differ between two runs
+UNTIMED = re.compile(r"seconds|commit|peak_mib|mlflow_run")  # their keys that differ between two runs
 
 
 @dataclass(frozen=True)
