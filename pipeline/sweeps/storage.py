@@ -268,7 +268,7 @@ def prepare(study: optuna.Study, number: int) -> None:
     """
     tried = attempts(study).get(number, [])
     if tried and not any(one.state == TrialState.WAITING for one in tried):
-        noted = {"fixed_params": {}}
+        noted: dict[str, Any] = {"fixed_params": {}}
         for one in tried:
             if "trial" in one.user_attrs:
                 noted = {**one.system_attrs, "fixed_params": one.params}
