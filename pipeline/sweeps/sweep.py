@@ -176,10 +176,10 @@ class Sweep:
             try:
                 study.optimize(objective, n_trials=1, catch=(Surplus,))
             except BaseException:
-                for trial in current:
+                for begun in current:
                     with contextlib.suppress(Exception):  # it has ended, or its end could not be written
-                        trial.set_user_attr(INTERRUPTED, True)
-                    give_back(study, trial.number)
+                        begun.set_user_attr(INTERRUPTED, True)
+                    give_back(study, begun.number)
                 raise
             done()
         for trial in finished(study):
