@@ -122,7 +122,7 @@ class Model(Divided, Mixed, nn.Module):
             occ = replace(occ, first_order=weights.sum((1, 2)))
         with self.products(embedded):
             output: Tensor = self.backbone(occ, embedded)
-        return output.to(embedded.dtype)
+        return output.to(embedded.dtype) if self.mixed else output
 
 
 def outputs_of(backbone: MakeBackbone) -> int:

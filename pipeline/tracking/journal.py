@@ -157,8 +157,7 @@ class Journal:
         except BadJournal as error:
             kept = set_aside(self.path)
             log.warning("%s: it is kept as %s, and a new journal begins", error, kept.name)
-            self.marks.clear()
-            self.finished.clear()
+            self.marks, self.finished = {}, set()
             self._file.close()
             self._file = self._opened()
 
@@ -177,10 +176,9 @@ class Journal:
                 self.marks[record.run].update(dict.fromkeys(record.names, record.step))
             elif record["k"] == "names":
                 self.marks.setdefault(record["run"], {})
-            elif record["k"] == "run":  # begun, or begun again
-                self.finished.discard(record["run"])
-            elif record["k"] == "end" and record["status"] == "FINISHED":
-                self.finished.add(record["run"])
+            elif record["k"] in ("run", "end"):  # a run may begin again
+                change = self.finished.add if record.get("status") == "FINISHED" else self.finished.discard
+                change(record["run"])
         self._blocks = max(reader.blocks, default=-1) + 1
         self._end = reader.offset
         self._file.truncate(self._end)  # a killed writer may leave an incomplete line
