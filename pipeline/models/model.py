@@ -120,9 +120,7 @@ class Model(Divided, Mixed, nn.Module):
         if self.split:
             embedded, weights = embedded.tensor_split([self.embedding.dim], 2)
             occ = replace(occ, first_order=weights.sum((1, 2)))
-        with self.products(embedded):
-            output: Tensor = self.backbone(occ, embedded)
-        return output.to(embedded.dtype) if self.mixed else output
+        return self.products(self.backbone, occ, embedded, like=embedded)
 
 
 def outputs_of(backbone: MakeBackbone) -> int:

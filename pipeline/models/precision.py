@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,10 @@ class Mixed:
     mixed = False
     training: bool
 
-    def products(self, vectors: Tensor) -> AbstractContextManager[object]:
-        """The block in which the backbone is computed, on the device of its vectors."""
+    def products(self, part: Callable[..., Tensor], *inputs: Any, like: Tensor) -> Tensor:
+        """What a part of the backbone makes of its inputs, with the type of ``like`` and on its device."""
         if not (self.mixed and self.training):
-            return nullcontext()
+            return part(*inputs)
         # Without kept copies of weights: they would be old ones in a replayed step, and where a search moves weights.
-        return torch.autocast(vectors.device.type, torch.bfloat16, cache_enabled=False)
+        with torch.autocast(like.device.type, torch.bfloat16, cache_enabled=False):
+            return part(*inputs).to(like.dtype)

@@ -156,9 +156,7 @@ class Retriever(Mixed, nn.Module):
         """(V, K) vectors of all nodes of the graph."""
         assert self.graph is not None
         embedded: Tensor = self.embedding(self.lookup.all(self.kept))
-        with self.products(embedded):
-            vectors: Tensor = self.backbone(embedded, self.graph)
-        return vectors.to(embedded.dtype)
+        return self.products(self.backbone, embedded, self.graph, like=embedded)
 
     def _towers(self, rows: Tensor, users: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         columns = self.interactions.columns
@@ -171,15 +169,13 @@ class Retriever(Mixed, nn.Module):
             {USER: self.ids_of_user[users], ITEM: self.ids_of_item[distinct], EVENT: kept_events[present]}
         )
         backbone: Any = self.backbone
-        with self.products(embedded[ITEM]):
-            items: Tensor = backbone.items(embedded[ITEM]).to(embedded[ITEM].dtype)
+        items = self.products(backbone.items, embedded[ITEM], like=embedded[ITEM])
         of_past = items.new_zeros(*past.shape, items.shape[1])
         of_past[present] = items[place[len(numbers) :]]
         of_events = items.new_zeros(*past.shape, *embedded[EVENT].shape[1:])
         of_events[present] = embedded[EVENT]
         history = History(of_past, of_events, present, events)
-        with self.products(items):
-            queries: Tensor = backbone.queries(embedded[USER], history).to(items.dtype)
+        queries = self.products(backbone.queries, embedded[USER], history, like=items)
         return queries, items[place[: len(numbers)]]
 
     def _kept_events(self, ids: Tensor) -> Tensor:
