@@ -19,7 +19,7 @@ def is_sound(file: Path) -> bool:
         return False
     try:
         with zipfile.ZipFile(regular(file)) as members:  # with a checksum of each
-            damaged = members.testzip()
+            damaged = members.testzip() if members.namelist() else "it has no members"
     except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
         damaged = str(error)
     if damaged is None:
