@@ -368,6 +368,13 @@ def divisors(dim: int, most: int | None = None) -> list[int]:
     return [g for g in range(1, (most or dim) + 1) if dim % g == 0]
 
 
+def check_groups(dim: int, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the option ``groups`` divides D, or is not given; see `Method`."""
+    groups = options.get("groups") or 1
+    if dim % groups:
+        raise ValueError(f"groups must divide {dim}, the dim of the tables, got {groups}")
+
+
 def check_dims(allocation: Allocation, dim: int) -> None:
     """Raise a ValueError unless every dimension is D, because codes represent whole vectors."""
     wrong = {name: d for name, d in allocation.dims.items() if d != dim}

@@ -85,7 +85,7 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        return Method.named(self.params.method.name, self.params.method.own_options)
+        return Method.named(self.params.method.name, self.params.method.own_options, dim=self.dim)
 
     @cached_property
     def backbone(self) -> MakeBackbone:
@@ -225,7 +225,7 @@ def check_params(params: Params, place: str = "params.yaml") -> None:
     )
     task = _task(params, place)
     for name, options in (params.method.options or {}).items():
-        Method.named(name, options, place)
+        Method.named(name, options, place, params.dim)
     method = Method.named(params.method.name, params.method.own_options, place)
     if method.own_candidates is None:
         _candidate_sets(params, place)

@@ -9,6 +9,8 @@ The file defines ``derive(evidence, *, options) -> Allocation``, and may define:
   only; ``dim`` is D. Default: `MixedTables`.
 * ``plain(schema, dims, dim) -> FieldEmbedding``: the embedding on which candidates are priced. Default: `MixedTables`.
 * ``candidates(schema, dim) -> list[list[int]]``: candidate dims of each field. Default: those of params.yaml.
+* ``check(dim, options)``: raises a ValueError for options that do not fit D or each other; the text begins with the
+  option's name. The types of single options are checked without it.
 * ``ARCHITECTURE``: settings of the architecture's training that override ``search.architecture``.
 
 An option ``target`` of ``find`` is the size at which the search aims: bytes, or a share of the full tables' bytes.
@@ -52,20 +54,30 @@ class Method:
     options: Mapping[str, Any]
 
     @classmethod
-    def named(cls, name: str, options: Mapping[str, Any] | None = None, place: str = "params.yaml") -> Method:
+    def named(
+        cls, name: str, options: Mapping[str, Any] | None = None, place: str = "params.yaml", dim: int | None = None
+    ) -> Method:
         """The method of this name.
 
         Args:
             name: of the file.
             options: of its functions.
             place: where the user wrote them, for messages.
+            dim: D, which the options must fit; None: this is not checked.
 
         Raises:
             ValueError: naming the valid methods if there is none, or an unknown or wrong option.
         """
         module = plug("methods", name)
         takers = [getattr(module, taker) for taker in ("find", "derive") if hasattr(module, taker)]
-        return cls(name, module, checked_options(takers, options or {}, f"{place}: method.options.{name}"))
+        place = f"{place}: method.options.{name}"
+        checked = checked_options(takers, options or {}, place)
+        if dim is not None and hasattr(module, "check"):
+            try:
+                module.check(dim, checked)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+        return cls(name, module, checked)
 
     @property
     def finds(self) -> bool:

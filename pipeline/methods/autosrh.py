@@ -6,7 +6,8 @@ An earlier form is Cheng et al. 2020, "Differentiable Neural Input Search for Re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +43,7 @@ class WeightedBlocks(FieldEmbedding):
 
     def __init__(self, schema: Schema, dim: int, shares: Sequence[float], warm_up: float) -> None:
         super().__init__()
-        if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"shares of the values must be above 0 and add up to 1, got {list(shares)}")
+        _check_shares(shares)
         self.dim, self.warm_up = dim, warm_up
         self.table = Table(schema.num_rows, dim)  # drawn first, as in `Masked`: equal seeds give equal tables
         self.alpha = nn.Parameter(torch.ones(len(schema) * len(shares), dim))
@@ -95,6 +95,16 @@ def blocks(schema: Schema, shares: Sequence[float]) -> np.ndarray:
             for f, n in enumerate(schema.cardinalities.tolist())
         ]
     )
+
+
+def check(dim: int, options: Mapping[str, Any]) -> None:
+    if "shares" in options:
+        _check_shares(options["shares"])
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares of the values must be above 0 and add up to 1, got {list(shares)}")
 
 
 def find(

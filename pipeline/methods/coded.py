@@ -7,6 +7,9 @@ with the matrix of each field's vectors instead of a diagonal); the bits are cho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from pipeline.allocation.allocation import Allocation
@@ -17,6 +20,11 @@ from pipeline.data.schema import Schema
 from pipeline.embeddings.coded import CodedTables, ExaminedTables
 from pipeline.embeddings.frequency import frequent, training_counts
 from pipeline.workflow.validation import Count, Whole
+
+
+def check(dim: int, options: Mapping[str, Any]) -> None:
+    if (own := options.get("dim") or dim) > dim:
+        raise ValueError(f"dim must be at most {dim}, the dim of the full tables, got {own}")
 
 
 def find(problem: Problem, *, dim: Count | None = None, shared_below: Whole = 0) -> ExaminedTables:
@@ -30,10 +38,8 @@ def find(problem: Problem, *, dim: Count | None = None, shared_below: Whole = 0)
             allocation is trained; each keeps its first-order weight. 0: all values have vectors of their own.
 
     Raises:
-        ValueError: if the dimension is above D; if values shall share vectors, and there are no training ids.
+        ValueError: if values shall share vectors, and there are no training ids.
     """
-    if dim is not None and dim > problem.dim:
-        raise ValueError(f"params.yaml: method.options.coded: dim must be at most dim, {problem.dim}, got {dim}")
     own = None if shared_below == 0 else frequent(training_counts(problem), problem.schema, shared_below)
     return ExaminedTables(problem.schema, dim or problem.dim, own)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from pipeline.embeddings.product_codes import (
     NearestCentroids,
     ProductQuantised,
     check_dims,
+    check_groups,
     decode,
     divisors,
     finest,
@@ -89,6 +91,12 @@ class SoftmaxCentroids(ProductQuantised):
         soft = torch.softmax(logits / self.temperature, 2) @ self.values.detach()
         soft = soft.transpose(0, 1).reshape(queries.shape)
         return chosen + (soft - soft.detach())
+
+
+def check(dim: int, options: Mapping[str, Any]) -> None:
+    check_groups(dim, options)
+    if options.get("variant") == "sx" and options.get("groups") == dim:
+        raise ValueError(f"groups must be below {dim} with variant sx, whose groups need two coordinates, got {dim}")
 
 
 def derive(

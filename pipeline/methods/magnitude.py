@@ -6,11 +6,19 @@ as in Tran et al. 2024, "A Thorough Performance Benchmarking on Lightweight Embe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
 from pipeline.embeddings.kept_cells import Pruned, cells_within
 from pipeline.workflow.validation import Whole
+
+
+def check(dim: int, options: Mapping[str, Any]) -> None:
+    if options.get("least", 0) > dim:
+        raise ValueError(f"least must be at most {dim}, the dim of the full tables, got {options['least']}")
 
 
 def derive(evidence: Evidence, *, least: Whole = 0) -> Allocation:
@@ -22,12 +30,9 @@ def derive(evidence: Evidence, *, least: Whole = 0) -> Allocation:
     NOTE[DIFF]: nothing is trained after the pruning, as in the benchmark; Han et al. train the remaining numbers.
 
     Raises:
-        ValueError: if ``least`` exceeds D.
         TooFewBytes: if the limit is too small; the message says the fewest possible bytes.
     """
     rows, dim = evidence.schema.num_rows, evidence.dim
-    if least > dim:
-        raise ValueError(f"params.yaml: method.options.magnitude: least must be at most dim, {dim}, got {least}")
     cells = cells_within(rows, dim, evidence.limit, max(1, least * rows))
     return evidence.allocation(dim, {"cells": cells, "least": least})
 

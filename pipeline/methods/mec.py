@@ -36,6 +36,7 @@ from pipeline.embeddings.product_codes import (
     Centroids,
     ProductQuantised,
     check_dims,
+    check_groups,
     closest,
     divisors,
     finest,
@@ -123,6 +124,9 @@ def find(problem: Problem) -> Source:
         ValueError: if there are no training ids.
     """
     return Source(problem.schema, problem.dim, training_counts(problem))
+
+
+check = check_groups  # of its options
 
 
 def derive(

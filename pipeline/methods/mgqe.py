@@ -4,15 +4,23 @@ Recommender Systems", WWW companion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.allocation.allocation import Allocation
 from pipeline.allocation.evidence import Evidence
 from pipeline.data.schema import Schema
-from pipeline.embeddings.product_codes import OFFERED, NearestCentroids, check_dims, divisors, finest
+from pipeline.embeddings.product_codes import OFFERED, NearestCentroids, check_dims, check_groups, divisors, finest
 from pipeline.workflow.validation import Count, Rate
 
 FEWER = 4  # the tail has a quarter of the head's centroids: 64 and 256
+
+
+def check(dim: int, options: Mapping[str, Any]) -> None:
+    check_groups(dim, options)
+    centroids = options.get("centroids")
+    if centroids is not None and len(centroids) != 2:
+        raise ValueError(f"centroids must be two numbers, of head and tail, got {list(centroids)}")
 
 
 def derive(
@@ -33,14 +41,7 @@ def derive(
         centroids: numbers of centroids of head and tail, e.g. [256, 64]; None: the best that the limit allows.
         head: share of the frequent values.
         commitment: see `NearestCentroids`.
-
-    Raises:
-        ValueError: if ``centroids`` are not two numbers.
     """
-    if centroids is not None and len(centroids) != 2:
-        raise ValueError(
-            f"params.yaml: method.options.mgqe: centroids must be two numbers, of head and tail, got {centroids}"
-        )
     return finest(
         evidence,
         build,

@@ -19,6 +19,7 @@ from pipeline.embeddings.product_codes import (
     Centroids,
     ProductQuantised,
     check_dims,
+    check_groups,
     closest,
     divisors,
     finest,
@@ -75,6 +76,9 @@ class Clustered(ProductQuantised):
             del self.book
             self.book = nn.Parameter(book)
         super().finish()
+
+
+check = check_groups  # of its options
 
 
 def derive(

@@ -1,6 +1,7 @@
 """A method is its file: what it defines, and what it leaves to defaults."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,11 +14,15 @@ from pipeline.allocation.evidence import Evidence, Problem
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.contract import FieldEmbedding
 from pipeline.embeddings.mixed import MixedTables
+from pipeline.experiment.experiment import check_params
 from pipeline.experiment.method import Method, build, offered
+from pipeline.workflow.params import Params
 from pipeline.workflow.validation import Budget, Count
 from tests.contracts import evidence
+from tests.project import Project
 
 SCHEMA = Schema((Field("user", 7), Field("item", 5)))
+CODES = ("dpq", "pq", "mec", "mgqe")  # of groups of coordinates
 
 
 def derive(evidence: Evidence, *, most: Count = 2) -> Allocation:
@@ -92,6 +97,37 @@ def test_a_method_is_found_by_its_name_and_its_options_are_checked() -> None:
         Method.named("autodimm")
     with pytest.raises(ValueError, match=r"method.options.random_search: draws must be a whole number of at least 1"):
         Method.named("random_search", {"draws": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("coded", {"dim": 9}, "dim must be at most 8, the dim of the full tables, got 9"),
+        ("magnitude", {"least": 9}, "least must be at most 8, the dim of the full tables, got 9"),
+        ("autosrh", {"shares": [0.5, 0.4]}, r"shares of the values must be above 0 and add up to 1, got \[0.5, 0.4\]"),
+        *((name, {"groups": 3}, "groups must divide 8, the dim of the tables, got 3") for name in CODES),
+        ("mgqe", {"centroids": [8]}, r"centroids must be two numbers, of head and tail, got \[8\]"),
+        ("dpq", {"variant": "sx", "groups": 8}, "groups must be below 8 with variant sx, whose groups need two "),
+    ],
+)
+def test_options_that_do_not_fit_the_dimension_or_each_other_are_refused(
+    name: str, options: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"params.yaml: method.options.{name}: {why}"):
+        Method.named(name, options, dim=8)
+    assert Method.named(name, options).options == options
+    project = Project(tmp_path, dim=8, method__name="full", method__options={name: options})
+    with project.inside(), pytest.raises(ValueError, match=why):
+        check_params(Params.load())  # also of a method that is not used
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("coded", {"dim": 8}), ("coded", {"dim": None}), ("magnitude", {"least": 8}), ("autosrh", {}), ("mgqe", {})]
+    + [(name, {"groups": 4}) for name in CODES],
+)
+def test_options_that_fit_are_accepted(name: str, options: dict[str, Any]) -> None:
+    assert Method.named(name, options, dim=8).options == options
 
 
 def test_an_allocation_is_built_by_the_method_that_it_names() -> None:

@@ -1,7 +1,5 @@
 """The tiers that MGQE derives; test_product_codes checks that rows use only the centroids of their tier."""
 
-import pytest
-
 from pipeline.data.schema import Field, Schema
 from pipeline.embeddings.cost import cost, full_tables
 from pipeline.methods import dpq, mgqe
@@ -27,8 +25,3 @@ def test_the_tail_has_a_quarter_of_the_head_s_centroids_and_codes_are_as_fine_as
         plain = dpq.derive(evidence("dpq", SCHEMA, DIM, budget=budget)).settings
         assert tiered["centroids"][0] == 4 * tiered["centroids"][1] and tiered["shares"] == [0.1]
         assert (tiered["groups"], tiered["centroids"][0]) >= (plain["groups"], plain["centroids"][0])
-
-
-def test_any_other_count_of_centroids_than_two_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mgqe: centroids must be two numbers, of head and tail, got \[8\]"):
-        mgqe.derive(evidence("mgqe", SCHEMA, DIM), centroids=[8])
