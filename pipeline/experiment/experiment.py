@@ -85,7 +85,7 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        return Method.named(self.params.method.name, self.params.method.own_options, dim=self.dim)
+        return Method.named(self.params.method.name, self.params.method.own_options)
 
     @cached_property
     def backbone(self) -> MakeBackbone:
@@ -131,8 +131,9 @@ class Experiment:
         Raises:
             ValueError: naming a wrong parameter, its value, and the valid ones.
         """
-        for part in ("task", "method", "backbone_options", "architecture", "candidates"):
+        for part in ("task", "backbone_options", "architecture", "candidates"):
             getattr(self, part)
+        Method.named(self.method.name, self.params.method.own_options, dim=self.dim)
 
     def code(self, *starts: str) -> Iterator[str]:
         """The given source files and those of the experiment's plugs, for `pipeline.workflow.code.content_key`."""

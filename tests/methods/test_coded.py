@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.embeddings.coded import CodedTables
 from pipeline.experiment.derive import derive, evidence
 from pipeline.experiment.find import find
@@ -28,3 +30,9 @@ def test_the_tables_may_have_a_dimension_below_that_of_the_full_tables(tmp_path:
         sizes[options.get("dim")] = model.embedding.dim, model.embedding.width, size
     assert sizes[None] == sizes[4] and sizes[None][:2] == (4, 5) and sizes[3][:2] == (3, 4)
     assert sizes[3][2] > 0.4 * given.full_bytes
+
+
+def test_a_larger_dimension_is_refused_before_a_search(tmp_path: Path) -> None:
+    here = experiment(write_rows(tmp_path / "data"), method=method(dim=5))
+    with pytest.raises(ValueError, match=r"method\.options\.coded: dim must be at most 4, the dim of the full tables"):
+        find(here, tmp_path)
