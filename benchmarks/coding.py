@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import models, shapes, timing
 from benchmarks.alone import alone, peak_mib
-from pipeline.coding.choice import choose_and_prove
+from pipeline.coding.choice import Choices
 from pipeline.data.schema import Schema
 from pipeline.embeddings.coded import CodedTables, Moments, full_table, predictions
 from pipeline.models.model import Model
@@ -59,7 +59,7 @@ def measure(values: int, calibrated: int) -> dict[str, Any]:
     for budget in BUDGETS:
         limit = int(budget * table.nbytes)
         name = f"{CHOICE}, {budget:.1%}"
-        plans, gap = steps.timed(name, lambda limit=limit: choose_and_prove(predicted, limit))
+        plans, gap = steps.timed(name, lambda limit=limit: Choices(predicted).within(limit))
         loss = sum(one.loss(plan.bits, plan.by_rows) for one, plan in zip(predicted, plans, strict=True))
         used = sum(int(plan.used.sum()) for plan in plans)
         choices[f"{budget:.1%}"] = {"predicted loss": loss, "components": used, "gap": gap}

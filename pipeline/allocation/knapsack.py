@@ -9,6 +9,9 @@ import numpy as np
 
 from pipeline.allocation.budget import NO_CANDIDATE, TooFewBytes
 
+HALVINGS = 64  # of the prices among which that of a byte is found
+TRIED = 1000  # other candidates for the bytes that are left
+
 
 def most_probable(scores: np.ndarray, candidates: Sequence[Sequence[int]]) -> np.ndarray:
     """(F,) number of each field's candidate with the best score; ties go to the smaller dim.
@@ -39,11 +42,12 @@ def _check_scores(scores: np.ndarray) -> None:
 def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all: bool = True) -> np.ndarray:
     """The exact choice of one candidate per field with the largest sum of scores within a budget.
 
-    This is the multiple-choice knapsack problem (Sinha & Zoltners 1979). It is solved field by field over the
-    Pareto-optimal pairs of bytes and loss; the loss of a choice is the best score of the field minus the chosen one.
-    For each pair, the linear relaxation of the remaining fields is a lower bound on the final loss. The integer part of
-    the relaxation completes the pair to a choice, whose loss is an upper bound on the optimum. Pairs whose lower bound
-    exceeds the best upper bound are dropped. Losses are whole multiples of 2**-40, so ties are exact.
+    This is the multiple-choice knapsack problem (Sinha & Zoltners 1979). The loss of a choice is the best score of the
+    field minus the chosen one. First, `_possible` removes candidates that no optimal choice has. The rest is solved
+    field by field over the Pareto-optimal pairs of bytes and loss. For each pair, the linear relaxation of the
+    remaining fields is a lower bound on the final loss. The integer part of the relaxation completes the pair to a
+    choice, whose loss is an upper bound on the optimum. Pairs whose lower bound exceeds the best upper bound are
+    dropped. Losses are whole multiples of 2**-40, so ties are exact.
 
     Args:
         scores: (F, N), larger is better, e.g. log-probabilities; -inf where there is no candidate.
@@ -61,22 +65,28 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
     _check_scores(scores)
     if scores.shape != prices.shape:
         raise ValueError(f"scores and prices must have the same shape, got {scores.shape=}, {prices.shape=}")
-    _check_least(np.where(scores == -np.inf, NO_CANDIDATE, prices), budget)
-    fields = [_frontier(*pair) for pair in zip(_losses(scores), prices, strict=True)]
+    offered = (scores > -np.inf) & (prices < NO_CANDIDATE)
+    _check_least(np.where(offered, prices, NO_CANDIDATE), budget)
+    of_candidates = np.where(offered, _losses(scores), NO_CANDIDATE)
+    possible = _possible(of_candidates, prices, budget)
+    chosen, several = np.argmax(possible, 1), possible.sum(1) > 1
+    spent = int(prices[~several, chosen[~several]].sum())
     # Fields with wide price ranges come first: the bounds from the remaining fields are then close together.
-    order = sorted(range(len(fields)), key=lambda f: fields[f].prices[-1] - fields[f].prices[0], reverse=True)
-    rests = _relaxations([fields[f] for f in order])
+    best = of_candidates == of_candidates.min(1, keepdims=True)
+    ranges = np.where(best, prices, NO_CANDIDATE).min(1) - np.where(offered, prices, NO_CANDIDATE).min(1)
+    order = sorted(np.flatnonzero(several).tolist(), key=lambda f: ranges[f], reverse=True)
+    fields = [_frontier(np.where(possible[f], of_candidates[f], NO_CANDIDATE), prices[f]) for f in order]
+    rests = _relaxations(fields)
 
     size, loss = np.zeros(1, np.int64), np.zeros(1, np.int64)
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     incumbent = NO_CANDIDATE
-    for f, rest in zip(order, rests, strict=True):
-        field = fields[f]
+    for field, rest in zip(fields, rests, strict=True):
         sizes = (size[:, None] + field.prices).ravel()
         losses = (loss[:, None] + field.losses).ravel()
-        fits = np.flatnonzero(sizes <= budget - rest.sizes[0])
+        fits = np.flatnonzero(sizes <= budget - spent - rest.sizes[0])
         sizes, losses = sizes[fits], losses[fits]
-        left = budget - sizes
+        left = budget - spent - sizes
         reached = np.searchsorted(rest.sizes, left, side="right") - 1
         incumbent = min(incumbent, int((losses + rest.losses[reached]).min()))
         slack = 1 + 1e-12 * incumbent  # covers the rounding of the interpolation
@@ -88,7 +98,6 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
         steps.append((parent, field.candidates[picked]))
 
     state = len(size) - 1  # the pair with the least loss
-    chosen = np.empty(len(fields), np.int64)
     for f, (parent, candidate) in zip(reversed(order), reversed(steps), strict=True):
         chosen[f] = candidate[state]
         state = int(parent[state])
@@ -152,6 +161,44 @@ def pareto(sizes: np.ndarray, losses: np.ndarray) -> np.ndarray:
     order = np.lexsort((losses, sizes))
     best = np.minimum.accumulate(losses[order])
     return order[np.concatenate([[True], best[1:] < best[:-1]])] if len(order) else order
+
+
+def _possible(losses: np.ndarray, prices: np.ndarray, budget: int) -> np.ndarray:
+    """(F, N) the candidates that an optimal choice can have, and perhaps others.
+
+    At any price of a byte, every choice within the budget loses at least a bound, plus what its candidates cost more
+    than the cheapest ones of their fields. So a candidate is impossible if that is above the loss of a choice that is
+    known (Dyer, Kayal & Walker 1984). The price is the least at which the cheapest candidates fit, and the known choice
+    has these, and the best others for the bytes that are left.
+    """
+    own, offered = np.arange(len(losses)), losses < NO_CANDIDATE
+    loss, size = np.where(offered, losses, np.inf), np.where(offered, prices, 0.0)
+
+    def cheapest(price: float) -> tuple[np.ndarray, int]:
+        chosen = np.argmin(loss + price * size, 1)
+        return chosen, int(prices[own, chosen].sum())
+
+    low, price = 2.0**-64, 2.0**64
+    chosen, taken = cheapest(price)
+    for _ in range(HALVINGS):
+        middle = (low * price) ** 0.5
+        tried, need = cheapest(middle)
+        low, price = (middle, price) if need > budget else (low, middle)
+        if need <= budget:
+            chosen, taken = tried, need
+    known, left = int(losses[own, chosen].sum()), budget - taken
+    costs = loss + price * size
+    over = costs - costs.min(1, keepdims=True)
+    extra, gain = size - size[own, chosen][:, None], loss[own, chosen][:, None] - loss
+    better = np.argwhere((extra <= left) & (gain > 0))
+    better = better[np.argsort(over[tuple(better.T)], kind="stable")[:TRIED]]
+    changed = set()
+    for f, n in better.tolist():
+        if f not in changed and extra[f, n] <= left:
+            changed.add(f)
+            known, left = known - int(gain[f, n]), left - int(extra[f, n])
+    bound = float(costs.min(1).sum()) - price * budget
+    return over <= known - bound + 1 + 1e-12 * (known + price * budget)  # covers the rounding of the sums
 
 
 @dataclass(frozen=True)

@@ -71,47 +71,86 @@ def _described(blocks: int, components: int) -> int:
 
 
 def choose(predictions: Sequence[Prediction], limit: int) -> list[Plan]:
-    """The plan of every field with the least sum of predicted losses within ``limit`` bytes; see `choose_and_prove`."""
-    return choose_and_prove(predictions, limit)[0]
+    """The plan of every field with the least sum of predicted losses within ``limit`` bytes; see `Choices.within`."""
+    return Choices(predictions).within(limit)[0]
 
 
-def choose_and_prove(predictions: Sequence[Prediction], limit: int) -> tuple[list[Plan], float]:
-    """The plan of every field with the least sum of predicted losses within ``limit`` bytes.
-
-    Given the way of each field, the numbers of bits are the exact optimum. The ways are first the cheaper ones at the
-    price of a bit that meets the limit (a Lagrange multiplier). At this price, no plan with another way of some fields
-    costs less than the bound plus what their other ways cost more. So other ways are tried only where this sum is below
-    the loss of the best plan so far, the most promising first, and at most `TRIES` of them. If there are no more, the
-    plan is the exact optimum.
+class Choices:
+    """All ways to code F fields, from which the best ones within any size are chosen.
 
     Args:
-        predictions: of the F fields.
-        limit: bytes of all that is stored.
-
-    Returns:
-        The plans, and the share of their loss by which other plans may at most lose less; 0 if they are the optimum.
-
-    Raises:
-        TooFewBytes: naming the least that is possible.
+        predictions: of the fields.
     """
-    fields = [_Field(prediction) for prediction in predictions]
-    bits = 8 * limit - PADDING
-    least = sum(field.least for field in fields)
-    if least > bits:
-        raise TooFewBytes(
-            f"coded: {limit:,} bytes are too few, the least is {-(-(least + PADDING) // 8):,}; raise the budget"
+
+    def __init__(self, predictions: Sequence[Prediction]) -> None:
+        self._fields = [_Field(prediction) for prediction in predictions]
+        self._aligned = tuple(_Aligned([field.items(by_rows) for field in self._fields]) for by_rows in (False, True))
+        self._fixed = np.array([field.fixed for field in self._fields])
+
+    def within(self, limit: int) -> tuple[list[Plan], float]:
+        """The plan of every field with the least sum of predicted losses within ``limit`` bytes.
+
+        Given the way of each field, the numbers of bits are the exact optimum. The ways are first the cheaper ones at
+        the price of a bit that meets the limit (a Lagrange multiplier). At this price, no plan with another way of some
+        fields costs less than the bound plus what their other ways cost more. So other ways are tried only where this
+        sum is below the loss of the best plan so far, the most promising first, and at most `TRIES` of them. If there
+        are no more, the plan is the exact optimum.
+
+        Args:
+            limit: bytes of all that is stored.
+
+        Returns:
+            The plans, and the share of their loss by which other plans may at most lose less; 0 if they are the
+            optimum.
+
+        Raises:
+            TooFewBytes: naming the least that is possible.
+        """
+        bits = 8 * limit - PADDING
+        least = sum(field.least for field in self._fields)
+        if least > bits:
+            raise TooFewBytes(
+                f"coded: {limit:,} bytes are too few, the least is {-(-(least + PADDING) // 8):,}; raise the budget"
+            )
+        priced = self._priced(bits)
+        best = _solved(self._fields, priced.by_rows, bits)
+        for tries, (possible, other) in enumerate(priced.others()):
+            if possible >= best.loss or best.loss == 0:  # a bound may be below 0 by rounding, but no loss is
+                break
+            if tries == TRIES:
+                return best.plans, 1 - possible / best.loss
+            tried = _solved(self._fields, other, bits)
+            if tried.loss < best.loss:
+                best = tried
+        return best.plans, 0.0
+
+    def _at(self, price: float, bits: int) -> tuple[int, _Priced]:
+        """The bits of the cheaper ways of all fields, if a bit has this price."""
+        sizes, losses = np.stack([aligned.cheapest(price) for aligned in self._aligned], 1)  # (2, F) each
+        sizes[0] += self._fixed
+        costs = losses + price * sizes
+        by_rows = costs[1] < costs[0]
+        bound = float(costs.min(0).sum() - price * bits)
+        return int(np.where(by_rows, sizes[1], sizes[0]).sum()), _Priced(
+            by_rows.tolist(), bound, np.abs(costs[1] - costs[0])
         )
-    priced = _priced(fields, bits)
-    best = _solved(fields, priced.by_rows, bits)
-    for tries, (possible, other) in enumerate(priced.others()):
-        if possible >= best.loss or best.loss == 0:  # a bound may be below 0 by rounding, but no loss is
-            break
-        if tries == TRIES:
-            return best.plans, 1 - possible / best.loss
-        tried = _solved(fields, other, bits)
-        if tried.loss < best.loss:
-            best = tried
-    return best.plans, 0.0
+
+    def _priced(self, bits: int) -> _Priced:
+        """The cheaper way of each field at the lowest price of a bit at which all fields fit."""
+        low, high = 1e-30, 1e6  # prices of a bit: too cheap, and too dear for anything but the least
+        size, found = self._at(low, bits)
+        if size <= bits:
+            return found
+        for _ in range(HALVINGS):
+            middle = (low * high) ** 0.5
+            size, tried = self._at(middle, bits)
+            low, high = (middle, high) if size > bits else (low, middle)
+            if size <= bits:
+                found = tried
+        if self._at(high, bits)[0] > bits:  # even the least of these ways is too much
+            by_rows = [int(field.rows[0].prices[0]) < field.fixed for field in self._fields]
+            return _Priced(by_rows, 0.0, np.zeros(len(by_rows)))  # which proves nothing
+        return found
 
 
 @dataclass(frozen=True)
@@ -130,18 +169,25 @@ class _Item:
 
 
 class _Aligned:
-    """Items side by side, to find the best choice of each at a price of a bit; shorter ones are padded."""
+    """The items of F fields side by side, to find the best choice of each at a price of a bit; shorter ones are padded.
 
-    def __init__(self, items: Sequence[_Item]) -> None:
+    Args:
+        fields: the items of each.
+    """
+
+    def __init__(self, fields: Sequence[Sequence[_Item]]) -> None:
+        items = [item for field in fields for item in field]
         shape = len(items), max((len(item.prices) for item in items), default=1)
         self.prices, self.losses = np.zeros(shape), np.full(shape, np.inf)
         for prices, losses, item in zip(self.prices, self.losses, items, strict=True):
             prices[: len(item.prices)], losses[: len(item.losses)] = item.prices, item.losses
+        self.field, self.number = np.repeat(np.arange(len(fields)), [len(field) for field in fields]), len(fields)
 
-    def cheapest(self, price: float) -> tuple[int, float]:
-        """Bits and loss of the choices that minimise loss + price * bits, over all items."""
+    def cheapest(self, price: float) -> np.ndarray:
+        """(2, F) bits and losses of the choices that minimise loss + price * bits, over the items of each field."""
         row, n = np.arange(len(self.losses)), np.argmin(self.losses + price * self.prices, 1)
-        return int(self.prices[row, n].sum()), float(self.losses[row, n].sum())
+        sums = [np.bincount(self.field, of[row, n], self.number) for of in (self.prices, self.losses)]
+        return np.stack(sums)
 
 
 class _Field:
@@ -160,7 +206,6 @@ class _Field:
         keep = pareto(prices, prediction.rows[offered])
         numbers = offered[keep].astype(np.int8)[:, None]
         self.rows = [_Item(prices[keep], prediction.rows[offered][keep], numbers)]
-        self.aligned = _Aligned(self.components), _Aligned(self.rows)
 
     @property
     def least(self) -> int:
@@ -168,11 +213,6 @@ class _Field:
 
     def items(self, by_rows: bool) -> list[_Item]:
         return self.rows if by_rows else self.components
-
-    def at(self, price: float, by_rows: bool) -> tuple[int, float]:
-        """Bits and loss of the field in one way, if a bit has this price."""
-        size, loss = self.aligned[by_rows].cheapest(price)
-        return size + (0 if by_rows else self.fixed), loss
 
     def plan(self, by_rows: bool, chosen: Iterator[np.ndarray]) -> Plan:
         """The plan of the choices for the field's items, which are taken from ``chosen``."""
@@ -230,33 +270,6 @@ def _solved(fields: Sequence[_Field], ways: Sequence[bool], bits: int) -> _Solve
     loss = float(sum(item.losses[n] for item, n in zip(items, numbers, strict=True)))
     chosen = iter([item.choices[n] for item, n in zip(items, numbers, strict=True)])
     return _Solved([field.plan(by_rows, chosen) for field, by_rows in zip(fields, ways, strict=True)], loss)
-
-
-def _priced(fields: Sequence[_Field], bits: int) -> _Priced:
-    """The cheaper way of each field at the lowest price of a bit at which all fields fit."""
-
-    def at(price: float) -> tuple[int, _Priced]:
-        sizes, costs = np.array([[field.at(price, by_rows) for by_rows in (False, True)] for field in fields]).T
-        costs = costs + price * sizes  # (2, F)
-        by_rows = costs[1] < costs[0]
-        size = int(np.where(by_rows, sizes[1], sizes[0]).sum())
-        bound = float(costs.min(0).sum() - price * bits)
-        return size, _Priced(by_rows.tolist(), bound, np.abs(costs[1] - costs[0]))
-
-    low, high = 1e-30, 1e6  # prices of a bit: too cheap, and too dear for anything but the least
-    size, found = at(low)
-    if size <= bits:
-        return found
-    for _ in range(HALVINGS):
-        middle = (low * high) ** 0.5
-        size, tried = at(middle)
-        low, high = (middle, high) if size > bits else (low, middle)
-        if size <= bits:
-            found = tried
-    if at(high)[0] > bits:  # even the least of these ways is too much
-        by_rows = [int(field.rows[0].prices[0]) < field.fixed for field in fields]
-        return _Priced(by_rows, 0.0, np.zeros(len(fields)))  # which proves nothing
-    return found
 
 
 def _component(losses: np.ndarray, rows: np.ndarray, decoder: int) -> _Item:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.allocation.budget import TooFewBytes, in_bytes
-from pipeline.coding.choice import Plan, choose
+from pipeline.coding.choice import Choices, Plan
 from pipeline.coding.prediction import predict
 from pipeline.coding.quantiser import SHARES
 from pipeline.coding.ranks import GROUP
@@ -152,10 +152,11 @@ class _Choice:
             blocks = order.split(np.diff(found.cuts).tolist())
             self.orders.append(torch.cat([block.sort().values for block in blocks]))  # `Ranks` counts in this order
             self.predictions.append(replace(found, extra=(extra, SEGMENT_BITS)))
+        self.choices = Choices(self.predictions)
 
     def plans(self, limit: int) -> tuple[list[Plan], list[float]]:
         """The plans within ``limit`` bytes, and the predicted loss of each."""
-        plans = choose(self.predictions, limit)
+        plans, _ = self.choices.within(limit)
         return plans, [p.loss(plan.bits, plan.by_rows) for p, plan in zip(self.predictions, plans, strict=True)]
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from pipeline.coding.choice import Plan, choose
+from pipeline.coding.choice import Choices, Plan
 from pipeline.coding.prediction import Prediction
 from pipeline.embeddings.coded import CodedTables, ExaminedTables, Moments, full_table, predictions
 from pipeline.embeddings.mixed import MixedTables
@@ -52,13 +52,17 @@ class Coder:
         """The predicted loss of each way to code each field."""
         return predictions(self.table, self.model.kept, self.moments)
 
+    @cached_property
+    def _choices(self) -> Choices:
+        return Choices(self.predictions)
+
     def plans(self, limit: int) -> list[Plan]:
         """The plan of each field within ``limit`` bytes.
 
         Raises:
             TooFewBytes: if there is none.
         """
-        return choose(self.predictions, limit)
+        return self._choices.within(limit)[0]
 
     def coded(self, limit: int) -> AnyModel:
         """A copy of the model whose tables are coded within ``limit`` bytes."""

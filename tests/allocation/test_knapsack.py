@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from pipeline.allocation import knapsack
+from pipeline.allocation.budget import NO_CANDIDATE
 from pipeline.allocation.knapsack import most_probable, within_budget
 
 
@@ -74,6 +76,31 @@ def test_the_choice_on_39_fields_is_the_optimum_of_an_integer_programme(number: 
     )
     assert solved.success
     assert scores[rows, chosen].sum() == pytest.approx(-solved.fun, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["any", "ties", "small next to large", "copies"])
+def test_the_choice_is_the_same_if_no_candidate_is_removed_first(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    possible, removed = knapsack._possible, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        fields, number = int(rng.integers(1, 25)), int(rng.integers(2, 8))
+        scores, prices = rng.normal(size=(fields, number)), rng.integers(0, 10**9, (fields, number))
+        if kind == "ties":
+            scores, prices = rng.integers(-4, 1, (fields, number)).astype(float), rng.integers(0, 6, (fields, number))
+        if kind == "small next to large":
+            scores *= rng.choice([1e-6, 1, 1e3], (fields, 1))
+            prices = np.sort(rng.integers(1, 40, number)) * rng.integers(1, 10**6, (fields, 1))
+        if kind == "copies":
+            scores, prices = np.tile(scores[:1], (fields, 1)), np.tile(prices[:1] % 50, (fields, 1))
+        scores[:, 1:][rng.random((fields, number - 1)) < 0.1] = -np.inf
+        budget = int(rng.integers(prices.max(1).sum() // 2, prices.max(1).sum() + 2))
+        budget = max(budget, int(np.where(scores == -np.inf, NO_CANDIDATE, prices).min(1).sum()))
+        removing = within_budget(scores, prices, budget)
+        removed += int((~possible(knapsack._losses(scores), prices, budget)).sum())
+        with monkeypatch.context() as patch:
+            patch.setattr(knapsack, "_possible", lambda losses, prices, budget: losses < NO_CANDIDATE)
+            assert within_budget(scores, prices, budget).tolist() == removing.tolist(), seed
+    assert removed > 1000
 
 
 def test_equal_scores_go_to_the_fewest_bytes() -> None:

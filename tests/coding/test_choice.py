@@ -10,7 +10,7 @@ import torch
 
 from pipeline.allocation.budget import TooFewBytes
 from pipeline.coding import arrays
-from pipeline.coding.choice import CODE, LEVEL, PADDING, Plan, choose, choose_and_prove
+from pipeline.coding.choice import CODE, LEVEL, PADDING, Choices, Plan, choose
 from pipeline.coding.prediction import Prediction, predict
 from pipeline.coding.quantiser import BITS
 
@@ -53,7 +53,7 @@ def test_no_other_ways_to_code_the_fields_are_better(limit: int) -> None:
     """Every combination of ways, each the only one that is offered. At 400 bytes, the ways at the price of a bit lose
     0.8 % more than the best ones."""
     fields = [prediction(rows, seed) for seed, rows in enumerate(SMALL)]
-    plans, gap = choose_and_prove(fields, limit)
+    plans, gap = Choices(fields).within(limit)
     assert gap == 0 and sum(plan.size(DIM) for plan in plans) <= 8 * limit - PADDING
     found = sum(one.loss(plan.bits, plan.by_rows) for one, plan in zip(fields, plans, strict=True))
     losses = []
@@ -84,7 +84,7 @@ def test_fields_that_lose_nothing_are_coded_within_any_limit(limit: int) -> None
     """Sums of their prices may round to less than no loss."""
     fields = [prediction(40 + number, 0) for number in range(5)]
     nothing = [replace(one, components=0 * one.components, rows=np.zeros(len(BITS))) for one in fields]
-    plans, gap = choose_and_prove(nothing, limit)
+    plans, gap = Choices(nothing).within(limit)
     assert len(plans) == 5 and gap == 0
 
 
