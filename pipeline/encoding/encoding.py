@@ -82,13 +82,27 @@ class Encoding:
         Returns:
             Ids (n, S) int32; what each field met, by name.
         """
-        slots = np.empty((self.schema.num_slots, len(batch)), dtype=np.int32)
+        return self.ids_of(self.schema, {name: batch[name] for name in self.schema.names})
+
+    def ids_of(self, schema: Schema, columns: Mapping[str, pa.Array]) -> tuple[np.ndarray, dict[str, Counts]]:
+        """The ids of raw values.
+
+        Args:
+            schema: some of the fields.
+            columns: (n,) values of each of them; see `ids`.
+
+        Returns:
+            Ids (n, S) int32; what each field met, by name.
+        """
+        slots = np.empty((schema.num_slots, len(columns[schema.names[0]])), dtype=np.int32)
         counts, start = {}, 0
-        for field in self.schema.fields:
-            column = batch[field.name]
-            if self.kinds[field.name] == CATEGORICAL:
-                column = column.cast(pa.string())  # the vocabulary on disk holds texts
-            free = slots[start : start + field.width]
-            counts[field.name] = self.vocabularies[field.name].look_up(column, free)
+        for field in schema.fields:
+            counts[field.name] = self.look_up(field.name, columns[field.name], slots[start : start + field.width])
             start += field.width
         return np.ascontiguousarray(slots.T), counts
+
+    def look_up(self, name: str, values: pa.Array, slots: np.ndarray) -> Counts:
+        """Write the ids of a field's raw values (n,) to slots (k, n) int32."""
+        if self.kinds[name] == CATEGORICAL:
+            values = values.cast(pa.string())  # the vocabulary on disk holds texts
+        return self.vocabularies[name].look_up(values, slots)

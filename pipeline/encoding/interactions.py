@@ -36,7 +36,7 @@ from pipeline.data.interactions import (
     USERS_FILE,
     Columns,
 )
-from pipeline.data.schema import PADDING, UNKNOWN, Schema
+from pipeline.data.schema import UNKNOWN, Schema
 from pipeline.data.split import LEAST_ROWS, PARTS, Part
 from pipeline.encoding.arrays import ArrayFile
 from pipeline.encoding.buckets import quantile_edges
@@ -126,7 +126,7 @@ class _Encoder:
         history = _history(table, settings)
         self.log = Log.read(table, about)
         self.targets = find_targets(self.log, settings, table.path)
-        self.histories = Histories(self.log, self.targets, history)
+        self.histories = Histories.of_targets(self.log, self.targets, history)
         self.columns = Columns(history, len(self.histories.fields))
         if taken := sorted({*table.kinds} & {*self.histories.fields}):
             remedy = "rename the field, or set encode.history to 0 in params.yaml"
@@ -227,27 +227,15 @@ class _Encoder:
     def _rows(self, part: Part, rows: slice) -> np.ndarray:
         """(n, C) int32: some rows of the targets."""
         targets = self.targets
-        ids, met = self._with_histories(self.histories, rows)
+        ids, met = self.histories.rows(rows, self.catalogues[ITEM].numbers, self._look_up)
         ids[:, QUERY], ids[:, REPEAT] = targets.queries[rows], targets.repeats[rows]
         ids[:, USER_COLUMN], ids[:, ITEM_COLUMN] = self._numbers(USER, rows), self._numbers(ITEM, rows)
         for name, counts in met.items():
             self.met[name][part] += counts
         return ids
 
-    def _with_histories(self, histories: Histories, rows: slice) -> tuple[np.ndarray, dict[str, Counts]]:
-        """(n, C) int32, filled from the history on, and what became of the values of each field of events."""
-        events = histories.events(rows)
-        there = events >= 0
-        ids = np.full((len(events), self.columns.number), PADDING, dtype=np.int32)
-        self.columns.of_history(ids)[there] = self.catalogues[ITEM].numbers[self.log.numbers[ITEM][events[there]]]
-        met = {}
-        for number, name in enumerate(histories.fields):
-            values = histories.values(name, rows)
-            slots = np.empty((1, len(values)), dtype=np.int32)
-            met[name] = self.vocabularies[name].look_up(values, slots)
-            start = HISTORY + self.columns.history * (1 + number)
-            ids[:, start : start + self.columns.history][there] = slots[0]
-        return ids, met
+    def _look_up(self, name: str, values: pa.Array, slots: np.ndarray) -> Counts:
+        return self.vocabularies[name].look_up(values, slots)
 
     def write_pairs(self, folder: Path) -> dict[str, str]:
         """Write the distinct pairs of all parts, each with the first part that has it; return the file's checksum."""
@@ -259,10 +247,11 @@ class _Encoder:
 
     def write_latest(self, folder: Path) -> dict[str, str]:
         """Write the histories of all users at the end of the log; return the file's checksum."""
-        histories, numbers = self.histories.at_the_end(), self.catalogues[USER].numbers
+        histories = Histories.at_the_end(self.log, self.targets.events, self.columns.history, self.histories.oldest)
+        numbers, items = self.catalogues[USER].numbers, self.catalogues[ITEM].numbers
         latest = np.empty((len(numbers), self.columns.number - HISTORY), dtype=np.int32)
         for rows in _pieces(0, len(numbers), self.columns.number):
-            latest[numbers[rows]] = self._with_histories(histories, rows)[0][:, HISTORY:]
+            latest[numbers[rows]] = histories.rows(rows, items, self._look_up)[0][:, HISTORY:]
         return {LATEST_FILE: _write(folder / LATEST_FILE, "<i4", latest)}
 
     def record(self) -> dict[str, Any]:
@@ -295,6 +284,7 @@ class _Encoder:
                 alone[part] = len(np.unique(self.targets.queries[rows][self.histories.empty(rows)]))
         return {
             "history": self.columns.history,
+            "oldest": self.histories.oldest,
             "keys": dict(self.about["keys"]),
             "users": len(self.catalogues[USER]),
             "items": len(counts),

@@ -101,12 +101,26 @@ def _check(log: Log, by: str, path: Path) -> None:
         raise BadData("has no time to split by", file=path, remedy="set encode.split.by to random in params.yaml")
 
 
-def _by_time(log: Log, settings: Encode) -> Targets:
+def answers(log: Log) -> np.ndarray:
+    """(m,) int64 positions of the events of a log with times that may be predicted; of those of one query and item, the
+    first."""
+    chosen, _, _, kept = _queries(log)
+    return chosen[kept]
+
+
+def _queries(log: Log) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The events that may be predicted (n,): their positions, the number of the query of each, the first event of each
+    query (k,), and those that are kept (m,), because they are the first with their item in their query."""
     chosen = np.flatnonzero(log.targets)
+    asked = log.times[chosen] if log.baskets is None else log.baskets[chosen]
+    query, firsts = _numbered(_pairs(log.numbers[USER][chosen], _numbered(asked)[0]))
+    return chosen, query, firsts, np.sort(_numbered(_pairs(query, log.numbers[ITEM][chosen]))[1])
+
+
+def _by_time(log: Log, settings: Encode) -> Targets:
+    chosen, query, firsts, kept = _queries(log)
     times = log.times[chosen]
     users, items = log.numbers[USER][chosen], log.numbers[ITEM][chosen]
-    query, firsts = _numbered(_pairs(users, _numbered(times if log.baskets is None else log.baskets[chosen])[0]))
-    kept = np.sort(_numbered(_pairs(query, items))[1])
     first = firsts[query[kept]]  # of the query's targets; as events are in the order of time, the earliest one
     # A basket is asked for at the time of its first event, also one that may not be predicted, e.g. a view.
     baskets = log.times if log.baskets is None else log.baskets

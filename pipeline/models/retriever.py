@@ -137,6 +137,21 @@ class Retriever(Mixed, nn.Module):
             other = Retriever(self.interactions, self.edges, embedding, self.make, self.options, self.kept)
         return with_backbone(other, self.backbone)
 
+    def among(self, interactions: Interactions) -> Retriever:
+        """The trained model for other users and items, in evaluation mode; it shares the embedding.
+
+        Args:
+            interactions: with the same fields.
+
+        Raises:
+            ValueError: if the model knows users and items by a graph of them.
+        """
+        if self.is_graph:
+            raise ValueError("a graph model knows only the users and items that it was trained with; train it again")
+        with torch.random.fork_rng(devices=[]):
+            other = Retriever(interactions, self.edges, self.embedding, self.make, self.options, self.kept)
+        return with_backbone(other, self.backbone)
+
     def finish(self, dense_bits: int | None = None) -> None:
         """Settle the embedding and rounded dense weights on what is served; see `pipeline.models.model.Model`."""
         self.embedding.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from pipeline.data.encoded import SCHEMA_FILE
 from pipeline.data.interactions import ITEM_KEYS_FILE, USER, USER_KEYS_FILE, Interactions, Pairs
 from pipeline.data.schema import PADDING, UNKNOWN
 from pipeline.datasets import table
+from pipeline.encoding.encoding import Encoding
+from pipeline.encoding.new_log import read_log
 from pipeline.experiment.saved import encoding_of, read
 from pipeline.models.nearest import Search, nearest
 from pipeline.models.retriever import Retriever
@@ -56,17 +58,21 @@ class Ranker:
         model: in evaluation mode.
         task: that the model was trained for.
         interactions: all users and items.
-        known: pairs of the training data.
+        rows: (U, C) the query of each user, with its history.
+        known: pairs of a user and an item that the task may leave out.
         users, items: raw keys as text, by number.
+        encoding: of the training data.
         options: of the data set `table` for text files of users.
     """
 
     model: Retriever
     task: Task
     interactions: Interactions
+    rows: np.ndarray
     known: Pairs
     users: pa.StringArray
     items: pa.StringArray
+    encoding: Path
     options: dict[str, Any]
 
     @classmethod
@@ -85,9 +91,8 @@ class Ranker:
         options = record["options"] if record["dataset"] == "table" else {}
         users, items = (_keys(encoding / name) for name in (USER_KEYS_FILE, ITEM_KEYS_FILE))
         text = {name: options[name] for name in OF_TEXT if name in options}
-        ranker = cls(
-            model, about.resolved_task(), model.interactions, model.interactions.all_pairs(), users, items, text
-        )
+        shared, task = model.interactions, about.resolved_task()
+        ranker = cls(model, task, shared, shared.latest(), shared.all_pairs(), users, items, encoding, text)
         if not len(ranker.answered):
             raise ValueError(
                 f"{folder}: knows no user, because it uses neither the field {ranker.user!r} nor histories; train "
@@ -101,11 +106,6 @@ class Ranker:
         return self.interactions.keys[USER]
 
     @cached_property
-    def rows(self) -> np.ndarray:
-        """(U, C) the query of each user, with the history at the end of the training data's log."""
-        return self.interactions.latest()
-
-    @cached_property
     def answered(self) -> np.ndarray:
         """(n,) numbers of the users of whom the model knows something, ascending: those with an id of their own, or, of
         a model that does not use the field that identifies users, those with a history."""
@@ -113,6 +113,41 @@ class Ranker:
             (slot,) = self.interactions.slots(USER, self.interactions.schema.subset([self.user]))
             return np.flatnonzero(self.interactions.users[:, slot] != UNKNOWN)
         return np.flatnonzero((self.interactions.columns.of_history(self.rows) != PADDING).any(1))
+
+    def after(self, log: Path) -> tuple[Ranker, Sequence[str]]:
+        """A ranker for the users of a new log, by what they did there, with its new items among all items.
+
+        Args:
+            log: in the form of the training data; see `pipeline.encoding.new_log.read_log`.
+
+        Returns:
+            The ranker; and sentences about what was left out of the log, and about new items.
+
+        Raises:
+            ValueError: if the model reads no histories or knows no user of the log, or, as `BadData`, if the log cannot
+                be read.
+        """
+        if self.model.is_graph:
+            raise ValueError("a graph model reads no histories; train it again, with the new events")
+        new = read_log(log, Encoding.load(self.encoding), self.interactions, self.items)
+        before = pc.index_in(new.users, self.users).fill_null(-1).to_numpy().astype(np.int64)
+        (there,) = np.nonzero(before >= 0)
+        at, items = self.known.of_users(before[there])
+        users, items = np.concatenate([there[at], new.pairs.users]), np.concatenate([items, new.pairs.items])
+        made = replace(
+            self,
+            model=self.model.among(new.interactions),
+            interactions=new.interactions,
+            rows=new.rows,
+            known=Pairs.of(users, items, len(new.users), len(new.items)),
+            users=new.users,
+            items=new.items,
+        )
+        if not len(made.answered):
+            some = self.users[int(self.answered[0])]
+            raise ValueError(f"{log}: must have events of a user that the model knows, e.g. {some}")
+        others = made.users.filter(pa.array(~np.isin(np.arange(len(made.users)), made.answered)))
+        return made, [*new.notes, *_left_out(others.to_pylist())]
 
     def numbers(self, keys: pa.Array) -> np.ndarray:
         """(n,) number of each user by its key as text; -1 for one that is not answered, or is null."""
@@ -190,10 +225,14 @@ def rank_file(
 def sentences(ranked: Ranked) -> Iterator[str]:
     """What was changed and who is left out."""
     yield from ranked.notes
-    if number := len(ranked.unknown):
+    yield from _left_out(ranked.unknown)
+
+
+def _left_out(users: Sequence[str | None]) -> Iterator[str]:
+    if users:
         yield (
-            f"left out {number:,} users of whom the model knows nothing, because the training data have no rows of "
-            f"them, or too few: {_named(ranked.unknown)}"
+            f"left out {len(users):,} users of whom the model knows nothing, because the training data have no rows of "
+            f"them, or too few: {_named(users)}"
         )
 
 

@@ -39,12 +39,13 @@ LABEL_TYPES = {pa.uint8(): "uint8", pa.float64(): "float64"}  # and their names 
 LARGEST_LABEL = float(np.finfo(np.float32).max)  # encoded labels are float32
 
 
-def write_raw(source: Source, path: Path) -> dict[str, Any]:
+def write_raw(source: Source, path: Path, learnable: bool = True) -> dict[str, Any]:
     """Write the raw table as Parquet. The same rows give the same bytes, for any size of the source's batches.
 
     Args:
         source: read once.
         path: of the Parquet file to write.
+        learnable: whether it must be possible to learn from the rows and to test by them.
 
     Returns:
         The contents of raw.json: ``rows``; ``label`` (``type``, "uint8" or "float64", and ``mean``), or None for
@@ -53,8 +54,8 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
         (role -> the field that identifies it); ``targets``; ``event``, ``basket`` and ``test`` (whether there is one).
 
     Raises:
-        BadData: if there are no rows, if all labels are the same, if no interaction can be learned or tested, or if the
-            source breaks its contract.
+        BadData: if there are no rows, if the source breaks its contract, or, of ``learnable`` rows, if all labels are
+            the same, or no interaction can be learned or tested.
     """
     answers = _Labels() if source.interactions is None else _Targets(source.interactions.targets)
     schema: pa.Schema | None = None
@@ -79,7 +80,8 @@ def write_raw(source: Source, path: Path) -> dict[str, Any]:
     if schema is None:
         wanted = "at least two different labels" if source.interactions is None else "interactions"
         raise BadData("there are no rows", file=source.origin, remedy=f"give data with {wanted}")
-    answers.check(source.origin)
+    if learnable:
+        answers.check(source.origin)
     return {
         "rows": answers.rows,
         "label": answers.record(),
