@@ -130,24 +130,22 @@ class Few(Vectors):
     """The vectors of a small batch, for which the number of calls matters and not that of the numbers.
 
     Args:
-        rows: (B, F, K): vectors (B, F, D), and what else is summed.
-        dim: D.
+        vectors: (B, F, D).
         folds: of the model.
     """
 
-    def __init__(self, rows: Tensor, dim: int, folds: Folds) -> None:
-        self.vectors, self.dim, self.folds = rows[..., :dim].contiguous(), dim, folds
-        self.sums = rows.sum(1)  # (B, K)
+    def __init__(self, vectors: Tensor, folds: Folds) -> None:
+        self.vectors, self.flat, self.folds = vectors, vectors.flatten(1), folds
 
     def total(self) -> Tensor:
-        return self.sums[:, : self.dim]
+        return self.vectors.sum(1)
 
     def squares(self) -> Tensor:
-        return squares(self.vectors.flatten(1))
+        return torch.linalg.vecdot(self.flat, self.flat)
 
     def through(self, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
         scale, shift = self.folds.norm(norm)
-        return torch.addcmul(shift, nn.functional.linear(self.vectors.flatten(1), linear.weight, linear.bias), scale)
+        return torch.addcmul(shift, nn.functional.linear(self.flat, linear.weight, linear.bias), scale)
 
     def dense(self) -> Tensor:
         return self.vectors

@@ -220,4 +220,5 @@ class MLP(nn.Sequential):
         outputs = inputs.through(first, norm)  # type: ignore[arg-type]
         for linear, norm in zip(rest[2::4], rest[3::4], strict=True):  # between them are ReLU and dropout
             outputs = nn.functional.linear(outputs.relu(), *inputs.folds.layer(linear, norm))  # type: ignore[arg-type]
-        return flat(last(outputs.relu()))  # type: ignore[no-any-return]
+        outputs = nn.functional.linear(outputs.relu(), last.weight, last.bias)  # type: ignore[arg-type]
+        return outputs.flatten(flat.start_dim)  # type: ignore[arg-type]

@@ -50,6 +50,8 @@ class BitTables(ServedTables):
         self.many_first, self.many_last = torch.from_numpy(self.first).int(), torch.from_numpy(self.last).int()
         self.ends = np.append(blocks.begins.numpy()[1:], schema.num_rows)  # of the blocks
         self.decoder = _decoders(packed, blocks)
+        self.to_vectors = self.decoder.numpy()[:, :, :dim]  # (F, K, D)
+        self.to_first_order = self.decoder.numpy()[:, :, dim].copy() if self.first_order else None  # (F, K)
         self.few, self.many = _CodeByCode(packed, blocks), _RowByRow(packed, blocks)
         # An index that repeats no field is a slice, because a slice copies nothing.
         self.slot_fields = slice(None) if schema.num_slots == len(schema) else schema.slot_fields
@@ -83,12 +85,17 @@ class BitTables(ServedTables):
     def _few(self, ids: np.ndarray, occ: Direct) -> tuple[Direct, Vectors]:
         """Every occurrence is decoded by itself."""
         places = np.where(ids, ids + self.first, self.last).ravel()  # the unknown id is 0
-        coefficients = self.few.read(places, self.ends.searchsorted(places, "right"))
-        vectors = coefficients.reshape(*ids.shape, 1, -1) @ self.decoder.numpy()[self.slot_fields]
-        few = Few(occ.averaged(torch.from_numpy(vectors.reshape(len(places), -1))), self.dim, self.folds)
-        if self.first_order:
-            occ = replace(occ, first_order=few.sums[:, self.dim])
-        return occ, few
+        coefficients = self.few.read(places, self.ends.searchsorted(places, "right")).reshape(*ids.shape, -1)
+        vectors = torch.from_numpy(coefficients[:, :, None] @ self.to_vectors[self.slot_fields])
+        few = Few(occ.averaged(vectors.view(len(places), -1)), self.folds)
+        if self.to_first_order is None:
+            return occ, few
+        if occ.weights is None:
+            sums = torch.from_numpy(coefficients.reshape(len(ids), -1) @ self.to_first_order.ravel())
+        else:
+            each = torch.from_numpy((coefficients * self.to_first_order[self.slot_fields]).sum(2))
+            sums = (each * occ.weights.view(ids.shape)).sum(1)
+        return Direct(occ.rows, occ.bag_starts, occ.weights, occ.shape, sums), few
 
     def _many(self, ids: Tensor, occ: Direct) -> tuple[Direct, Vectors]:
         """Every distinct row is decoded once. Distinct rows are sorted, so those of a block or field are contiguous."""
@@ -162,6 +169,7 @@ class _CodeByCode:
 
     def __init__(self, packed: Mapping[str, Tensor], blocks: Blocks) -> None:
         self.data, self.scale, self.records = packed["table"].numpy(), _scales(packed), _records(packed, blocks)
+        self.next = self.data[1:]
         self.eight = np.array([8], np.int32)  # an array, so that a shifted byte becomes an int32
 
     def read(self, places: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -169,7 +177,7 @@ class _CodeByCode:
         record = self.records.take(block)
         bits = (record["begin"] + places * record["width"])[:, None] + record["offset"]
         byte = bits >> 3
-        window = self.data.take(byte) | self.data.take(byte + 1) << self.eight
+        window = self.data.take(byte) | self.next.take(byte) << self.eight
         codes = window >> (bits & 7) & record["mask"]
         values: np.ndarray = codes.astype(np.float32)
         values *= record["step"]
