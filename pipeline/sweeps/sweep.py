@@ -51,6 +51,20 @@ class Surplus(Exception):
     """Another process has begun the same trial, or the last one."""
 
 
+def _known(trial: Trial) -> tuple[Outcome, int] | None:
+    """The outcome of an earlier trial with the same values, and its number; None if there is none.
+
+    A training with the same values is the same training. One that was ended early is not known to its end.
+    """
+    for other in finished(trial.study):
+        kept = other.user_attrs
+        if other.params == trial.params and not (other.state == TrialState.PRUNED and kept["objective"] is not None):
+            ended = other.state == TrialState.COMPLETE
+            outcome = Outcome(kept["dims"], kept["bytes"], kept["objective"], ended, kept.get("diverged"))
+            return outcome, kept["trial"]
+    return None
+
+
 class Sweep:
     """One Optuna study, with the parameters and the data of its trials.
 
@@ -211,7 +225,14 @@ class Sweep:
         with self.tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
             seed = experiment.params.retrain.seeds[0]
             tracked = tracker.run(folder.name, seed=seed, params=params, tags={"study": self.name})
-            outcome = run(experiment, folder, tracked.metrics, worth, go_on)
+            known = _known(trial)
+            if known is None:
+                outcome = run(experiment, folder, tracked.metrics, worth, go_on)
+            else:
+                outcome, same = known
+                tracked.tag("same_as", f"trial-{same}")
+                if outcome.bytes is not None:
+                    worth(outcome.bytes)
             if outcome.bytes is not None:
                 tracked.metrics(0, {"bytes": outcome.bytes, "of_full": outcome.bytes / self.full_bytes})
             if outcome.objective is not None:

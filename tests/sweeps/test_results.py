@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from pipeline.sweeps import storage
+from pipeline.sweeps import storage, sweep
 from pipeline.tracking.sync import synchronise
 from pipeline.workflow.yaml_values import read_yaml
 from tests.project import Project
@@ -88,6 +88,25 @@ def test_within_a_budget_large_allocations_are_not_retrained_and_bad_ones_end_ea
     assert best == max(complete, key=lambda row: float(row["val_objective"]))
     early = [row for row in found if row["ended"] == "early"]
     assert all(float(row["val_objective"]) < float(best["val_objective"]) for row in early)
+
+
+@pytest.mark.parametrize("objective", ["pareto", "budget"])
+def test_values_that_were_tried_before_are_not_trained_again(
+    ready: Project, tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    plain = sweep.run
+    monkeypatch.setattr(sweep, "run", lambda experiment, *rest: trained.append(experiment) or plain(experiment, *rest))
+    space = {"search": {"weight_decay": [0.0, 0.001], "candidates": ["planted", "even"]}}
+    limit = {"sweep__objective": objective, "sweep__budget": 0.5 if objective == "budget" else None}
+    project = ready.copy(tmp_path).give(sweep__space=space, sweep__trials=7, sweep__sampler="random", **limit)
+    found = rows(project.run("sweep"))
+    different = {tuple(value for name, value in row.items() if name.startswith("search.")) for row in found}
+    assert len(found) == 7 and len(trained) == len(different) <= 4
+    for row in found:
+        (first, *_) = (one for one in found if all(one[n] == row[n] for n in row if n.startswith("search.")))
+        assert {**row, "trial": first["trial"], "best": first["best"]} == first
+    assert sum(row["best"] == "1" for row in found) >= 1
 
 
 def test_the_page_is_one_file_with_all_that_was_found(swept: Project) -> None:
