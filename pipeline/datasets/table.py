@@ -100,7 +100,9 @@ def read(
     columns = Columns(label, labels, time, fields, dates or {}, separator, missing)
     text = functools.partial(_text, names=names, delimiter=delimiter, missing=missing, encoding=encoding)
     source = _source(path, columns, text)
-    return interactions.of(source, HISTORY if time else 0) if interactions else source
+    if interactions is None:
+        return source
+    return interactions.of(replace(source, facts=columns.facts), HISTORY if time else 0)
 
 
 def _check_label(label: str | None, label_type: str, positive: object, interactions: Events | None) -> None:

@@ -49,10 +49,12 @@ def derive(method: Method, given: Evidence) -> tuple[Allocation, int]:
     """The method's allocation and its bytes; the allocation is checked.
 
     Raises:
-        ValueError: if the findings are of another method, or if the allocation exceeds the budget.
+        ValueError: if the findings are of another method, if an option of the method is wrong, or if the allocation
+            exceeds the budget.
     """
     if given.method != method.name:
         raise ValueError(f"the search used method {given.method}, but the method is now {method.name}; search again")
+    method.check(given.dim)
     allocation = method.derive(given)
     allocation.check(given.schema)
     size = spent(build, given.schema, given.dim, allocation).bytes

@@ -133,7 +133,7 @@ class Experiment:
         """
         for part in ("task", "backbone_options", "architecture", "candidates"):
             getattr(self, part)
-        Method.named(self.method.name, self.params.method.own_options, dim=self.dim)
+        self.method.check(self.dim)
 
     def code(self, *starts: str) -> Iterator[str]:
         """The given source files and those of the experiment's plugs, for `pipeline.workflow.code.content_key`."""
@@ -226,7 +226,7 @@ def check_params(params: Params, place: str = "params.yaml") -> None:
     )
     task = _task(params, place)
     for name, options in (params.method.options or {}).items():
-        Method.named(name, options, place, params.dim)
+        Method.named(name, options, place).check(params.dim, place)
     method = Method.named(params.method.name, params.method.own_options, place)
     if method.own_candidates is None:
         _candidate_sets(params, place)

@@ -54,30 +54,36 @@ class Method:
     options: Mapping[str, Any]
 
     @classmethod
-    def named(
-        cls, name: str, options: Mapping[str, Any] | None = None, place: str = "params.yaml", dim: int | None = None
-    ) -> Method:
+    def named(cls, name: str, options: Mapping[str, Any] | None = None, place: str = "params.yaml") -> Method:
         """The method of this name.
 
         Args:
             name: of the file.
             options: of its functions.
             place: where the user wrote them, for messages.
-            dim: D, which the options must fit; None: this is not checked.
 
         Raises:
             ValueError: naming the valid methods if there is none, or an unknown or wrong option.
         """
         module = plug("methods", name)
         takers = [getattr(module, taker) for taker in ("find", "derive") if hasattr(module, taker)]
-        place = f"{place}: method.options.{name}"
-        checked = checked_options(takers, options or {}, place)
-        if dim is not None and hasattr(module, "check"):
+        return cls(name, module, checked_options(takers, options or {}, f"{place}: method.options.{name}"))
+
+    def check(self, dim: int, place: str = "params.yaml") -> None:
+        """Check that the options fit D, and each other.
+
+        Args:
+            dim: D.
+            place: where the user wrote them, for messages.
+
+        Raises:
+            ValueError: naming the option that does not.
+        """
+        if hasattr(self.module, "check"):
             try:
-                module.check(dim, checked)
+                self.module.check(dim, self.options)
             except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
-        return cls(name, module, checked)
+                raise ValueError(f"{place}: method.options.{self.name}: {error}") from error
 
     @property
     def finds(self) -> bool:

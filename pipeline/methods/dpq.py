@@ -95,6 +95,8 @@ class SoftmaxCentroids(ProductQuantised):
 
 def check(dim: int, options: Mapping[str, Any]) -> None:
     check_groups(dim, options)
+    if options.get("variant") == "sx" and dim < 2:
+        raise ValueError(f"variant sx needs two coordinates or more, and dim is {dim}")
     if options.get("variant") == "sx" and options.get("groups") == dim:
         raise ValueError(f"groups must be below {dim} with variant sx, whose groups need two coordinates, got {dim}")
 

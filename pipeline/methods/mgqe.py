@@ -19,8 +19,8 @@ FEWER = 4  # the tail has a quarter of the head's centroids: 64 and 256
 def check(dim: int, options: Mapping[str, Any]) -> None:
     check_groups(dim, options)
     centroids = options.get("centroids")
-    if centroids is not None and len(centroids) != 2:
-        raise ValueError(f"centroids must be two numbers, of head and tail, got {list(centroids)}")
+    if centroids is not None and (len(centroids) != 2 or centroids[0] < centroids[1]):
+        raise ValueError(f"centroids must be two numbers, of head and tail, that do not rise, got {list(centroids)}")
 
 
 def derive(

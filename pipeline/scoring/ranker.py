@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data.encoded import SCHEMA_FILE
-from pipeline.data.interactions import ITEM_KEYS_FILE, USER, USER_KEYS_FILE, Interactions, Pairs
+from pipeline.data.interactions import ITEM, ITEM_KEYS_FILE, USER, USER_KEYS_FILE, Interactions, Pairs
 from pipeline.data.schema import PADDING, UNKNOWN
 from pipeline.datasets import table
 from pipeline.encoding.encoding import Encoding
@@ -115,7 +115,8 @@ class Ranker:
         return np.flatnonzero((self.interactions.columns.of_history(self.rows) != PADDING).any(1))
 
     def after(self, log: Path) -> tuple[Ranker, Sequence[str]]:
-        """A ranker for the users of a new log, by what they did there, with its new items among all items.
+        """A ranker for the users of a new log, by what they did there. Its new items are among all items, if the model
+        knows items by their content.
 
         Args:
             log: in the form of the training data; see `pipeline.encoding.new_log.read_log`.
@@ -129,7 +130,8 @@ class Ranker:
         """
         if self.model.is_graph:
             raise ValueError("a graph model reads no histories; train it again, with the new events")
-        new = read_log(log, Encoding.load(self.encoding), self.interactions, self.items)
+        by_content = any(f.role == ITEM and f.name != self.interactions.keys[ITEM] for f in self.model.kept.fields)
+        new = read_log(log, Encoding.load(self.encoding), self.interactions, self.items, by_content)
         before = pc.index_in(new.users, self.users).fill_null(-1).to_numpy().astype(np.int64)
         (there,) = np.nonzero(before >= 0)
         at, items = self.known.of_users(before[there])

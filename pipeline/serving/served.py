@@ -102,8 +102,7 @@ class Served(nn.Module):
             weights = (present / sizes.clamp_(min=1).index_select(1, self.slot_fields)).flatten()
             starts = (torch.arange(len(ids))[:, None] * ids.shape[1] + self.slot_starts).flatten()
             ids = ids.clamp(min=0)
-        rows = ids if self.tables.first_order else ids + self.offsets  # nobody else asks for rows
-        occ = Direct(rows.flatten(), starts, weights, (len(ids), self.num_fields))
+        occ = Direct((ids + self.offsets).flatten(), starts, weights, (len(ids), self.num_fields))
         occ, embedded = self.tables.look_up(ids, occ)
         if isinstance(embedded, Vectors) and not self.factored:
             embedded = embedded.dense()

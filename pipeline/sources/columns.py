@@ -24,6 +24,9 @@ class Columns:
     """The meaning of a table's columns; see `read` and `unlabelled`.
 
     It reads batches in their order, and counts what it changes.
+
+    Attributes:
+        facts: ``time_unit`` of the column of times, once it is read, unless it holds whole numbers.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Columns:
         self.roles = dict.fromkeys(self.kept, KEPT) | ({label: LABEL} if label else {}) | dict.fromkeys(dates, DATES)
         self.roles |= ({time: TIME} if time else {}) | fields
         self.times = {name: Times(name) for name, role in self.roles.items() if role in (TIME, DATES)}
+        self.facts: dict[str, str] = {}
         self.bags = {name: Bags(name, separator, missing) for name, kind in fields.items() if kind == BAG}
 
     @property
@@ -80,6 +84,8 @@ class Columns:
         times = {name: read(batch[name]) for name, read in self.times.items()}
         if self.time:
             columns[TIME] = self.times[self.time].order(times[self.time])
+            if unit := self.times[self.time].unit:
+                self.facts["time_unit"] = unit
         for name in self.fields:
             columns[name] = self.bags[name](batch[name]) if name in self.bags else batch[name]
         for column, derived in self.dates.items():

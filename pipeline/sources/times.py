@@ -36,6 +36,7 @@ class Times:
     def __init__(self, column: str) -> None:
         self.column = column
         self.form: pa.DataType | None = None
+        self.unit: str | None = None  # of the numbers of `order`: "s", "ms", "us" or "ns"; None if nobody says it
 
     def __call__(self, column: pa.Array) -> pa.Array:
         """The same times (n,): integers as int64, texts as int64 or timestamps, other types unchanged.
@@ -88,7 +89,8 @@ class Times:
             raise BadColumn(self.column, "is missing", remedy="fill it in or remove the row", row=row)
         if pa.types.is_date32(times.type):
             times = times.cast(pa.timestamp("s"))
-        elif pa.types.is_time32(times.type):
+        self.unit = "ms" if pa.types.is_date64(times.type) else getattr(times.type, "unit", None)
+        if pa.types.is_time32(times.type):
             times = times.cast(pa.int32())
         return times.cast(pa.int64())
 

@@ -32,7 +32,7 @@ from pipeline.workflow.params import Dataset
 
 KEPT = ("all", "repeat", "new", "cold")  # groups with an interval; see `pipeline.metrics.ranking.by_group`
 LATE = {"1 h": 3600, "24 h": 24 * 3600, "30 days": 30 * 24 * 3600}  # seconds
-SECONDS = {"s": 1, "min": 60}  # units of time that a data set may state
+SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 0.001, "s": 1, "min": 60}  # units of time that a data set may state
 
 
 def by_group(task: Task, predictions: np.ndarray, split: Split) -> dict[str, dict[str, Any]]:

@@ -51,20 +51,6 @@ class Surplus(Exception):
     """Another process has begun the same trial, or the last one."""
 
 
-def _known(trial: Trial) -> tuple[Outcome, int] | None:
-    """The outcome of an earlier trial with the same values, and its number; None if there is none.
-
-    A training with the same values is the same training. One that was ended early is not known to its end.
-    """
-    for other in finished(trial.study):
-        kept = other.user_attrs
-        if other.params == trial.params and not (other.state == TrialState.PRUNED and kept["objective"] is not None):
-            ended = other.state == TrialState.COMPLETE
-            outcome = Outcome(kept["dims"], kept["bytes"], kept["objective"], ended, kept.get("diverged"))
-            return outcome, kept["trial"]
-    return None
-
-
 class Sweep:
     """One Optuna study, with the parameters and the data of its trials.
 
@@ -225,7 +211,7 @@ class Sweep:
         with self.tracker(f"{self.name}-{configuration_key(params)[:12]}") as tracker:
             seed = experiment.params.retrain.seeds[0]
             tracked = tracker.run(folder.name, seed=seed, params=params, tags={"study": self.name})
-            known = _known(trial)
+            known = self._known(trial)
             if known is None:
                 outcome = run(experiment, folder, tracked.metrics, worth, go_on)
             else:
@@ -240,6 +226,21 @@ class Sweep:
             tracked.metrics(0, {f"dim/{field}": d for field, d in outcome.dims.items()})
             tracked.tag("ended", "diverged" if outcome.diverged else "no" if outcome.ended else "early")
         return self._result(trial, outcome)
+
+    def _known(self, trial: Trial) -> tuple[Outcome, int] | None:
+        """The outcome of an earlier trial with the same values, and its number; None if there is none.
+
+        A training with the same values is the same training. One that was ended early is not known to its end.
+        """
+        values = self.values(trial.params)
+        for other in finished(trial.study):
+            kept = other.user_attrs
+            early = other.state == TrialState.PRUNED and kept["objective"] is not None
+            if not early and self.values(other.params) == values:
+                ended = other.state == TrialState.COMPLETE
+                outcome = Outcome(kept["dims"], kept["bytes"], kept["objective"], ended, kept.get("diverged"))
+                return outcome, kept["trial"]
+        return None
 
     def line(self, trial: FrozenTrial) -> str:
         """What a finished trial gave, in one line."""

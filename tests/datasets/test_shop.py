@@ -20,6 +20,7 @@ COLUMNS = {
 }
 KINDS = {"categorical": ["country"], "numeric": ["price"], "bag": ["title"]}
 OPTIONS = {**KINDS, "time": "at", "separator": " "}
+DAY = 86_400_000  # milliseconds
 HEADER = "at,type,order,customer,country,sku,title,price"
 LOG = [
     "30,buy,o1,1,IT,a,red mug,2.5",
@@ -41,6 +42,27 @@ def opened(path, columns=COLUMNS, **options):
 def read_whole(path, **columns):
     source = opened(path, {**COLUMNS, **columns}, **OPTIONS)
     return source, pa.Table.from_batches(source.batches).to_pydict()
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        ([3, 1, 2], None),
+        (["3", "1", "2"], None),
+        (["2024-01-03", "2024-01-01T12:00", "2024-01-02"], "us"),
+        (["2024-01-03T00:00:00.123456789", "2024-01-01", "2024-01-02"], "ns"),
+        (pa.array([3, 1, 2], pa.timestamp("ms")), "ms"),
+        (pa.array([3, 1, 2], pa.date32()), "s"),
+        (pa.array([DAY * day for day in (3, 1, 2)], pa.date64()), "s"),
+        (pa.array([3, 1, 2], pa.time32("s")), "ms"),  # Parquet has no coarser one
+    ],
+)
+def test_the_unit_of_times_is_a_fact_if_the_data_state_it(tmp_path, times, unit):
+    pq.write_table(pa.table({"u": ["a", "b", "c"], "i": ["x", "y", "z"], "at": times}), tmp_path / "log.parquet")
+    record = write_raw(
+        opened(tmp_path / "log.parquet", {"user": "u", "item": "i"}, time="at"), tmp_path / "raw.parquet"
+    )
+    assert record["time"] is True and record["facts"] == ({"time_unit": unit} if unit else {})
 
 
 def test_the_columns_of_a_shop_become_interactions(tmp_path):

@@ -106,7 +106,8 @@ def test_a_method_is_found_by_its_name_and_its_options_are_checked() -> None:
         ("magnitude", {"least": 9}, "least must be at most 8, the dim of the full tables, got 9"),
         ("autosrh", {"shares": [0.5, 0.4]}, r"shares of the values must be above 0 and add up to 1, got \[0.5, 0.4\]"),
         *((name, {"groups": 3}, "groups must divide 8, the dim of the tables, got 3") for name in CODES),
-        ("mgqe", {"centroids": [8]}, r"centroids must be two numbers, of head and tail, got \[8\]"),
+        ("mgqe", {"centroids": [8]}, r"centroids must be two numbers, of head and tail, that do not rise, got \[8\]"),
+        ("mgqe", {"centroids": [8, 16]}, "centroids must be two numbers, of head and tail, that do not rise"),
         ("dpq", {"variant": "sx", "groups": 8}, "groups must be below 8 with variant sx, whose groups need two "),
     ],
 )
@@ -114,8 +115,7 @@ def test_options_that_do_not_fit_the_dimension_or_each_other_are_refused(
     name: str, options: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"params.yaml: method.options.{name}: {why}"):
-        Method.named(name, options, dim=8)
-    assert Method.named(name, options).options == options
+        Method.named(name, options).check(8)
     project = Project(tmp_path, dim=8, method__name="full", method__options={name: options})
     with project.inside(), pytest.raises(ValueError, match=why):
         check_params(Params.load())  # also of a method that is not used
@@ -127,7 +127,7 @@ def test_options_that_do_not_fit_the_dimension_or_each_other_are_refused(
     + [(name, {"groups": 4}) for name in CODES],
 )
 def test_options_that_fit_are_accepted(name: str, options: dict[str, Any]) -> None:
-    assert Method.named(name, options, dim=8).options == options
+    Method.named(name, options).check(8)
 
 
 def test_an_allocation_is_built_by_the_method_that_it_names() -> None:

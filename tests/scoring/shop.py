@@ -23,11 +23,25 @@ def shop() -> str:
     return "\n".join(lines) + "\n"
 
 
-def trained(folder: Path, **changes: object) -> Project:
-    """All stages up to `retrain`; the rows are split by time, so the graph knows less than the log."""
-    (folder / "shop.csv").write_text(shop())
-    columns = {"user": "who", "item": "what"}
+def described(log: str) -> str:
+    """The same log with a column ``kind`` that describes the items."""
+    head, *lines = log.splitlines()
+    return "\n".join([f"{head};kind", *(f"{line};k{int(line.split(';')[1]) % 5}" for line in lines)]) + "\n"
+
+
+def trained(folder: Path, content: bool = False, **changes: object) -> Project:
+    """All stages up to `retrain`; the rows are split by time, so the graph knows less than the log.
+
+    Args:
+        folder: of the project.
+        content: whether the items have the field of `described`.
+        changes: of the parameters.
+    """
+    (folder / "shop.csv").write_text(described(shop()) if content else shop())
+    columns = {"user": "who", "item": "what"} | ({"items": ["kind"]} if content else {})
     options = {"interactions": columns, "time": "at", "delimiter": ";", "missing": ["", "?"]}
+    if content:
+        options["categorical"] = ["kind"]
     settings = {
         **SMALL,
         "dataset": {"name": "table", "path": "shop.csv", "options": options},

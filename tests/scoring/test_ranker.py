@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 
@@ -25,7 +23,6 @@ from pipeline.scoring.export import FORMS, export
 from pipeline.scoring.ranker import Ranker, rank_file, sentences
 from pipeline.scoring.scorer import Scorer
 from pipeline.sources.source import BadData
-from pipeline.workflow.outputs import checksum
 from pipeline.workflow.params import Params
 from stages import export as export_stage
 from stages import score
@@ -217,133 +214,6 @@ def test_two_towers_rank_by_the_history_at_the_end_of_the_log(tmp_path: Path, us
         scores = (vectors @ query[0]).numpy()
         scores[[items.index(item) for item in known(project, *PARTS).get(str(user), ())]] = -np.inf
         assert best["item"].tolist() == [items[place] for place in np.argsort(-scores)[:3]]
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a project with a model that knows users by their histories alone: only read from it."""
-    folder = tmp_path_factory.mktemp("towers")
-    backbone = {"name": "two_tower", "options": {"ids": "only", "width": 8}}
-    trained(folder, encode__history=3, backbone=backbone)
-    return folder
-
-
-def model_of(folder: Path) -> Path:
-    return folder / "artifacts/models/searched/seed-0"
-
-
-def write_log(file: Path, *events: tuple[str, str, int]) -> Path:
-    file.write_text("\n".join(["who;what;at", *(f"{user};{item};{at}" for user, item, at in events)]) + "\n")
-    return file
-
-
-def best_of(ranker: Ranker, user: str, k: int = 5) -> list[tuple[str, float]]:
-    """The items of a user with their scores."""
-    (number,) = ranker.numbers(pa.array([user]))
-    (batch,) = ranker.best(np.array([number]), k)
-    return list(zip(batch["item"].to_pylist(), batch["score"].to_pylist(), strict=True))
-
-
-def test_the_log_of_the_training_data_gives_the_histories_that_the_model_has(towers: Path) -> None:
-    before = Ranker.load(model_of(towers))
-    after, notes = before.after(towers / "shop.csv")
-    assert not notes and len(after.answered) == len(before.answered) == USERS
-    for user in before.users.to_pylist():
-        assert best_of(after, user) == [(item, pytest.approx(score)) for item, score in best_of(before, user)]
-
-
-def test_a_new_user_is_ranked_by_what_the_new_log_says_as_anybody_with_this_history(
-    towers: Path, tmp_path: Path
-) -> None:
-    """Who did the same at the same time has the same scores; what a user had in the training data stays left out."""
-    log = pd.read_csv(towers / "shop.csv", sep=";")
-    past = log[log["who"] == "u5"].tail(3)
-    events = [(user, row.what, row.at) for row in past.itertuples() for user in ("u5", "stranger")]
-    before = Ranker.load(model_of(towers))
-    after, notes = before.after(write_log(tmp_path / "new.csv", *events, ("late", "100", 1499)))
-    assert not notes and after.users.to_pylist() == ["u5", "stranger", "late"]
-    own, others = dict(best_of(after, "u5", k=99)), dict(best_of(after, "stranger", k=99))
-    assert own == dict(best_of(before, "u5", k=99))
-    had = {str(item) for item in log.loc[log["who"] == "u5", "what"]}
-    assert set(others) - set(own) == had - {str(item) for item in past["what"]}
-    assert {item: score for item, score in others.items() if item in own} == own
-
-
-def test_a_new_item_is_ranked_too_and_stands_in_histories(towers: Path, tmp_path: Path) -> None:
-    before = Ranker.load(model_of(towers))
-    bought = write_log(tmp_path / "new.csv", ("u1", "novelty", 5), ("u2", "101", 7), ("u1", "100", 8))
-    after, notes = before.after(bought)
-    assert notes == ["new items, which the model knows by their content alone: 1"]
-    assert after.items.to_pylist() == [*before.items.to_pylist(), "novelty"]
-    assert len(after.interactions.counts) == len(after.items)
-    columns, number = after.interactions.columns, {item: n for n, item in enumerate(after.items.to_pylist())}
-    latest = [[number["100"], number["novelty"], -1], [number["101"], -1, -1]]
-    assert columns.of_history(after.rows).tolist() == latest
-    assert "novelty" in dict(best_of(after, "u2", k=99)) and "novelty" not in dict(best_of(after, "u1", k=99))
-    assert "novelty" not in before.items.to_pylist()  # the model that was loaded stays as it is
-
-
-def test_a_model_that_uses_identities_leaves_out_users_without_one(tmp_path: Path) -> None:
-    options = {"ids": "only", "user_id": True, "width": 8}
-    trained(tmp_path, encode__history=3, backbone={"name": "two_tower", "options": options})
-    ranker = Ranker.load(model_of(tmp_path))
-    after, notes = ranker.after(write_log(tmp_path / "new.csv", ("u5", "100", 1), ("nobody", "101", 2)))
-    assert after.users.take(pa.array(after.answered)).to_pylist() == ["u5"]
-    assert notes[0].startswith("left out 1 users of whom the model knows nothing") and "'nobody'" in notes[0]
-    with pytest.raises(ValueError, match=r"new.csv: must have events of a user that the model knows, e.g. u"):
-        ranker.after(write_log(tmp_path / "new.csv", ("nobody", "101", 2)))
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [("who;what;at\n", "there are no rows"), ("who;what\nu1;100\n", "at"), ("who;what;at\nu1;100;soon\n", "soon")],
-)
-def test_a_log_that_cannot_be_read_is_refused(towers: Path, tmp_path: Path, text: str, why: str) -> None:
-    (tmp_path / "new.csv").write_text(text)
-    with pytest.raises(BadData, match=f"new.csv.*{why}"):
-        Ranker.load(model_of(towers)).after(tmp_path / "new.csv")
-
-
-def test_models_without_histories_refuse_a_new_log(alone: Path, towers: Path, tmp_path: Path) -> None:
-    log = write_log(tmp_path / "new.csv", ("u5", "100", 1))
-    with pytest.raises(ValueError, match="a graph model reads no histories; train it again, with the new events"):
-        Ranker.load(alone).after(log)
-    export(model_of(towers), tmp_path / "old", "trained")
-    about = tmp_path / "old/encoding/schema.json"
-    record = json.loads(about.read_text())
-    del record["interactions"]["oldest"]
-    about.write_text(json.dumps(record))
-    model = json.loads((tmp_path / "old/model.json").read_text())
-    (tmp_path / "old/model.json").write_text(json.dumps(model | {"encoding": checksum(about)}))
-    with pytest.raises(ValueError, match=r"an earlier version encoded the training data.*run `dvc repro`"):
-        Ranker.load(tmp_path / "old").after(log)
-
-
-def test_the_command_ranks_the_users_of_a_new_log(
-    towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def said(*words: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["score", str(model_of(towers)), *words])
-        score.run()
-        return capsys.readouterr().err.splitlines()
-
-    write_log(Path("new.csv"), ("a", "100", 1), ("a", "new", 2), ("b", "103", 2), ("", "103", 2))
-    lines = said("new.csv", "best.csv", "--histories", "--top", "3")
-    assert lines[0] == "score: left out 1 rows without a value in 'who'" and lines[1].endswith("content alone: 1")
-    assert lines[2].startswith("score: 2 users, ") and len(lines) == 3
-    assert pd.read_csv("best.csv").groupby("user").size().to_dict() == {"a": 3, "b": 3}
-    kept = Path("best.csv").read_bytes()
-    for words, why in {
-        ("new.csv", "best.csv", "--histories", "--user", "who"): "--user is for a file of users, and --histories for a",
-        ("new.csv", "new.csv", "--histories"): "must not replace the rows",
-        ("nothing.csv", "best.csv", "--histories"): "there is none",
-        ("all", "best.csv", "--histories"): "all: must be a file of rows",
-    }.items():
-        with pytest.raises(ValueError, match=why):
-            said(*words)
-    assert Path("best.csv").read_bytes() == kept
 
 
 def test_a_model_that_knows_no_user_says_so(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.coding.choice import choose
 from pipeline.data.schema import PADDING, UNKNOWN, Field, Schema
+from pipeline.embeddings.batch import Occurrences
 from pipeline.embeddings.coded import CodedTables, Moments, predictions
 from pipeline.embeddings.cost import cost
 from pipeline.experiment.experiment import suitable
+from pipeline.models.layers import FirstOrder
 from pipeline.models.model import Model, first_order_of
 from pipeline.serving.latency import forms
 from pipeline.serving.served import Served
@@ -72,6 +74,26 @@ def test_every_backbone_answers_as_it_was_trained(schema: Schema, batch: int) ->
         with torch.no_grad():
             expected = model(ids)
         torch.testing.assert_close(Served.of(model)(ids), expected, rtol=5e-5, atol=2e-5)
+
+
+class TwoTables(nn.Module):
+    """A backbone with a table besides that of the first-order weights, which looks up rows by itself."""
+
+    def __init__(self, schema: Schema, dim: int) -> None:
+        super().__init__()
+        self.first_order, self.other = FirstOrder(schema), FirstOrder(schema)
+
+    def forward(self, occ: Occurrences, embedded: Tensor) -> Tensor:
+        return self.first_order(occ) + self.other(occ).tanh() + embedded.sum((1, 2))
+
+
+@pytest.mark.parametrize("batch", [1, FEW + 1])
+def test_a_backbone_may_look_up_rows_by_itself(batch: int) -> None:
+    torch.manual_seed(0)
+    model, ids = Model(PLAIN, coded(PLAIN), TwoTables).eval(), draw(PLAIN, batch)
+    nn.init.normal_(model.backbone.other.table.weight)
+    with torch.no_grad():
+        torch.testing.assert_close(Served.of(model)(ids), model(ids), rtol=5e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("schema", [PLAIN, BAGS], ids=["plain", "bags"])
