@@ -9,9 +9,9 @@ At the end, and with ``--show`` at any time, it prints a table of the finished p
 
 All models have the same backbone. The default has no first-order weights, so equal bytes of tables are equal bytes of
 everything that grows with the number of values. Every model is trained for one epoch, then rounded or coded, and then
-trained for a second epoch in the form that is served; that one is kept if it is better on ``val``. The learning rates
-are chosen on ``val`` on a part of the rows: that of the first training for each method, and that of the second for
-coded tables, and used by all. No result on ``test`` influences a choice.
+trained for a second epoch in the form that is served, with the learning rate that is best on ``val``, or not at all if
+none improves it. The learning rate of the first training is chosen for each method on ``val``, on a part of the rows.
+No result on ``test`` influences a choice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ def jobs(settings: Settings) -> dict[str, tuple[str, ...]]:
     listed: dict[str, tuple[str, ...]] = {"log": ("log",)}
     listed |= {f"encoded-{name}": ("encoded", name) for name in MIN_COUNTS}
     listed |= {f"rate-{method}-{rate:g}": ("rate", method, f"{rate:g}") for method in TUNED for rate in settings.rates}
-    listed |= {f"second-{rate:g}": ("second", f"{rate:g}") for rate in settings.second_rates}
     listed |= {piece.name: ("piece", piece.name) for piece in pieces(settings.dim)[:1]}
     first = [piece for piece in pieces(settings.dim) if piece.method == "coded"]
     listed |= {piece.name: ("piece", piece.name) for piece in first} | {"search-mpe": ("search",)}
@@ -120,7 +119,18 @@ def _search(folder: Path) -> str:
 
 def _sizes(done: Mapping[Piece, Mapping[str, Any]]) -> str:
     """AUC and costs of each model; the AUC minus that of the full model has an interval for the test rows alone."""
-    head = ["model", "bytes", "of full", "whole model", "test AUC", "minus full", "not trained after", "s", "MiB"]
+    head = [
+        "model",
+        "bytes",
+        "of full",
+        "whole model",
+        "test AUC",
+        "minus full",
+        "not trained after",
+        "second rate",
+        "s",
+        "MiB",
+    ]
     full = next((of_piece for piece, of_piece in done.items() if piece.method == "full"), None)
     rows = []
     for piece, of_piece in done.items():
@@ -133,12 +143,13 @@ def _sizes(done: Mapping[Piece, Mapping[str, Any]]) -> str:
         if full is not None and of_piece is not full:
             half = 1.96 * sketched_variance([decoded(of_piece["sketch"])], [decoded(full["sketch"])]) ** 0.5
             minus = f"{of_piece['test'] - full['test']:+.4f} ± {half:.4f}"
-        before = f"{of_piece['before']:.4f}" if "before" in of_piece else ""
+        before, second = f"{of_piece['before']:.4f}", of_piece["second"]
         seconds = "–" if of_piece["seconds"] is None else f"{of_piece['seconds']:.0f}"
         rows.append(
             [
                 *(title(piece), f"{of_piece['bytes']:,}", share, f"{of_piece['model_bytes']:,}"),
-                *(f"{of_piece['test']:.4f}", minus, before, seconds, f"{of_piece['peak_mib']:.0f}"),
+                *(f"{of_piece['test']:.4f}", minus, before, "–" if second is None else f"{second:g}"),
+                *(seconds, f"{of_piece['peak_mib']:.0f}"),
             ]
         )
     return table(head, rows)

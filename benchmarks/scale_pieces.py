@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from pipeline.experiment.find import find
 from pipeline.experiment.finetune import finetune
 from pipeline.experiment.found import Found
 from pipeline.experiment.measure import measure
-from pipeline.experiment.train import Trained, train
+from pipeline.experiment.train import train
 from pipeline.methods.frequent_int4 import FrequentRows
 from pipeline.metrics.difference import encoded, sketch
 from pipeline.models.dense import round_dense
@@ -59,7 +60,7 @@ class Settings:
         batch_size: of all trainings.
         backbone: a file of pipeline/backbones.
         rates: learning rates of the first training to choose from.
-        second_rates: likewise, of the second training.
+        second_rates: likewise, of the second training of each model.
         tuning_every: the rates are chosen on every k-th training row.
     """
 
@@ -182,18 +183,6 @@ def try_rate(folder: str, method: str, rate: str) -> dict[str, Any]:
     checkpoint = place / f"work/rate-{method}-{rate}.ckpt"
     trained = train(tried, allocation, tried.params.search.seed, checkpoint, share=1 / every)
     checkpoint.unlink(missing_ok=True)
-    if method == "full":
-        saved.save(place / f"work/full-{rate}", tried, trained.model, allocation, trained.history)
-    return {"val": trained.validation["auc"]}
-
-
-def try_second(folder: str, second: str) -> dict[str, Any]:
-    """The AUC on ``val`` of the full model that `try_rate` trained, coded and trained again with a learning rate."""
-    place, every = Path(folder), Settings.load(Path(folder)).tuning_every
-    piece, rate = Piece("coded", share=TUNING_SHARE), chosen_rate(place, "full")
-    tried = experiment(place, piece, rate, float(second))
-    model = saved.load(place / f"work/full-{rate:g}", tried)[0].eval()
-    _, trained = recoded(tried, model, limit(tried, piece), place / f"work/second-{second}.ckpt", 1 / every)
     return {"val": trained.validation["auc"]}
 
 
@@ -211,40 +200,34 @@ def train_and_test(folder: str, name: str) -> dict[str, Any]:
     """Train and test a model.
 
     Returns:
-        ``val`` and ``test``, its AUC; ``before``, that of a coded model on ``test`` before its second training;
-        ``bytes``; ``model_bytes``; ``kept``, the number of rows with bits; and ``sketch`` of the influence of the test
-        rows. If nothing fits the bytes, only ``problem``.
+        ``val`` and ``test``, its AUC; ``before``, that on ``test`` before the second training; ``second``, the learning
+        rate of that, None if no rate improved ``val``; ``bytes``; ``model_bytes``; ``kept``, the number of rows with
+        bits; and ``sketch`` of the influence of the test rows. If nothing fits the bytes, only ``problem``.
     """
     place = Path(folder)
     settings = Settings.load(place)
     piece = next(piece for piece in pieces(settings.dim) if piece.name == name)
     rate = chosen_rate(place, piece.method if piece.method in TUNED else "full")
-    tried = experiment(place, piece, rate, chosen_second(place))
-    test, checkpoint = tried.data.split("test"), place / f"work/{name}.ckpt"
-    extra = {}
+    tried, checkpoint = experiment(place, piece, rate), place / f"work/{name}.ckpt"
     try:
-        if piece.method == "coded":
-            model = saved.load(place / "full", tried)[0].eval()
-            before, trained = recoded(tried, model, limit(tried, piece), checkpoint)
-            extra = {"before": before}
-        else:
-            searched = piece.method == "mpe"
-            found = Found.load(place / "mpe.json", tried.schema) if searched else find(tried, place / "work" / name)
-            allocation = allocated(tried, piece, found)
-            trained = train(tried, allocation, settings.seed, checkpoint, title=name)
-            if piece.method == "full":
-                saved.save(place / "full", tried, trained.model, allocation, trained.history)
+        model, allocation = first_training(tried, piece, place, checkpoint)
     except TooFewBytes as error:
         return {"problem": str(error)}
-    tested = measure(tried, trained.model, test)
+    test = tried.data.split("test")
+    before = measure(tried, model, test).metrics["auc"]
+    model, validation, second = trained_again(tried, model, settings.second_rates, checkpoint)
+    if piece.method == "full":
+        saved.save(place / "full", tried, model, allocation, [])
+    tested = measure(tried, model, test)
     checkpoint.unlink(missing_ok=True)
     return {
-        "val": trained.validation["auc"],
+        "val": validation,
         "test": tested.metrics["auc"],
-        **extra,
+        "before": before,
+        "second": second,
         "bytes": tested.cost.bytes,
         "model_bytes": tested.model_bytes,
-        "kept": kept_rows(trained.model.embedding, tried.schema.num_rows),
+        "kept": kept_rows(model.embedding, tried.schema.num_rows),
         "sketch": encoded(sketch(tested.influence)),
     }
 
@@ -252,14 +235,13 @@ def train_and_test(folder: str, name: str) -> dict[str, Any]:
 # --- the parts of these
 
 
-def experiment(folder: Path, piece: Piece, rate: float = 0.01, second: float | None = None) -> Experiment:
+def experiment(folder: Path, piece: Piece, rate: float = 0.01) -> Experiment:
     """The experiment of a piece.
 
     Args:
         folder: of the run.
         piece: its method and vocabulary.
         rate: learning rate of the search and of the first training.
-        second: learning rate of the second training; None for none.
     """
     settings = Settings.load(folder)
     training: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": 1, "lr": rate, "weight_decay": 0.0}
@@ -271,7 +253,6 @@ def experiment(folder: Path, piece: Piece, rate: float = 0.01, second: float | N
         patience=None,
         schedule="linear",
         dense_bits=DENSE_BITS if rounded else None,
-        finetune=None if second is None else Finetune(epochs=1, lr=second),
     )
     sections = {
         "task": Plug(name="ctr"),
@@ -305,39 +286,57 @@ def allocated(tried: Experiment, piece: Piece, found: Found) -> Allocation:
     return derive(tried.method, evidence(found, tried.schema, limit(tried, piece)))[0]
 
 
-def recoded(tried: Experiment, model: Model, size: int, checkpoint: Path, share: float = 1.0) -> tuple[float, Trained]:
-    """Code a full model, and train it again as it is served.
-
-    Args:
-        tried: with a second training.
-        model: full.
-        size: bytes.
-        checkpoint: of the second training.
-        share: 1/k to use every k-th training row.
-
-    Returns:
-        The AUC on ``test`` of the coded model before its second training, and the model after it.
+def first_training(tried: Experiment, piece: Piece, place: Path, checkpoint: Path) -> tuple[Model, Allocation | None]:
+    """A model in the form that is served, and its allocation. Coded models are made of the full one.
 
     Raises:
-        TooFewBytes: if no coding fits.
+        TooFewBytes: if nothing fits the bytes.
     """
-    task, retrain = tried.task, tried.params.retrain
-    assert retrain.finetune is not None
-    coded = Coder(tried, model).coded(size)
-    round_dense(coded.backbone, DENSE_BITS)
-    val, test = tried.data.split("val"), tried.data.split("test")
-    untrained = task.measure(task.predict(coded, test), test)["auc"]
-    validation = finetune(
-        tried,
-        coded,
-        tried.training_rows(share),
-        retrain.seeds[0],
-        checkpoint.with_suffix(".finetune"),
-        before=task.measure(task.predict(coded, val), val),
-        chosen=retrain.finetune,
-        settings=retrain,
-    )
-    return untrained, Trained(coded, [], validation)
+    if piece.method == "coded":
+        coded = Coder(tried, saved.load(place / "full", tried)[0].eval()).coded(limit(tried, piece))
+        assert isinstance(coded, Model)
+        round_dense(coded.backbone, DENSE_BITS)
+        return coded, None
+    found = Found.load(place / "mpe.json", tried.schema) if piece.method == "mpe" else find(tried, place / "work")
+    allocation = allocated(tried, piece, found)
+    trained = train(tried, allocation, tried.params.retrain.seeds[0], checkpoint, title=piece.name)
+    assert isinstance(trained.model, Model)
+    return trained.model, allocation
+
+
+def trained_again(
+    tried: Experiment, model: Model, rates: Sequence[float], checkpoint: Path
+) -> tuple[Model, float, float | None]:
+    """The model after a second training with the learning rate that is best on ``val``.
+
+    Args:
+        tried: the experiment.
+        model: in the form that is served; not changed.
+        rates: to try.
+        checkpoint: of the first training.
+
+    Returns:
+        The model, its AUC on ``val``, and the rate; the model as it was, and None, if no rate improves ``val``.
+    """
+    val, retrain = tried.data.split("val"), tried.params.retrain
+    before = tried.task.measure(tried.task.predict(model, val), val)
+    best, most, chosen = model, before["auc"], None
+    for rate in rates:
+        again = copy.deepcopy(model)
+        after = finetune(
+            tried,
+            again,
+            tried.training_rows(),
+            retrain.seeds[0],
+            checkpoint.with_suffix(f".{rate:g}.finetune"),
+            before=before,
+            chosen=Finetune(epochs=1, lr=rate),
+            settings=retrain,
+            title=f"second training, {rate:g}",
+        )
+        if after["auc"] > most:
+            best, most, chosen = again.eval(), after["auc"], rate
+    return best, most, chosen
 
 
 def kept_rows(embedding: FieldEmbedding, rows: int) -> int:
@@ -355,12 +354,6 @@ def chosen_rate(folder: Path, method: str) -> float:
     return max(rates, key=lambda rate: float(result(folder, f"rate-{method}-{rate:g}")["val"]))
 
 
-def chosen_second(folder: Path) -> float:
-    """Likewise, of the second training."""
-    rates = Settings.load(folder).second_rates
-    return max(rates, key=lambda rate: float(result(folder, f"second-{rate:g}")["val"]))
-
-
 def result(folder: Path, name: str) -> dict[str, Any]:
     """What a finished piece of the work left."""
     record: dict[str, Any] = read_json(folder / "done" / f"{name}.json")
@@ -374,7 +367,6 @@ JOBS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "log": make_log,
     "encoded": make_encoded,
     "rate": try_rate,
-    "second": try_second,
     "search": search_mpe,
     "piece": train_and_test,
 }

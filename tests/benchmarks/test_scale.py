@@ -151,22 +151,40 @@ def test_a_killed_run_continues_and_all_pieces_are_tested(small: Path) -> None:
 def test_the_time_of_a_piece_that_was_killed_is_not_known(tmp_path: Path) -> None:
     Settings(1000, dim=8).keep(tmp_path)
     (tmp_path / "work").mkdir()
-    (tmp_path / "work/second-0.001.finetune").touch()  # a checkpoint
+    (tmp_path / "work/rate-full-0.003.ckpt").touch()
     scale.run(tmp_path, lambda *_: {"seconds": 3.0, "val": 0.5})
-    assert scale_pieces.result(tmp_path, "second-0.001")["seconds"] is None
-    assert scale_pieces.result(tmp_path, "second-0.003")["seconds"] == 3.0
+    assert scale_pieces.result(tmp_path, "rate-full-0.003")["seconds"] is None
+    assert scale_pieces.result(tmp_path, "rate-full-0.006")["seconds"] == 3.0
 
 
 def test_coded_models_are_made_of_the_full_model(small: Path) -> None:
     settings = Settings.load(small)
     piece = next(piece for piece in scale_pieces.pieces(settings.dim) if piece.method == "coded")
-    tried = scale_pieces.experiment(small, piece, second=0.003)
+    tried = scale_pieces.experiment(small, piece)
     full = saved.load(small / "full", tried)[0].eval()
     val = tried.data.split("val")
     judged = tried.task.measure(tried.task.predict(full, val), val)["auc"]
     assert judged == pytest.approx(scale_pieces.result(small, "full-all-d-8")["val"], abs=1e-6)
-    untrained, _ = scale_pieces.recoded(tried, full, scale_pieces.limit(tried, piece), small / "work/again.ckpt")
-    assert untrained == pytest.approx(scale_pieces.result(small, piece.name)["before"], abs=1e-6)
+    coded, allocation = scale_pieces.first_training(tried, piece, small, small / "work/again.ckpt")
+    test, done = tried.data.split("test"), scale_pieces.result(small, piece.name)
+    judged = tried.task.measure(tried.task.predict(coded, test), test)["auc"]
+    assert allocation is None and judged == pytest.approx(done["before"], abs=1e-6)
+
+
+def test_the_rate_of_the_second_training_is_the_best_on_val_or_none(small: Path) -> None:
+    settings, seen = Settings.load(small), set()
+    piece = next(piece for piece in scale_pieces.pieces(settings.dim) if piece.name == "uniform-all-d-4")
+    tried = scale_pieces.experiment(small, piece)
+    model, _ = scale_pieces.first_training(tried, piece, small, small / "work/again.ckpt")
+    val = tried.data.split("val")
+    before = tried.task.measure(tried.task.predict(model, val), val)["auc"]
+    for rates in ([], [0.001], [0.003], [0.001, 0.003], [1e-12]):
+        _, judged, rate = scale_pieces.trained_again(tried, model, rates, small / "work/again.ckpt")
+        assert judged >= before and (rate is None) == (judged == before) and rate in (None, *rates)
+        seen.add(judged)
+    assert max(seen) == scale_pieces.trained_again(tried, model, [0.003, 0.001], small / "work/again.ckpt")[1]
+    done = scale_pieces.result(small, piece.name)
+    assert done["val"] == pytest.approx(max(seen), abs=1e-6) and done["second"] in (None, 0.001, 0.003)
 
 
 def test_the_factors_of_each_ratio_multiply_to_it(small: Path) -> None:
