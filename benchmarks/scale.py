@@ -10,8 +10,8 @@ At the end, and with ``--show`` at any time, it prints a table of the finished p
 All models have the same backbone. The default has no first-order weights, so equal bytes of tables are equal bytes of
 everything that grows with the number of values. Every model is trained for one epoch, then rounded or coded, and then
 trained for a second epoch in the form that is served, with the learning rate that is best on ``val``, or not at all if
-none improves it. The learning rate of the first training is chosen for each method on ``val``, on a part of the rows.
-No result on ``test`` influences a choice.
+none improves it. The learning rate of the first training is chosen for each method on ``val``. No result on ``test``
+influences a choice.
 """
 
 from __future__ import annotations

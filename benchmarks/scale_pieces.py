@@ -61,7 +61,6 @@ class Settings:
         backbone: a file of pipeline/backbones.
         rates: learning rates of the first training to choose from.
         second_rates: likewise, of the second training of each model.
-        tuning_every: the rates are chosen on every k-th training row.
     """
 
     rows: int
@@ -71,7 +70,6 @@ class Settings:
     backbone: str = "ipnn"
     rates: tuple[float, ...] = (0.003, 0.006, 0.012)
     second_rates: tuple[float, ...] = (0.0003, 0.001, 0.003)
-    tuning_every: int = 4
 
     @classmethod
     def load(cls, folder: Path) -> Settings:
@@ -175,13 +173,16 @@ def make_encoded(folder: str, vocabulary: str) -> dict[str, Any]:
 
 
 def try_rate(folder: str, method: str, rate: str) -> dict[str, Any]:
-    """The AUC on ``val`` of a method trained on a part of the rows with a learning rate."""
-    place, every = Path(folder), Settings.load(Path(folder)).tuning_every
+    """The AUC on ``val`` of a method after a first training with a learning rate.
+
+    All rows are used: on a part of them, there are fewer steps, and higher rates look better.
+    """
+    place = Path(folder)
     piece = Piece(method, share=None if method == "full" else TUNING_SHARE)
     tried = experiment(place, piece, float(rate))
-    allocation = allocated(tried, piece, find(tried, place / f"work/search-{method}-{rate}", share=1 / every))
+    allocation = allocated(tried, piece, find(tried, place / f"work/search-{method}-{rate}"))
     checkpoint = place / f"work/rate-{method}-{rate}.ckpt"
-    trained = train(tried, allocation, tried.params.search.seed, checkpoint, share=1 / every)
+    trained = train(tried, allocation, tried.params.search.seed, checkpoint)
     checkpoint.unlink(missing_ok=True)
     return {"val": trained.validation["auc"]}
 
