@@ -76,17 +76,23 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
     ranges = np.where(best, prices, NO_CANDIDATE).min(1) - np.where(offered, prices, NO_CANDIDATE).min(1)
     order = sorted(np.flatnonzero(several).tolist(), key=lambda f: ranges[f], reverse=True)
     fields = [_frontier(np.where(possible[f], of_candidates[f], NO_CANDIDATE), prices[f]) for f in order]
-    rests = _relaxations(fields)
+    chosen[order] = _least_loss(fields, budget - spent)
+    if not drop_all and not prices[np.arange(len(chosen)), chosen].any():
+        _keep_one(chosen, scores, prices, budget)
+    return chosen
 
+
+def _least_loss(fields: Sequence[_Frontier], budget: int) -> list[int]:
+    """The candidate of each field, in the choice with the least loss within a budget; see `within_budget`."""
     size, loss = np.zeros(1, np.int64), np.zeros(1, np.int64)
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     incumbent = NO_CANDIDATE
-    for field, rest in zip(fields, rests, strict=True):
+    for field, rest in zip(fields, _relaxations(fields), strict=True):
         sizes = (size[:, None] + field.prices).ravel()
         losses = (loss[:, None] + field.losses).ravel()
-        fits = np.flatnonzero(sizes <= budget - spent - rest.sizes[0])
+        fits = np.flatnonzero(sizes <= budget - rest.sizes[0])
         sizes, losses = sizes[fits], losses[fits]
-        left = budget - spent - sizes
+        left = budget - sizes
         reached = np.searchsorted(rest.sizes, left, side="right") - 1
         incumbent = min(incumbent, int((losses + rest.losses[reached]).min()))
         slack = 1 + 1e-12 * incumbent  # covers the rounding of the interpolation
@@ -98,12 +104,11 @@ def within_budget(scores: np.ndarray, prices: np.ndarray, budget: int, drop_all:
         steps.append((parent, field.candidates[picked]))
 
     state = len(size) - 1  # the pair with the least loss
-    for f, (parent, candidate) in zip(reversed(order), reversed(steps), strict=True):
-        chosen[f] = candidate[state]
+    chosen = []
+    for parent, candidate in reversed(steps):
+        chosen.append(int(candidate[state]))
         state = int(parent[state])
-    if not drop_all and not prices[np.arange(len(chosen)), chosen].any():
-        _keep_one(chosen, scores, prices, budget)
-    return chosen
+    return chosen[::-1]
 
 
 def _keep_one(chosen: np.ndarray, scores: np.ndarray, prices: np.ndarray, budget: int) -> None:
