@@ -127,7 +127,9 @@ def test_options_that_do_not_fit_the_dimension_or_each_other_are_refused(
     + [(name, {"groups": 4}) for name in CODES],
 )
 def test_options_that_fit_are_accepted(name: str, options: dict[str, Any]) -> None:
-    Method.named(name, options).check(8)
+    method = Method.named(name, options)
+    method.check(8)
+    assert method.options == options
 
 
 def test_an_allocation_is_built_by_the_method_that_it_names() -> None:
