@@ -68,7 +68,7 @@ class Settings:
     dim: int = 16
     batch_size: int = 2000
     backbone: str = "ipnn"
-    rates: tuple[float, ...] = (0.003, 0.006, 0.012)
+    rates: tuple[float, ...] = (0.003, 0.006, 0.012, 0.024)
     second_rates: tuple[float, ...] = (0.0003, 0.001, 0.003)
 
     @classmethod
