@@ -119,18 +119,8 @@ def _search(folder: Path) -> str:
 
 def _sizes(done: Mapping[Piece, Mapping[str, Any]]) -> str:
     """AUC and costs of each model; the AUC minus that of the full model has an interval for the test rows alone."""
-    head = [
-        "model",
-        "bytes",
-        "of full",
-        "whole model",
-        "test AUC",
-        "minus full",
-        "not trained after",
-        "second rate",
-        "s",
-        "MiB",
-    ]
+    head = ["model", "bytes", "of full", "whole model", "test AUC", "minus full", "not trained after"]
+    head += ["second rate", "s", "MiB"]
     full = next((of_piece for piece, of_piece in done.items() if piece.method == "full"), None)
     rows = []
     for piece, of_piece in done.items():

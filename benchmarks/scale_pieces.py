@@ -298,7 +298,8 @@ def first_training(tried: Experiment, piece: Piece, place: Path, checkpoint: Pat
         assert isinstance(coded, Model)
         round_dense(coded.backbone, DENSE_BITS)
         return coded, None
-    found = Found.load(place / "mpe.json", tried.schema) if piece.method == "mpe" else find(tried, place / "work")
+    searched, own = piece.method == "mpe", place / "work" / piece.name
+    found = Found.load(place / "mpe.json", tried.schema) if searched else find(tried, own)
     allocation = allocated(tried, piece, found)
     trained = train(tried, allocation, tried.params.retrain.seeds[0], checkpoint, title=piece.name)
     assert isinstance(trained.model, Model)
